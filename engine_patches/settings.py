@@ -1,0 +1,89 @@
+"""The plugin's settings. Environment variables, as the engine's own command line is not ours to extend."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from engine_patches.errors import SettingError
+from engine_patches.orders import ORDERS
+
+OFF = "off"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One variable. `parse` raises ValueError for a value out of range; unset and empty mean the default."""
+
+    name: str
+    default: str
+    range: str
+    help: str
+    parse: Callable[[str], object]
+
+
+def _parse_order(value: str) -> str | None:
+    if value != OFF and value not in ORDERS:
+        raise ValueError
+    return None if value == OFF else value
+
+
+def _parse_port(value: str) -> int:
+    port = int(value)
+    if not 1 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+EVICTION = Option(
+    "LEAFCUTTER_EVICTION",
+    OFF,
+    f"one of {', '.join([OFF, *ORDERS])}",
+    "Eviction order of the prefix cache; off leaves the engine as it is.",
+    _parse_order,
+)
+SEED = Option(
+    "LEAFCUTTER_EVICTION_SEED",
+    "",
+    "an integer",
+    "Fixes the lots of a randomized order; unset, they come from the operating system.",
+    int,
+)
+STATE_PORT = Option(
+    "LEAFCUTTER_STATE_PORT",
+    "",
+    "1 to 65535",
+    "TCP port in the engine process for the order's state in Prometheus text form; unset, there is none. "
+    "Data-parallel rank r takes the port plus r.",
+    _parse_port,
+)
+STATE_HOST = Option("LEAFCUTTER_STATE_HOST", "127.0.0.1", "an address", "Address that port is bound to.", str)
+OPTIONS = (EVICTION, SEED, STATE_PORT, STATE_HOST)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`order` None: the plugin does nothing. `seed` None: fresh lots. `state_port` None: no endpoint."""
+
+    order: str | None
+    seed: int | None
+    state_port: int | None
+    state_host: str
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Raises SettingError."""
+    order, seed, port, host = (_read(option, environ) for option in OPTIONS)
+    assert order is None or isinstance(order, str)
+    assert seed is None or isinstance(seed, int)
+    assert port is None or isinstance(port, int)
+    assert isinstance(host, str)
+    return Settings(order, seed, port, host)
+
+
+def _read(option: Option, environ: Mapping[str, str]) -> object:
+    value = environ.get(option.name, "").strip() or option.default
+    if not value:
+        return None
+    try:
+        return option.parse(value)
+    except ValueError:
+        raise SettingError(f"{option.name}={value!r}: expected {option.range}") from None

@@ -1,0 +1,137 @@
+"""The adapter in vLLM's real block pool, under its real cache manager."""
+
+from itertools import pairwise
+
+import pytest
+
+from engine_patches.plugin import register
+
+NUM_BLOCKS = 40
+STEPS = 1200
+
+MODELS = [
+    "full",
+    "full and two windows",
+    "full and window",
+    "coarse full and window",
+    "full and state",
+    "coarse full and state",
+]
+
+
+def start(host, order, model, seed, *, caching=True):
+    """A cache manager over a pool with that order; None: vLLM's own."""
+    from tests.engine_patches.traffic import Traffic
+
+    own = host.coordinator.BlockPool
+    if order is not None:
+        register({"LEAFCUTTER_EVICTION": order, "LEAFCUTTER_EVICTION_SEED": str(seed)}, host)
+    try:
+        return Traffic(model, NUM_BLOCKS, seed, caching=caching)
+    finally:
+        host.coordinator.BlockPool = own
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("model", MODELS)
+def test_lru_is_the_hosts_own_queue_step_for_step(host, model, seed):
+    stock, ours = start(host, None, model, seed), start(host, "lru", model, seed)
+    assert type(stock.pool) is not type(ours.pool)
+    for _ in range(STEPS):
+        stock.step()
+        ours.step()
+        assert ours.log[-1] == stock.log[-1]
+    hit = sum(bool(done[0]) for done, *_ in stock.log if isinstance(done, tuple) and isinstance(done[0], int))
+    assert hit > 5  # the run was worth comparing
+    assert ours.pool.order.evictions > 20
+    assert any(events for *_, events, _ in stock.log)
+    assert any(copies for _, copies, *_ in stock.log) == (model == "coarse full and state")
+
+
+def test_lru_is_the_hosts_own_queue_without_prefix_caching(host):
+    stock, ours = (start(host, order, "full", 1, caching=False) for order in (None, "lru"))
+    for _ in range(STEPS):
+        stock.step()
+        ours.step()
+        assert ours.log[-1] == stock.log[-1]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("model", MODELS)
+def test_rlt_loses_no_block_and_evicts_none_in_use(host, model, seed):
+    traffic = start(host, "rlt", model, seed)
+    pool, order = traffic.pool, traffic.pool.order
+    for _ in range(STEPS):
+        traffic.step()
+        free = {block.block_id for block in pool.blocks[1:] if block.ref_cnt == 0}
+        assert set(traffic.log[-1][2]) == free
+        assert pool.get_num_free_blocks() == order.free == len(free)
+        assert order.cached == sum(block.block_hash is not None for block in pool.blocks)
+    assert order.phases > 2
+    assert order.evictions > 20
+    assert order.hits > 20
+    traffic.reset()
+    assert pool.get_num_free_blocks() == NUM_BLOCKS - 1
+    assert sorted(block.block_id for block in pool.get_new_blocks(NUM_BLOCKS - 1)) == [*range(1, NUM_BLOCKS)]
+
+
+def test_rlt_without_prefix_caching_is_a_stack_of_blocks(host):
+    traffic = start(host, "rlt", "full", 1, caching=False)
+    for _ in range(STEPS):
+        traffic.step()
+    assert traffic.pool.order.cached == traffic.pool.order.phases == 0
+
+
+def test_rlt_evicts_no_block_whose_child_is_cached(host):
+    """In a full-attention group, with requests only: the key of an evicted block is nobody's parent."""
+    traffic = start(host, "rlt", "full", 5)
+    parent_of = {}
+    for _ in range(STEPS):
+        draw = traffic.random.random()
+        if draw < 0.5:
+            traffic.admit()
+        elif draw < 0.8:
+            traffic.decode()
+        else:
+            traffic.finish()
+        cached = {block.block_hash for block in traffic.pool.blocks if block.block_hash is not None}
+        for request in traffic.running:
+            (blocks,) = traffic.manager.get_blocks(request.request_id).blocks
+            for before, block in pairwise(blocks):
+                if block.block_hash is not None:
+                    parent_of[block.block_hash] = before.block_hash
+        assert not [key for key in cached if key in parent_of and parent_of[key] not in cached]
+    assert traffic.pool.order.evictions > 50
+
+
+def test_the_first_block_is_the_null_block(host):
+    pool = start(host, "rlt", "full", 0).pool
+    assert pool.null_block.block_id == 0
+    assert pool.get_num_free_blocks() == NUM_BLOCKS - 1
+
+
+def test_a_pin_is_not_a_hit(host):
+    traffic = start(host, "rlt", "full", 3)
+    while not traffic.admit():
+        pass
+    request = traffic.running[0]
+    (blocks,) = traffic.manager.get_blocks(request.request_id).blocks
+    cached = [block for block in blocks if block.block_hash is not None]
+    traffic.free(request)
+    order = traffic.pool.order
+    before = order.hits
+    traffic.pool.touch(cached)  # as an offload manager does
+    assert order.hits == before
+    traffic.pool.free_blocks(reversed(cached))
+    found = traffic.pool.get_cached_block(cached[0].block_hash[:-4], [0])
+    traffic.pool.touch(found)
+    assert order.hits == before + 1
+
+
+def test_an_empty_queue_says_so(host):
+    queue = start(host, "lru", "full", 0).pool.free_block_queue
+    queue.popleft_n(NUM_BLOCKS - 1)
+    with pytest.raises(ValueError, match="no free blocks"):
+        queue.popleft()
+    queue.append(queue._blocks[7])
+    assert queue.popleft().block_id == 7

@@ -1,0 +1,103 @@
+import urllib.request
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from engine_patches import __version__
+from engine_patches.exporter import Exporter, rank_port
+from engine_patches.orders import LRU, RLT
+from tests.engine_patches.orders.toy import ToyEngine
+
+
+class Pool(SimpleNamespace):
+    """Can be referenced weakly, as the real one."""
+
+
+def build_pool(order, num_gpu_blocks=9):
+    return Pool(order=order, hash_block_size=32, num_gpu_blocks=num_gpu_blocks)
+
+
+def read(text):
+    return {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+@pytest.fixture
+def server():
+    """Starts the real HTTP server on a free port and counts how often that is asked for."""
+    from prometheus_client import start_http_server
+
+    started = []
+
+    def serve(port, address, registry):
+        started.append(start_http_server(0, address, registry))
+
+    yield serve, started
+    for running, thread in started:
+        running.shutdown()
+        running.server_close()
+        thread.join()
+
+
+def scrape(started):
+    port = started[0][0].server_port
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return read(answer.read().decode())
+
+
+def test_serves_the_orders_state(server):
+    serve, started = server
+    order = RLT(9, 0)
+    order.pop()  # the null block
+    pool = build_pool(order)
+    exporter = Exporter(1, "127.0.0.1", "0.32.0", serve)
+    exporter.show(pool)
+    samples = scrape(started)
+    assert samples["leafcutter_engine_info"].labels == {
+        "order": "rlt",
+        "plugin_version": __version__,
+        "vllm_version": "0.32.0",
+    }
+    values = {name: sample.value for name, sample in samples.items()}
+    assert values == {
+        "leafcutter_engine_info": 1,
+        "leafcutter_engine_block_size_tokens": 32,
+        "leafcutter_engine_capacity_blocks": 8,
+        "leafcutter_engine_phases_total": 0,
+        "leafcutter_engine_evictions_total": 0,
+        "leafcutter_engine_hits_total": 0,
+        "leafcutter_engine_marked_blocks": 0,
+        "leafcutter_engine_free_blocks": 8,
+        "leafcutter_engine_cached_blocks": 0,
+    }
+
+    engine = ToyEngine(order, 9, seed=1)
+    engine.refs[0] = 1
+    for _ in range(300):
+        engine.step(rough=False)
+    after = {name: sample.value for name, sample in scrape(started).items()}
+    assert after["leafcutter_engine_phases_total"] == order.phases > 0
+    assert after["leafcutter_engine_evictions_total"] == order.evictions > 0
+    assert after["leafcutter_engine_hits_total"] == order.hits > 0
+    assert after["leafcutter_engine_marked_blocks"] == order.marked
+    assert after["leafcutter_engine_free_blocks"] == order.free
+    assert after["leafcutter_engine_cached_blocks"] == order.cached
+
+
+def test_one_server_shows_the_pool_built_last(server):
+    serve, started = server
+    exporter = Exporter(1, "127.0.0.1", "0.32.0", serve)
+    first, second = build_pool(RLT(9)), build_pool(LRU(5), 5)
+    exporter.show(first)
+    exporter.show(second)
+    assert len(started) == 1
+    assert scrape(started)["leafcutter_engine_info"].labels["order"] == "lru"
+    del second
+    assert scrape(started) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "port"), [("EngineCore", 900), ("MainProcess", 900), ("EngineCore_DP0", 900), ("EngineCore_DP3", 903)]
+)
+def test_a_data_parallel_rank_has_its_own_port(name, port):
+    assert rank_port(900, name) == port

@@ -1,0 +1,47 @@
+import pytest
+
+from engine_patches.errors import SettingError
+from engine_patches.orders import ORDERS
+from engine_patches.settings import OPTIONS, Settings, read_settings
+
+
+@pytest.mark.parametrize("value", [{}, {"LEAFCUTTER_EVICTION": ""}, {"LEAFCUTTER_EVICTION": "off"}])
+def test_off_is_the_default(value):
+    assert read_settings(value) == Settings(order=None, seed=None, state_port=None, state_host="127.0.0.1")
+
+
+def test_reads_all_of_it():
+    environ = {
+        "LEAFCUTTER_EVICTION": " rlt ",
+        "LEAFCUTTER_EVICTION_SEED": "-7",
+        "LEAFCUTTER_STATE_PORT": "19001",
+        "LEAFCUTTER_STATE_HOST": "0.0.0.0",
+        "UNRELATED": "x",
+    }
+    assert read_settings(environ) == Settings("rlt", -7, 19001, "0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LEAFCUTTER_EVICTION", "belady", f"expected one of off, {', '.join(ORDERS)}"),
+        ("LEAFCUTTER_EVICTION", "RLT", "expected one of"),
+        ("LEAFCUTTER_EVICTION_SEED", "seven", "expected an integer"),
+        ("LEAFCUTTER_STATE_PORT", "0", "expected 1 to 65535"),
+        ("LEAFCUTTER_STATE_PORT", "65536", "expected 1 to 65535"),
+        ("LEAFCUTTER_STATE_PORT", "http", "expected 1 to 65535"),
+    ],
+)
+def test_a_bad_value_names_key_value_and_what_was_expected(name, value, expected):
+    with pytest.raises(SettingError) as raised:
+        read_settings({name: value})
+    assert f"{name}='{value}'" in str(raised.value)
+    assert expected in str(raised.value)
+
+
+def test_every_option_is_described():
+    assert len({option.name for option in OPTIONS}) == len(OPTIONS)
+    for option in OPTIONS:
+        assert option.name.startswith("LEAFCUTTER_")
+        assert option.range
+        assert option.help.endswith(".")
