@@ -1,0 +1,169 @@
+"""Wiring only: the gateway as one ASGI application.
+
+POST to a path of parse.ROUTES goes straight to the gateway; everything else, which is rare, to FastAPI. (A data path
+through FastAPI and httpx costs ten times the CPU.)
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+from router.client import JSON_HEADER, Client, Receive, Scope, Send
+from router.config import Config
+from router.core import Router
+from router.errors import RequestError, Unauthorized, UnknownUrl
+from router.forward import Forwarder
+from router.gateway import Gateway
+from router.metrics import FleetCollector, Metrics
+from router.parse import ROUTES
+from router.types import EngineId
+
+GUARDED = "/v1/"  # paths that want the key, if there is one; health and metrics do not
+
+
+class Watch(Protocol):
+    """What keeps the fleet's health up to date while the application runs (`discovery.Discovery`)."""
+
+    def running(self) -> AbstractAsyncContextManager[None]: ...
+
+
+class App:
+    """The ASGI application made by `create_app`."""
+
+    def __init__(self, config: Config, gateway: Gateway, control: FastAPI) -> None:
+        self._key = config.api_key
+        self._gateway, self._control = gateway, control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+            if not self._admits(scope):
+                error = Unauthorized("Incorrect API key provided.")
+                return await Client(scope, receive, send).fail(error, [(b"www-authenticate", b"Bearer")])
+            if scope["method"] == "POST" and scope["path"] in ROUTES:
+                return await self._gateway.handle(scope, receive, send)
+        await self._control(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        if self._key is None:
+            return True
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        return hmac.compare_digest(given, f"Bearer {self._key}".encode())
+
+
+def create_app(
+    config: Config,
+    router: Router,
+    engines: Mapping[EngineId, str],
+    *,
+    discovery: Watch | None = None,
+    registry: CollectorRegistry | None = None,
+    forwarder: Forwarder | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] = time.time,
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> App:
+    """The application of `router` over `engines` (id -> base URL), all of which it adds to the router's fleet.
+
+    discovery: runs as long as the application; without it somebody else has to say which engines are healthy.
+    registry: where the metrics live, a fresh one if none is given. clock: monotonic, seconds.
+    """
+    registry = registry or CollectorRegistry()
+    forwarder = forwarder or Forwarder(config)
+    for engine in engines:
+        router.fleet.add(engine)
+    registry.register(FleetCollector(lambda: _states(router), lambda: router.index_blocks))
+    gateway = Gateway(config, router, engines, forwarder, Metrics(registry), clock=clock, new_id=new_id)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(forwarder.running())
+            if discovery is not None:
+                await stack.enter_async_context(discovery.running())
+            yield
+
+    control = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
+    control.add_exception_handler(HTTPException, _unknown)
+    _add_health(control, router)
+    _add_fleet(control, router, engines, round(wall_clock()))
+
+    @control.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return App(config, gateway, control)
+
+
+def _states(router: Router) -> list[tuple[EngineId, int, bool]]:
+    fleet = router.fleet
+    return [(engine, fleet.view(engine).in_flight, fleet.healthy(engine)) for engine in fleet.ids()]
+
+
+def _add_health(control: FastAPI, router: Router) -> None:
+    @control.get("/health")
+    @control.get("/liveness")
+    async def alive() -> Response:
+        """The gateway itself is there."""
+        return Response()
+
+    @control.get("/readiness")
+    async def ready() -> Response:
+        """It can serve: at least one engine is healthy."""
+        states = _states(router)
+        healthy = sum(well for _, _, well in states)
+        content = {
+            "status": "ready" if healthy else "not ready",
+            "healthy_workers": healthy,
+            "total_workers": len(states),
+        }
+        return JSONResponse(content, status_code=200 if healthy else 503)
+
+
+def _add_fleet(control: FastAPI, router: Router, engines: Mapping[EngineId, str], started: int) -> None:
+    @control.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """Every model that a healthy engine serves, once. `created`: when this gateway started, Unix seconds."""
+        fleet = router.fleet
+        names = {m: None for engine in fleet.ids() if fleet.healthy(engine) for m in fleet.view(engine).info.models}
+        data = [{"id": name, "object": "model", "created": started, "owned_by": "vllm"} for name in names]
+        return {"object": "list", "data": data}
+
+    @control.get("/workers")
+    async def workers() -> list[dict[str, Any]]:
+        """For operators, so with URLs: every engine, what it tells of itself and what the router has learned of it."""
+        return [_describe(router, engine, engines.get(engine)) for engine in router.fleet.ids()]
+
+
+def _describe(router: Router, engine: EngineId, url: str | None) -> dict[str, Any]:
+    view = router.fleet.view(engine)
+    return {
+        "engine": engine,
+        "url": url,
+        "healthy": router.fleet.healthy(engine),
+        "order": view.info.order,
+        "block_size": view.info.block_size,
+        "capacity_blocks": view.info.capacity_blocks,
+        "plugin_version": view.info.plugin_version,
+        "vllm_version": view.info.vllm_version,
+        "in_flight": view.in_flight,
+        "models": view.info.models,
+        **router.describe(engine),
+    }
+
+
+async def _unknown(request: Request, problem: Exception) -> Response:
+    """FastAPI's own refusals, no such path or method, as OpenAI error bodies."""
+    error: RequestError = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}.")
+    status = problem.status_code if isinstance(problem, HTTPException) else error.status
+    name, value = JSON_HEADER
+    return Response(error.body(), status_code=status, headers={name.decode(): value.decode()})

@@ -1,0 +1,167 @@
+"""The `leafcutter` command: the only reader of argv and the environment.
+
+leafcutter up       start engines and the gateway in front of them
+leafcutter serve    the gateway alone, in front of engines that run already
+leafcutter doctor   say what is wrong with engines and options
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any, TypeVar
+
+import uvloop
+import yaml
+
+from router.config import Config, UpConfig
+from router.errors import ConfigError, LeafcutterError
+from router.option import Option, build, options_of
+
+log = logging.getLogger("leafcutter")
+C = TypeVar("C", bound=Config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status is 0, 1 for a failure, 2 for a wrong option."""
+    arguments = parser().parse_args(argv)
+    try:
+        config = load(arguments.spec, arguments, os.environ)
+        logging.basicConfig(
+            level=config.log_level.upper(),
+            format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every health check otherwise
+        status: int = arguments.run(config)
+    except ConfigError as error:
+        print(f"leafcutter: {error}", file=sys.stderr)
+        return 2
+    except LeafcutterError as error:
+        print(f"leafcutter: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The one parser: every option of every command, from the declarations in `config`."""
+    top = argparse.ArgumentParser(prog="leafcutter", description="A live serving router for vLLM engines.")
+    top.add_argument("--version", action="version", version=f"leafcutter {metadata.version('leafcutter-router')}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, spec, run, words in (
+        ("up", UpConfig, run_up, "start engines and the gateway in front of them"),
+        ("serve", Config, run_serve, "run the gateway in front of engines that run already"),
+        ("doctor", Config, run_doctor, "say what is wrong with the engines and how to mend it"),
+    ):
+        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        command.set_defaults(spec=spec, run=run)
+        command.add_argument("--config", metavar="FILE", help="YAML file of options, by their names with underscores")
+        for option in options_of(spec):
+            _add(command, option)
+    return top
+
+
+def _add(command: argparse.ArgumentParser, option: Option) -> None:
+    default = " ".join(map(str, option.default)) if option.many else option.default
+    words = f"{option.help}. {option.expected[0].upper()}{option.expected[1:]}."
+    words += f" Default: {'none' if default in (None, '') else default}. Environment: {option.env}"
+    keywords: dict[str, Any] = {
+        "default": argparse.SUPPRESS,
+        "help": words.replace("%", "%%"),
+        "dest": option.name,
+    }
+    if option.kind is bool:
+        command.add_argument(option.flag, action=argparse.BooleanOptionalAction, **keywords)
+    elif option.many:
+        command.add_argument(option.flag, nargs="+", metavar=option.name.upper(), **keywords)
+    else:
+        command.add_argument(option.flag, metavar=option.name.upper(), **keywords)
+
+
+def load(spec: type[C], arguments: argparse.Namespace, env: Mapping[str, str]) -> C:
+    """The options of one command from its file, the environment and its flags. Raises ConfigError."""
+    flags = {o.name: getattr(arguments, o.name) for o in options_of(spec) if hasattr(arguments, o.name)}
+    document = read_document(arguments.config) if arguments.config else {}
+    # An environment set for `up` must not stop `serve` or `doctor`: every known option's name passes.
+    own = {o.env for o in options_of(spec)}
+    others = {o.env for o in options_of(UpConfig)} - own
+    return build(spec, document=document, env={k: v for k, v in env.items() if k not in others}, flags=flags)
+
+
+def read_document(path: str) -> dict[str, Any]:
+    """A YAML file of options. Raises ConfigError if it cannot be read or is no mapping."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = yaml.safe_load(file)
+    except OSError as error:
+        raise ConfigError("config", path, f"a readable file ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError("config", path, f"valid YAML ({' '.join(str(error).split())})") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError("config", path, "a mapping of option names to values")
+    return document
+
+
+async def serve(config: Config) -> None:
+    """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
+    import uvicorn
+
+    from router.app import create_app
+    from router.core import Router
+    from router.discovery import Discovery, engines_of
+
+    if not config.worker_urls:
+        raise ConfigError("worker_urls", (), "at least one engine, e.g. --worker-urls http://127.0.0.1:8000")
+    router = Router(config, rng=random.Random(config.seed))
+    engines = engines_of(config.worker_urls)
+    app = create_app(config, router, engines, discovery=Discovery(config, router.fleet, engines))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            http="httptools",
+            ws="none",
+            log_config=None,
+            log_level=config.log_level,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=round(config.shutdown_grace_period_secs),
+        )
+    )
+    log.info(
+        "gateway on http://%s:%d, policy %s, %d engines",
+        config.host,
+        config.port,
+        config.policy,
+        len(engines),
+    )
+    await server.serve()
+
+
+def run_up(config: UpConfig) -> int:
+    from router.up import up
+
+    uvloop.run(up(config, os.environ, serve))
+    return 0
+
+
+def run_serve(config: Config) -> int:
+    uvloop.run(serve(config))
+    return 0
+
+
+def run_doctor(config: Config) -> int:
+    from router import doctor
+
+    return asyncio.run(doctor.run(config))

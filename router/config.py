@@ -1,0 +1,114 @@
+"""Every option of the gateway (`Config`) and of `leafcutter up` (`UpConfig`), each in one place.
+
+The same name everywhere: `request_timeout_secs` in YAML, LEAFCUTTER_REQUEST_TIMEOUT_SECS in the environment,
+`--request-timeout-secs` as a flag. Names and defaults are the ones users know from other routers where they have them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.option import option
+
+POLICIES = ("lbgr", "round_robin", "least_loaded")  # held equal to policies.TABLE by a test
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the gateway."""
+
+    # Endpoint
+    host: str = option("127.0.0.1", "address to listen on")
+    port: int = option(30000, "port to listen on", unit="TCP port", low=0, high=65535)
+    log_level: str = option("info", "least severe message that is logged", among=LOG_LEVELS)
+    api_key: str | None = option(None, "key that clients must send as a bearer token; nothing: no check")
+    max_payload_size: int = option(536_870_912, "largest request body", unit="bytes", low=1)
+    request_id_headers: tuple[str, ...] = option(
+        ("x-request-id", "x-correlation-id", "x-trace-id", "request-id"),
+        "headers that may carry the client's request id, first found wins",
+    )
+    shutdown_grace_period_secs: float = option(
+        30.0, "how long running requests may take to finish at shutdown", unit="seconds", low=0
+    )
+
+    # Engines
+    worker_urls: tuple[str, ...] = option((), "base URLs of the engines, e.g. http://127.0.0.1:8000")
+    worker_api_key: str | None = option(
+        None, "key sent to the engines in place of the client's; nothing: the client's passes through"
+    )
+    state_port_offset: int = option(
+        1000,
+        "where an engine's eviction state is read: its port plus this many (LEAFCUTTER_STATE_PORT in the engine)",
+        low=-65535,
+        high=65535,
+    )
+    health_check_interval_secs: float = option(5.0, "time between two checks of an engine", unit="seconds", low=0.05)
+    health_check_timeout_secs: float = option(5.0, "time an engine has to answer a check", unit="seconds", low=0.05)
+    health_failure_threshold: int = option(3, "failed checks in a row that take an engine out", low=1)
+    health_success_threshold: int = option(1, "passed checks in a row that bring it back", low=1)
+
+    # Forwarding
+    connect_timeout_secs: float = option(5.0, "time to connect to an engine", unit="seconds", low=0.01)
+    first_byte_timeout_secs: float = option(
+        900.0,
+        "time to the engine's first byte: queue, prefill and, unstreamed, all decoding",
+        unit="seconds",
+        low=0.01,
+    )
+    idle_timeout_secs: float = option(300.0, "longest silence inside an answer", unit="seconds", low=0.01)
+    request_timeout_secs: float = option(1800.0, "longest whole request", unit="seconds", low=0.01)
+    retry_max_retries: int = option(
+        3,
+        "other engines tried if one cannot be reached or answers 503 before its first byte",
+        low=0,
+        high=100,
+    )
+
+    # Routing
+    policy: str = option("lbgr", "how an engine is chosen", among=POLICIES)
+    seed: int | None = option(None, "seed of the tie-break; nothing: drawn anew at each start", low=0)
+    prefix_block_tokens: int = option(
+        64,
+        "block of the router's prefix index; text counts 4 bytes a token",
+        unit="tokens",
+        low=1,
+        high=65536,
+    )
+    prefix_index_blocks: int = option(
+        500_000, "most blocks the prefix index keeps, all engines together (about 200 bytes each)", low=1
+    )
+    default_capacity_tokens: int = option(
+        100_000, "prefix cache assumed of an engine that does not tell its size", unit="tokens", low=1
+    )
+    default_output_tokens: float = option(64.0, "output length expected before any was seen", unit="tokens", low=1)
+    lbgr_duplication_weight: float = option(
+        4.0, "price of computing again what another engine has cached (V in docs/design.md)", low=0
+    )
+    lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
+    lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)
+
+
+@dataclass(frozen=True)
+class UpConfig(Config):
+    """Options of `leafcutter up`: the gateway's, and those of the engines it starts."""
+
+    engines: int = option(0, "engines to start; 0: one per GPU, or two where there is no GPU", low=0, high=64)
+    model: str | None = option(
+        None, "model to serve: a hub name or a folder; nothing: a small default that suits the hardware"
+    )
+    eviction: str = option("rlt", "order in which the engines' prefix caches forget; off: the engine's own")
+    eviction_seed: int | None = option(None, "seed of a randomized order; nothing: from the system", low=0)
+    engine_port: int = option(8100, "port of the first engine; the next ones follow", low=1, high=65535)
+    num_gpu_blocks: int | None = option(
+        None, "prefix-cache blocks of each engine; nothing: all that fit in memory", unit="blocks", low=8
+    )
+    block_size: int | None = option(None, "tokens in a prefix-cache block; nothing: the engine's default", low=1)
+    max_model_len: int | None = option(None, "longest context; nothing: the model's", unit="tokens", low=1)
+    kv_cache_gib: int = option(1, "memory of each CPU engine's cache", unit="GiB", low=1)
+    engine_args: tuple[str, ...] = option((), "more arguments for every engine, e.g. '--enable-lora'")
+    engine_startup_timeout_secs: float = option(
+        1200.0, "time an engine has to become ready, downloads included", unit="seconds", low=1
+    )
+    restart_engines: bool = option(True, "start an engine again when it dies")
+    log_dir: str = option("logs", "folder of the engines' logs")

@@ -1,0 +1,259 @@
+"""The sans-I/O router: a request in, an explained decision out; its outcome in, and all of it is learned from.
+
+The gateway drives it with real time, tests and simulations with a clock of their own. Single-threaded by design: the
+choice and the booking of its load are one call, so no two requests can be placed by the same stale load.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import ParamSpec
+
+from router import blocks, policies
+from router.config import Config
+from router.errors import NoEngine, NotFound
+from router.fleet import Change, Fleet
+from router.learners.mean import OutputLength, TokenRatio
+from router.policies.base import Ask, pick
+from router.policies.least_loaded import LeastLoaded
+from router.prefix import PrefixIndex
+from router.types import (
+    BlockKey,
+    Booking,
+    Candidate,
+    Decision,
+    Ending,
+    EngineId,
+    EngineView,
+    Outcome,
+    ParsedRequest,
+    Score,
+    Stay,
+)
+
+logger = logging.getLogger(__name__)
+
+COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
+
+P = ParamSpec("P")
+
+
+class Router:
+    """Picks an engine for every request and learns from how it went. Holds no request after `complete`."""
+
+    def __init__(self, config: Config, *, rng: random.Random) -> None:
+        self.fleet = Fleet(config.default_capacity_tokens, self._engine_changed)
+        self.policy = policies.create(config.policy, config)
+        self.policy_faults = 0
+        """How often the policy raised or gave a cost that is not a number; each is logged."""
+        self._safe = LeastLoaded(config)
+        self._rng = rng
+        self._index = PrefixIndex(config.prefix_index_blocks)
+        self._ratios = TokenRatio()
+        self._lengths = OutputLength(config.default_output_tokens)
+
+    def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
+        """Choose an engine and book the request's load on it, in one step.
+
+        exclude: engines tried already. Raises NotFound if no engine serves the model, NoEngine if none that does can
+        take the request now.
+        """
+        views = self._eligible(request.model, exclude)
+        ask = self._ask(request, now)
+        block_tokens = self._block_tokens(request)
+        matched = self._index.match(request.prompt.keys)
+        hits = {
+            v.engine: _hit_tokens(v, matched[v.engine] * block_tokens, ask.prompt_tokens)
+            for v in views
+            if v.engine in matched
+        }
+        candidates = [Candidate(v, hits.get(v.engine, 0.0)) for v in views]
+        scores, chosen, reason = self._choose(ask, candidates)
+        booking = self._book(ask, chosen)
+        lookup = self._index.book(chosen.engine, request.prompt.keys, matched.get(chosen.engine, 0), block_tokens)
+        decision = Decision(
+            request=request,
+            engine=chosen.engine,
+            policy=self.policy.name,
+            reason=reason,
+            predicted_s=chosen.predicted_s,
+            prompt_tokens=ask.prompt_tokens,
+            hit_tokens=chosen.hit_tokens,
+            output_tokens=ask.output_tokens,
+            scores=scores,
+            booking=booking.serial,
+            dispatched_s=now,
+            lookup=lookup,
+        )
+        self._tell(self.policy.dispatched, decision)
+        return decision
+
+    def first_token(self, decision: Decision, now: float) -> None:
+        """A streamed request's first token was seen. Harmless when repeated, too late, or the request is unstreamed."""
+        booking = self.fleet.first_token(decision.booking, now)
+        if booking is not None and decision.engine in self.fleet:
+            self._tell(self.policy.first_token, decision, now)
+
+    def complete(self, decision: Decision, outcome: Outcome) -> None:
+        """The request is over: give its load back, and learn from it if it went well. Repeated calls do nothing."""
+        answered = outcome.ending is Ending.OK
+        stay = self.fleet.release(decision.booking, outcome.done_s, answered=answered)
+        if stay is None:
+            return
+        outcome = _checked(outcome)
+        if answered and decision.request.choices == 1:
+            self._measure(decision.request, outcome)
+        if decision.engine in self.fleet:
+            self._tell(self.policy.learn, decision, stay, outcome)
+        self._settle(decision, stay, outcome)
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        """What was learned of one engine, JSON types only. Raises KeyError for an unknown one."""
+        return {
+            "policy": self.policy.name,
+            "in_flight": self.fleet.view(engine).in_flight,
+            "index_blocks": self._index.blocks(engine),
+            "learned_capacity_tokens": round(self._index.capacity_tokens(engine)),
+            **self.policy.describe(engine),
+        }
+
+    @property
+    def index_blocks(self) -> int:
+        """(block, engine) pairs in the prefix index."""
+        return len(self._index)
+
+    # --- the choice ---------------------------------------------------------------------------------------------
+
+    def _eligible(self, model: str, exclude: Collection[EngineId]) -> list[EngineView]:
+        """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones."""
+        views = [v for v in self.fleet.views() if _serves(v, model) and v.engine not in exclude]
+        if views:
+            return views
+        known = [self.fleet.view(engine) for engine in self.fleet.ids()]
+        if known and not any(_serves(view, model) for view in known):
+            raise NotFound(f"The model `{model}` does not exist.", param="model")
+        raise NoEngine("No engine can take the request at the moment.")
+
+    def _ask(self, request: ParsedRequest, now: float) -> Ask:
+        expected_tokens = self._lengths.predict_one((request.model, request.route))
+        if request.max_tokens is not None:
+            expected_tokens = min(expected_tokens, float(request.max_tokens))
+        prompt_tokens = request.prompt.units * self._tokens_per_unit(request)
+        return Ask(request, prompt_tokens, expected_tokens, now, self._rng.random())
+
+    def _tokens_per_unit(self, request: ParsedRequest) -> float:
+        return 1.0 if request.prompt.in_tokens else self._ratios.predict_one(request.model)
+
+    def _block_tokens(self, request: ParsedRequest) -> float:
+        return request.prompt.block_units * self._tokens_per_unit(request)
+
+    def _choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[tuple[Score, ...], Score, str]:
+        """(all scores, the winner, why). A policy that fails loses no request: the least loaded engine gets it."""
+        try:
+            scores = self.policy.choose(ask, candidates)
+            return scores, pick(scores, ask.chance), "lowest_cost" if len(candidates) > 1 else "only_engine"
+        except Exception:
+            self._fault("choose")
+        scores = self._safe.choose(ask, candidates)
+        return scores, pick(scores, ask.chance), self._safe.name
+
+    def _book(self, ask: Ask, chosen: Score) -> Booking:
+        return self.fleet.book(
+            chosen.engine,
+            ask.now,
+            streamed=ask.request.stream,
+            prompt_tokens=ask.prompt_tokens,
+            hit_tokens=chosen.hit_tokens,
+            output_tokens=ask.output_tokens,
+            predicted_s=chosen.predicted_s,
+        )
+
+    def _tell(self, event: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """An event for the policy, whose failure must not become the request's."""
+        try:
+            event(*args, **kwargs)
+        except Exception:
+            self._fault(getattr(event, "__name__", "event"))
+
+    def _fault(self, where: str) -> None:
+        self.policy_faults += 1
+        logger.exception("policy %s failed in %s", self.policy.name, where)
+
+    # --- what an outcome teaches --------------------------------------------------------------------------------
+
+    def _settle(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+        """Put what is known of the engine's cache now into the index.
+
+        An answered request confirms its blocks, the reply's included. One that was left or timed out after its first
+        token was prefilled, so its prompt stays. Any other end leaves it open whether the prompt was computed: blocks
+        that no answer ever confirmed are taken out, since a forgotten block costs one hit, a wrong one draws followers.
+        """
+        prompt, ending = decision.request.prompt, outcome.ending
+        if ending is Ending.OK:
+            self._confirm(decision, outcome, (*prompt.keys, *blocks.extend(prompt, outcome.reply)))
+        elif stay.first_token_s is not None and ending in (Ending.CANCELLED, Ending.TIMEOUT):
+            self._confirm(decision, outcome, prompt.keys)
+        else:
+            self._index.retract(decision.engine, prompt.keys, decision.lookup)
+
+    def _confirm(self, decision: Decision, outcome: Outcome, keys: Sequence[BlockKey]) -> None:
+        request = decision.request
+        # Expected and found hits are compared in the engine's own tokens, free of the token ratio's error; not at all
+        # where they cannot be: usage of several prompts together, or a prompt that is not text for the most part.
+        exact = (outcome.prompt_tokens or decision.prompt_tokens) / max(1.0, decision.prompt_tokens)
+        told = request.choices == 1 and 1 / COMPARABLE <= exact <= COMPARABLE
+        block_tokens = self._block_tokens(request)
+        known = self.fleet.view(decision.engine).info if decision.engine in self.fleet else None
+        self._index.settle(
+            decision.engine,
+            keys,
+            decision.lookup,
+            block_tokens=block_tokens,
+            slack_tokens=max(block_tokens, float(known.block_size or 0) if known else 0.0),
+            predicted_tokens=decision.hit_tokens * exact,
+            cached_tokens=outcome.cached_tokens if told else None,
+        )
+
+    def _measure(self, request: ParsedRequest, outcome: Outcome) -> None:
+        if outcome.output_tokens is not None:
+            self._lengths.learn_one((request.model, request.route), outcome.output_tokens)
+        if outcome.prompt_tokens is not None and not request.prompt.in_tokens:
+            self._ratios.learn_one(request.model, request.prompt.units, outcome.prompt_tokens)
+
+    def _engine_changed(self, engine: EngineId, change: Change) -> None:
+        if change is Change.REMOVED:
+            self._index.remove(engine)
+            self._tell(self.policy.forget, engine)
+        elif change is Change.RETURNED:
+            self._index.forget(engine)
+        else:
+            view = self.fleet.view(engine)
+            told = view.info.capacity_blocks and view.info.block_size
+            self._index.add(engine, view.capacity_tokens, guessed=not told)
+
+
+def _serves(view: EngineView, model: str) -> bool:
+    """True also if either side does not say."""
+    return not model or not view.info.models or model in view.info.models
+
+
+def _hit_tokens(view: EngineView, matched_tokens: float, prompt_tokens: float) -> float:
+    """What the engine can use of a match: never the whole prompt (the last token is always computed), whole blocks."""
+    tokens = min(matched_tokens, max(0.0, prompt_tokens - 1))
+    block = view.info.block_size
+    return tokens // block * block if block else tokens
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    """Engines are not trusted with numbers: a count that cannot be is taken as not told."""
+    prompt, cached, output = outcome.prompt_tokens, outcome.cached_tokens, outcome.output_tokens
+    if prompt is not None and prompt <= 0:
+        prompt = None
+    if cached is not None and (prompt is None or not 0 <= cached <= prompt):
+        cached = None
+    if output is not None and output <= 0:
+        output = None
+    return replace(outcome, prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)

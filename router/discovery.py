@@ -1,0 +1,120 @@
+"""Keeps the fleet's health and facts up to date by asking every engine in turn, beside the data path.
+
+Health code never touches load: bookings are released by the requests that made them, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import httpx
+
+from router import probe
+from router.config import Config
+from router.errors import ConfigError
+from router.fleet import Fleet
+from router.types import EngineId, EngineInfo
+
+log = logging.getLogger("leafcutter.discovery")
+REFRESH_CHECKS = 12  # facts are read again after so many passed checks; they change only when an engine restarts
+
+
+def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
+    """Names for the engines at `urls`, in order: engine-0, engine-1, ... Raises ConfigError for what is no base URL."""
+    engines = {}
+    for index, url in enumerate(urls):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ConfigError("worker_urls", url, "a base URL such as http://127.0.0.1:8000")
+        engines[EngineId(f"engine-{index}")] = url.rstrip("/")
+    if len(set(engines.values())) < len(engines):
+        raise ConfigError("worker_urls", tuple(urls), "every engine once")
+    return engines
+
+
+class Discovery:
+    """Watches `engines` (id -> base URL). Use as `async with discovery.running():`."""
+
+    def __init__(
+        self,
+        config: Config,
+        fleet: Fleet,
+        engines: Mapping[EngineId, str],
+        client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._config, self._fleet, self.engines = config, fleet, engines
+        self._client = client
+        self._warned: set[EngineId] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Checks every engine once, then keeps watching them until the context ends."""
+        config = self._config
+        headers = {"authorization": f"Bearer {config.worker_api_key}"} if config.worker_api_key else {}
+        client = self._client or httpx.AsyncClient(timeout=config.health_check_timeout_secs, headers=headers)
+        async with client:
+            watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
+            await asyncio.gather(*(watcher.check() for watcher in watchers))
+            tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def learned(self, engine: EngineId, info: EngineInfo) -> None:
+        """Takes in an engine's facts; says once what makes routing worse than it could be."""
+        self._fleet.set_info(engine, info)
+        if info.order is None and engine not in self._warned:
+            self._warned.add(engine)
+            log.warning(
+                "%s shows no eviction state: plugin off, or LEAFCUTTER_STATE_PORT is not its port %+d"
+                " (`leafcutter doctor` tells more)",
+                engine,
+                self._config.state_port_offset,
+            )
+
+
+class _Watcher:
+    """One engine's checks, and the count of its last passes (positive) or failures (negative) in a row."""
+
+    def __init__(self, owner: Discovery, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
+        self._owner, self._client, self._engine, self._url = owner, client, engine, url
+        self._state = probe.state_url(url, owner._config.state_port_offset)
+        self._run = 0
+
+    async def watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._owner._config.health_check_interval_secs)
+            try:
+                await self.check()
+            except Exception:  # a fault of ours in one check must not end the watch over the engine
+                log.exception("%s: the check itself failed", self._engine)
+
+    async def check(self) -> None:
+        config, fleet = self._owner._config, self._owner._fleet
+        passed = await probe.healthy(self._client, self._url)
+        was = fleet.healthy(self._engine)
+        self._run = max(1, self._run + 1) if passed else min(-1, self._run - 1)
+        if passed and (self._run % REFRESH_CHECKS == 1 or not was):
+            passed = await self._refresh()
+        if passed and not was and self._run >= config.health_success_threshold:
+            fleet.set_health(self._engine, True)
+            log.info("%s is healthy", self._engine)
+        elif not passed and was and -self._run >= config.health_failure_threshold:
+            fleet.set_health(self._engine, False)
+            log.warning("%s is out: %d failed checks", self._engine, -self._run)
+
+    async def _refresh(self) -> bool:
+        try:
+            self._owner.learned(self._engine, await probe.read_info(self._client, self._url, self._state))
+        except (httpx.HTTPError, KeyError, ValueError) as error:
+            log.warning("%s: its facts could not be read: %r", self._engine, error)
+            self._run = -1
+            return False
+        return True

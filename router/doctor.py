@@ -1,0 +1,131 @@
+"""`leafcutter doctor`: look at every engine as the gateway would, and say what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+import httpx
+
+from router import probe
+from router.config import Config
+from router.errors import ConfigError
+from router.types import EngineInfo
+
+Level = Literal["ok", "warn", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `FAIL`: requests are lost or misrouted; `warn`: worse than it could be."""
+
+    level: Level
+    subject: str
+    text: str
+
+
+async def run(config: Config, out: Callable[[str], None] = print) -> int:
+    """Prints the findings; 1 if any of them is a failure, else 0. Raises ConfigError without engines to look at."""
+    if not config.worker_urls:
+        raise ConfigError("worker_urls", (), "the engines to look at, e.g. --worker-urls http://127.0.0.1:8000")
+    findings = await examine(config)
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        out(f"{finding.level:4}  {finding.subject:{width}}  {finding.text}")
+    failures = sum(finding.level == "FAIL" for finding in findings)
+    out(f"{failures} failures, {sum(finding.level == 'warn' for finding in findings)} warnings")
+    return 1 if failures else 0
+
+
+async def examine(config: Config, client: httpx.AsyncClient | None = None) -> list[Finding]:
+    """Every finding about the engines of `config.worker_urls`, engine by engine, then what they differ in."""
+    findings = [Finding("ok", "leafcutter", f"version {metadata.version('leafcutter-router')}")]
+    infos: dict[str, EngineInfo] = {}
+    key = config.worker_api_key
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with client or httpx.AsyncClient(timeout=config.health_check_timeout_secs, headers=headers) as http:
+        for url in config.worker_urls:
+            url = url.rstrip("/")
+            state = probe.state_url(url, config.state_port_offset)
+            try:
+                infos[url] = await probe.read_info(http, url, state)
+            except (httpx.HTTPError, KeyError, ValueError) as error:
+                findings.append(Finding("FAIL", url, _unreachable(error)))
+                continue
+            findings += _of_engine(url, infos[url], state)
+            findings.append(await _cached_tokens(http, url, infos[url]))
+    return findings + _differences(infos)
+
+
+def _unreachable(error: Exception) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        hint = ": give the engines' key with --worker-api-key" if status == 401 else ""
+        return f"/v1/models answers {status}{hint}"
+    if isinstance(error, httpx.TransportError):
+        return f"unreachable ({type(error).__name__}): is the engine running, and is this its address?"
+    return "answers, but not as an OpenAI-compatible server"
+
+
+def _of_engine(url: str, info: EngineInfo, state: str | None) -> list[Finding]:
+    found = [Finding("ok", url, f"vLLM {info.vllm_version or 'of unknown version'}, serves {', '.join(info.models)}")]
+    if info.block_size is None or info.capacity_blocks is None:
+        found.append(Finding("warn", url, "/metrics shows no cache size: --default-capacity-tokens is assumed"))
+    else:
+        found.append(Finding("ok", url, f"prefix cache of {info.capacity_blocks} blocks of {info.block_size} tokens"))
+    if info.order is None:
+        found.append(
+            Finding(
+                "warn",
+                url,
+                f"no eviction plugin at {state}: install leafcutter-router beside vLLM and start the engine with"
+                " LEAFCUTTER_EVICTION=rlt and LEAFCUTTER_STATE_PORT=<its port + --state-port-offset>",
+            )
+        )
+    else:
+        found.append(Finding("ok", url, f"eviction order {info.order}, plugin {info.plugin_version}"))
+        own = metadata.version("leafcutter-router")
+        if info.plugin_version != own:
+            found.append(Finding("warn", url, f"plugin {info.plugin_version} beside gateway {own}: use one version"))
+    return found
+
+
+async def _cached_tokens(client: httpx.AsyncClient, url: str, info: EngineInfo) -> Finding:
+    """Asks for one token, to see whether usage tells the cached tokens: the router learns what is cached from it."""
+    body = {"model": info.models[0], "prompt": "Hello", "max_tokens": 1} if info.models else {}
+    try:
+        answer = await client.post(f"{url}/v1/completions", json=body, timeout=60.0)
+        usage = answer.raise_for_status().json()["usage"]
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        return Finding("FAIL", url, f"a completion of one token failed: {error!r}")
+    # The field is always there; without the flag it is null.
+    if usage.get("prompt_tokens_details") is None:
+        return Finding(
+            "FAIL", url, "usage tells no cached tokens: start the engine with --enable-prompt-tokens-details"
+        )
+    return Finding("ok", url, "usage tells cached tokens")
+
+
+def _differences(infos: dict[str, EngineInfo]) -> list[Finding]:
+    """What engines of one fleet should agree on and do not."""
+
+    def differ(level: Level, what: str, values: Sequence[object]) -> list[Finding]:
+        if len(set(values)) < 2:
+            return []
+        told = "; ".join(f"{url}: {value}" for url, value in zip(infos, values, strict=True))
+        return [Finding(level, "fleet", f"{what} ({told})")]
+
+    all_infos = list(infos.values())
+    return [
+        *differ(
+            "warn",
+            "models differ: requests go only to the engines of their model",
+            [i.models for i in all_infos],
+        ),
+        *differ("warn", "vLLM versions differ", [i.vllm_version for i in all_infos]),
+        *differ("warn", "plugin versions differ", [i.plugin_version for i in all_infos]),
+        *differ("warn", "eviction orders differ", [i.order for i in all_infos]),
+        *differ("warn", "block sizes differ", [i.block_size for i in all_infos]),
+    ]

@@ -1,0 +1,88 @@
+"""Every error a user can meet, one tree.
+
+    LeafcutterError
+    |- ConfigError            a wrong option: key, value, what was expected     (exit status 2)
+    |- SetupError             an engine, model or tool that could not be had    (exit status 1)
+    '- RequestError           answered to the client as an OpenAI error body
+       |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
+       |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
+       |                      |  '- EngineUnreachable, its connection refused
+       '- EngineTimeout 504
+
+Messages never hold an engine's URL: clients must not learn the inside of the fleet.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+
+class LeafcutterError(Exception):
+    """Base of all errors of the project."""
+
+
+class ConfigError(LeafcutterError):
+    """An option that cannot be used. The message names the key, the value and what was expected."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"option {key!r} = {value!r}: expected {expected}")
+        self.key, self.value, self.expected = key, value, expected
+
+
+class SetupError(LeafcutterError):
+    """Something the command needs could not be had; the message says what to do."""
+
+
+class RequestError(LeafcutterError):
+    """A failed request; each class knows its HTTP status and OpenAI error type and code."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.param = message, param
+
+    def body(self) -> bytes:
+        """The OpenAI error object, `{"error": {"message", "type", "param", "code"}}`, as JSON bytes."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+
+class BadRequest(RequestError):
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class Unauthorized(RequestError):
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class NotFound(RequestError):
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class UnknownUrl(NotFound):
+    code = "unknown_url"
+
+
+class PayloadTooLarge(RequestError):
+    status, type, code = 413, "invalid_request_error", "payload_too_large"
+
+
+class EngineLost(RequestError):
+    status, type, code = 502, "server_error", "engine_lost"
+
+
+class EngineUnreachable(EngineLost):
+    code = "engine_unreachable"
+
+
+class NoEngine(RequestError):
+    status, type, code, retry_after_s = 503, "server_error", "no_available_workers", 5
+
+
+class EngineTimeout(RequestError):
+    status, type, code = 504, "server_error", "engine_timeout"

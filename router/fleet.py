@@ -1,0 +1,231 @@
+"""Sole owner of what is known of the engines: health, what they say of themselves, and the load booked on them.
+
+Load is booked at the choice (`book`) and given back exactly once (`release`), whatever becomes of the request; health
+only ever decides who is eligible and never writes load. Views are frozen and made anew only when something changed.
+A caller-owned clock comes in as `now`; time that runs backwards counts as standing still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from router.types import Booking, EngineId, EngineInfo, EngineView, Stay
+
+
+class Change(Enum):
+    """What happened to an engine, for those who keep something per engine."""
+
+    ADDED = auto()
+    REMOVED = auto()
+    RETURNED = auto()  # healthy again: it may have restarted
+    RESIZED = auto()  # tells another cache size than before
+
+
+@dataclass(slots=True)
+class _Engine:
+    """One engine. The two integrals over time give any request's mean company in O(1)."""
+
+    engine: EngineId
+    capacity_tokens: float
+    info: EngineInfo = EngineInfo()  # noqa: RUF009 -- frozen
+    healthy: bool = False
+    waiting: dict[int, Booking] = field(default_factory=dict)  # streamed, no first token yet; oldest first
+    unstreamed: dict[int, Booking] = field(default_factory=dict)  # oldest first
+    in_flight: int = 0
+    waiting_tokens: float = 0.0
+    context_tokens: float = 0.0
+    last_first_token_s: float = float("-inf")
+    last_sign_s: float = float("-inf")
+    at_s: float = float("-inf")
+    requests_s: float = 0.0  # integral of in_flight, request-seconds
+    context_s: float = 0.0  # integral of context_tokens, token-seconds
+    view: EngineView | None = None
+
+    def move_to(self, now: float) -> None:
+        """Bring the integrals up to `now`; every change of load comes after it."""
+        if now > self.at_s:
+            if self.in_flight:
+                self.requests_s += self.in_flight * (now - self.at_s)
+                self.context_s += self.context_tokens * (now - self.at_s)
+            self.at_s = now
+        self.view = None
+
+    def leave_queue(self, serial: int) -> None:
+        booking = self.waiting.pop(serial, None)
+        if booking is not None:
+            # A sum of floats drifts; an empty queue is exactly zero.
+            self.waiting_tokens = self.waiting_tokens - booking.miss_tokens if self.waiting else 0.0
+
+    def look(self) -> EngineView:
+        head = next(iter(self.waiting.values()), None)
+        oldest = next(iter(self.unstreamed.values()), None)
+        return EngineView(
+            self.engine,
+            self.info,
+            self.in_flight,
+            len(self.waiting),
+            self.waiting_tokens,
+            self.context_tokens,
+            self.capacity_tokens,
+            head,
+            max(head.dispatched_s, self.last_first_token_s) if head else 0.0,
+            oldest,
+            max(oldest.dispatched_s, self.last_sign_s) if oldest else 0.0,
+        )
+
+
+@dataclass(slots=True)
+class _Open:
+    """A booking not yet released, with its engine's integrals at its first token (until then at its dispatch)."""
+
+    booking: Booking
+    state: _Engine
+    since_s: float
+    requests_s: float
+    context_s: float
+    first_token_s: float | None = None
+
+    def mark(self, now: float) -> None:
+        self.since_s, self.requests_s, self.context_s = now, self.state.requests_s, self.state.context_s
+
+    def end(self, now: float) -> Stay:
+        elapsed_s = now - self.since_s
+        requests, context = 1.0, self.booking.prompt_tokens
+        if elapsed_s > 0:
+            requests = (self.state.requests_s - self.requests_s) / elapsed_s
+            context = (self.state.context_s - self.context_s) / elapsed_s
+        others, other_context = max(0.0, requests - 1.0), max(0.0, context - self.booking.prompt_tokens)
+        return Stay(self.booking, self.first_token_s, now, others, other_context, self.state.capacity_tokens)
+
+
+class Fleet:
+    """All engines. Grows with the engines added and, per request in flight, by one booking.
+
+    listener: told of every Change, after it took effect.
+    """
+
+    def __init__(self, default_capacity_tokens: float, listener: Callable[[EngineId, Change], None]) -> None:
+        self._default_capacity_tokens = float(default_capacity_tokens)
+        self._listener = listener
+        self._engines: dict[EngineId, _Engine] = {}
+        self._open: dict[int, _Open] = {}
+        self._serial = 0
+
+    # --- who there is -------------------------------------------------------------------------------------------
+
+    def add(self, engine: EngineId) -> None:
+        """A new engine, idle and not healthy until `set_health` says so. Adding a known one changes nothing."""
+        if engine not in self._engines:
+            self._engines[engine] = _Engine(engine, self._default_capacity_tokens)
+            self._listener(engine, Change.ADDED)
+
+    def remove(self, engine: EngineId) -> None:
+        """Forget an engine; its open bookings are released as usual, without effect on a later namesake."""
+        if self._engines.pop(engine, None) is not None:
+            self._listener(engine, Change.REMOVED)
+
+    def __contains__(self, engine: EngineId) -> bool:
+        return engine in self._engines
+
+    def ids(self) -> tuple[EngineId, ...]:
+        return tuple(self._engines)
+
+    def healthy(self, engine: EngineId) -> bool:
+        """Whether it may get requests. Raises KeyError for an unknown engine, as `view` and the setters do."""
+        return self._engines[engine].healthy
+
+    def set_health(self, engine: EngineId, healthy: bool) -> None:
+        state = self._engines[engine]
+        returned = healthy and not state.healthy
+        state.healthy = healthy
+        if returned:
+            self._listener(engine, Change.RETURNED)
+
+    def set_info(self, engine: EngineId, info: EngineInfo) -> None:
+        state = self._engines[engine]
+        if info == state.info:
+            return
+        before = state.info
+        state.info, state.view = info, None
+        told = (info.capacity_blocks or 0) * (info.block_size or 0)
+        state.capacity_tokens = float(told) if told > 0 else self._default_capacity_tokens
+        if (before.capacity_blocks, before.block_size) != (info.capacity_blocks, info.block_size):
+            self._listener(engine, Change.RESIZED)
+
+    def view(self, engine: EngineId) -> EngineView:
+        return self._look(self._engines[engine])
+
+    def views(self) -> list[EngineView]:
+        """Of the healthy engines, in the order they were added."""
+        return [e.view or self._look(e) for e in self._engines.values() if e.healthy]
+
+    def _look(self, state: _Engine) -> EngineView:
+        if state.view is None:
+            state.view = state.look()
+        return state.view
+
+    # --- load ---------------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Open bookings of the whole fleet, those on removed engines included."""
+        return len(self._open)
+
+    def book(
+        self,
+        engine: EngineId,
+        now: float,
+        *,
+        streamed: bool,
+        prompt_tokens: float,
+        hit_tokens: float,
+        output_tokens: float,
+        predicted_s: float | None,
+    ) -> Booking:
+        """Put one request's load on an engine. Raises KeyError for an unknown engine."""
+        state = self._engines[engine]
+        state.move_to(now)
+        self._serial += 1
+        booking = Booking(self._serial, engine, now, streamed, prompt_tokens, hit_tokens, output_tokens, predicted_s)
+        state.in_flight += 1
+        state.context_tokens += prompt_tokens
+        if streamed:
+            state.waiting[booking.serial] = booking
+            state.waiting_tokens += booking.miss_tokens
+        else:
+            state.unstreamed[booking.serial] = booking
+        self._open[booking.serial] = _Open(booking, state, state.at_s, state.requests_s, state.context_s)
+        return booking
+
+    def first_token(self, serial: int, now: float) -> Booking | None:
+        """Note a streamed request's first token; None if it is over, unstreamed or has had its first token."""
+        entry = self._open.get(serial)
+        if entry is None or entry.first_token_s is not None or not entry.booking.streamed:
+            return None
+        state = entry.state
+        state.move_to(now)
+        state.leave_queue(serial)
+        state.last_first_token_s = state.last_sign_s = state.at_s
+        entry.first_token_s = state.at_s
+        entry.mark(state.at_s)
+        return entry.booking
+
+    def release(self, serial: int, now: float, *, answered: bool) -> Stay | None:
+        """Give a booking back; None if that has happened already. answered: the engine gave its whole answer."""
+        entry = self._open.pop(serial, None)
+        if entry is None:
+            return None
+        state = entry.state
+        state.move_to(now)
+        stay = entry.end(state.at_s)
+        state.leave_queue(serial)
+        state.unstreamed.pop(serial, None)
+        state.in_flight -= 1
+        assert state.in_flight >= 0
+        left = state.context_tokens - entry.booking.prompt_tokens
+        state.context_tokens = left if state.in_flight else 0.0
+        if answered:
+            state.last_sign_s = state.at_s
+        return stay

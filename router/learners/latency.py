@@ -1,0 +1,139 @@
+"""How long a request takes: six coefficients shared by all engines, learned from whatever a request lets us see.
+
+    prefill = a * requests + b * miss + al * hit            of one engine step, or of a request and the queue before it
+    decode  = output * (g0 + g1 * others + g2 * context)    others: requests beside it; context: their prompt tokens
+
+A streamed request teaches the two lines apart (`learn_prefill`, `learn_decode`), an unstreamed one their sum
+(`learn_whole`); one regression takes both, so that mixed traffic shares what it learns. The prior fixes only the
+*ratios* of the coefficients: `_Pace`, measured over prior-predicted time, moves it to the hardware at hand within a few
+samples, and weights come from the prior too (relative errors count, whatever the speed; no estimate weighs its own
+evidence). The prior fades as evidence comes: within some tens of samples on hardware of another shape the data rule. It
+stays longest for prefill under unstreamed traffic only, where the noise of decoding drowns it.
+
+UNITS HERE ONLY: milliseconds, and thousands of tokens for miss, hit and context; output in tokens. The prior, its
+strengths and the weights are stated in them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from router.learners.least_squares import NonNegativeLeastSquares
+
+
+class Coefficients(NamedTuple):
+    """a: ms a request; b, al: ms a thousand uncached, cached tokens; g0: ms an output token; g1: more for each
+    other request; g2: more for each thousand tokens of context."""
+
+    a: float
+    b: float
+    al: float
+    g0: float
+    g1: float
+    g2: float
+
+    def per_token_s(self) -> Coefficients:
+        """The same in seconds and tokens."""
+        return Coefficients(self.a / 1e3, self.b / 1e6, self.al / 1e6, self.g0 / 1e3, self.g1 / 1e3, self.g2 / 1e6)
+
+
+PRIOR = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1)
+STRENGTH = Coefficients(1.0, 1.0, 1.0, 5.0, 500.0, 500.0)
+LEAST_OUTPUT = 4  # tokens; shorter answers say nothing about decoding
+FULL_OUTPUT = 64  # tokens from which on an answer has full weight
+HALF = 0.5  # a streamed request gives two samples
+FADE, FADED = 0.9, 0.001  # the prior's strength: by so much a sample, down to
+FADE_DROWNED, FADED_DROWNED = 0.95, 0.02  # the same of prefill, by samples of whole requests
+
+
+class _Pace:
+    """Measured over expected time: ratio of sums over about the last 20 samples."""
+
+    def __init__(self, start_ms: float) -> None:
+        self._measured_ms = self._expected_ms = start_ms
+
+    def learn_one(self, measured_ms: float, expected_ms: float) -> None:
+        self._measured_ms = 0.95 * self._measured_ms + measured_ms
+        self._expected_ms = 0.95 * self._expected_ms + expected_ms
+
+    @property
+    def ratio(self) -> float:
+        return self._measured_ms / self._expected_ms
+
+
+class LatencyModel:
+    """The regression above. Samples must be free of the engine's own speed (divided by its scale)."""
+
+    def __init__(self) -> None:
+        self._model = NonNegativeLeastSquares(PRIOR, STRENGTH)
+        self._prefill_pace, self._decode_pace = _Pace(20.0), _Pace(20.0)
+        self._prefill_trust = self._decode_trust = 1.0  # in the prior
+        self.coefficients = PRIOR
+        self.per_token_s = PRIOR.per_token_s()
+        self.tokens_per_s = 1.0 / self.per_token_s.b
+        """Uncached tokens computed in a second."""
+
+    @property
+    def samples(self) -> int:
+        return self._model.samples
+
+    def prefill_ms(self, requests: float, miss: float, hit: float) -> float:
+        c = self.coefficients
+        return c.a * requests + c.b * miss + c.al * hit
+
+    def decode_ms(self, output: float, others: float, context: float) -> float:
+        c = self.coefficients
+        return output * (c.g0 + c.g1 * others + c.g2 * context)
+
+    def learn_prefill(self, requests: float, miss: float, hit: float, y_ms: float) -> None:
+        """One engine step that gave `requests` first tokens after y_ms of work."""
+        expected_ms = PRIOR.a * requests + PRIOR.b * miss + PRIOR.al * hit
+        self._prefill_pace.learn_one(y_ms, expected_ms)
+        self._prefill_trust = max(FADED, self._prefill_trust * FADE)
+        self._learn((requests, miss, hit, 0.0, 0.0, 0.0), y_ms, _relative(expected_ms), HALF)
+
+    def learn_decode(self, output: int, others: float, context: float, y_ms: float) -> None:
+        """One answer of `output` tokens that took y_ms after its first."""
+        if output < LEAST_OUTPUT:
+            return
+        token_ms = y_ms / (output - 1)
+        self._decode_pace.learn_one(token_ms, PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context)
+        self._decode_trust = max(FADED, self._decode_trust * FADE)
+        weight = min(output, FULL_OUTPUT) / FULL_OUTPUT
+        self._learn((0.0, 0.0, 0.0, 1.0, others, context), token_ms, weight, HALF)
+
+    def learn_whole(
+        self,
+        requests: float,
+        miss: float,
+        hit: float,
+        output: int,
+        others: float,
+        context: float,
+        y_ms: float,
+    ) -> None:
+        """One unstreamed request, the queue before it counted in `requests` and `miss`."""
+        prefill_ms = PRIOR.a * requests + PRIOR.b * miss + PRIOR.al * hit
+        token_ms = PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context
+        ratio = y_ms / (prefill_ms + output * token_ms)  # cannot be told apart by one sample: the same for both
+        self._prefill_pace.learn_one(ratio * prefill_ms, prefill_ms)
+        self._decode_pace.learn_one(ratio * token_ms, token_ms)
+        self._prefill_trust = min(self._prefill_trust, max(FADED_DROWNED, self._prefill_trust * FADE_DROWNED))
+        self._decode_trust = max(FADED, self._decode_trust * FADE)
+        x = (requests, miss, hit, float(output), output * others, output * context)
+        self._learn(x, y_ms, _relative(prefill_ms + output * token_ms), 1.0)
+
+    def _learn(self, x: tuple[float, ...], y_ms: float, weight: float, share: float) -> None:
+        prefill, decode = self._prefill_pace.ratio, self._decode_pace.ratio
+        self._model.prior[:] = [p * r for p, r in zip(PRIOR, (prefill,) * 3 + (decode,) * 3, strict=True)]
+        trust = (self._prefill_trust,) * 3 + (self._decode_trust,) * 3
+        self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
+        self._model.learn_one(x, y_ms, weight, share)
+        self.coefficients = Coefficients(*self._model.weights)
+        self.per_token_s = self.coefficients.per_token_s()
+        self.tokens_per_s = 1.0 / max(1e-9, self.per_token_s.b)
+
+
+def _relative(expected_ms: float) -> float:
+    """Weight of a sample by its prior-predicted length: relative errors count, below 10 ms absolute ones."""
+    return 1000.0 / (expected_ms * expected_ms + 100.0)

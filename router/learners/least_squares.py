@@ -1,0 +1,57 @@
+"""Non-negative least squares, learned online with forgetting.
+
+    minimise  sum_t d^(T-t) wt_t (y_t - w.x_t)^2  +  sum_k r_k (w_k - p_k)^2   over  w >= 0
+
+by cyclic coordinate descent on the normal equations (A, v), warm from the last solution:
+
+    w_k <- max(0, (v_k + r_k p_k - sum_{j != k} A_kj w_j) / (A_kk + r_k))
+
+A, v: decayed sums of wt x x' and wt y x; p, r: prior and its strength, kept by the owner; d: decay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+SWEEPS = 12
+EAGER_SAMPLES = 50  # solved after each of these, later after every LAZY_PERIOD-th
+LAZY_PERIOD = 8
+
+
+class NonNegativeLeastSquares:
+    """About 10 us a sample and 50 us a solution at six coefficients (CPython, one core)."""
+
+    def __init__(self, prior: Sequence[float], strength: Sequence[float], decay: float = 0.995) -> None:
+        self.prior = list(prior)
+        self.strength = list(strength)
+        """p and r above; the owner may move them, which takes effect at the next solution."""
+        self.weights = tuple(prior)
+        self.samples = 0
+        self._decay = decay
+        self._a = [[0.0] * len(self.prior) for _ in self.prior]
+        self._v = [0.0] * len(self.prior)
+
+    def predict_one(self, x: Sequence[float]) -> float:
+        return sum(w * value for w, value in zip(self.weights, x, strict=True))
+
+    def learn_one(self, x: Sequence[float], y: float, weight: float, share: float = 1.0) -> None:
+        """One sample; it ages the older ones by d^share (a request that gives two samples gives two halves)."""
+        assert math.isfinite(y * weight), "the caller lets no NaN in: it would stay for ever"
+        keep = self._decay**share
+        for row, left in zip(self._a, x, strict=True):
+            left *= weight
+            row[:] = [keep * a + left * right for a, right in zip(row, x, strict=True)]
+        self._v = [keep * v + weight * y * value for v, value in zip(self._v, x, strict=True)]
+        self.samples += 1
+        if self.samples <= EAGER_SAMPLES or self.samples % LAZY_PERIOD == 0:
+            self._solve()
+
+    def _solve(self) -> None:
+        w = list(self.weights)
+        for _ in range(SWEEPS):
+            for k, row in enumerate(self._a):
+                others = sum(a * b for a, b in zip(row, w, strict=True)) - row[k] * w[k]
+                ridge = self.strength[k]
+                w[k] = max(0.0, (self._v[k] + ridge * self.prior[k] - others) / (row[k] + ridge))
+        self.weights = tuple(w)

@@ -1,0 +1,91 @@
+"""Running means per class of traffic, in maps that forget the class unused for longest.
+
+`OutputLength`: answer length by (model, route): the plain mean of the first answers, then an average over about 200.
+`TokenRatio`: tokens a byte of text, by model: the gateway does not tokenize, the engines tell `prompt_tokens`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+CLASSES = 256
+"""Most classes kept by each learner; names come from clients."""
+
+T = TypeVar("T")
+
+
+class _Classes(Generic[T]):
+    def __init__(self, new: Callable[[], T]) -> None:
+        self._new = new
+        self._of: OrderedDict[object, T] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def find(self, name: object) -> T | None:
+        return self._of.get(name)
+
+    def open(self, name: object) -> T:
+        """The entry of a class that teaches now, made if need be."""
+        entry = self._of.setdefault(name, self._new())
+        self._of.move_to_end(name)
+        if len(self._of) > CLASSES:
+            self._of.popitem(last=False)
+        return entry
+
+
+@dataclass(slots=True)
+class _Length:
+    mean_tokens: float
+    answers: int = 4  # the start counts as so many
+
+
+class OutputLength:
+    """Expected output, tokens, by class."""
+
+    SLOWEST_GAIN = 1 / 200
+
+    def __init__(self, start_tokens: float) -> None:
+        self._start_tokens = start_tokens
+        self.classes: _Classes[_Length] = _Classes(lambda: _Length(start_tokens))
+
+    def predict_one(self, name: object) -> float:
+        entry = self.classes.find(name)
+        return entry.mean_tokens if entry else self._start_tokens
+
+    def learn_one(self, name: object, output_tokens: float) -> None:
+        entry = self.classes.open(name)
+        entry.answers += 1
+        entry.mean_tokens += max(self.SLOWEST_GAIN, 1 / entry.answers) * (output_tokens - entry.mean_tokens)
+
+
+@dataclass(slots=True)
+class _Ratio:
+    tokens: float
+    units: float
+
+
+class TokenRatio:
+    """Tokens a byte, by model: ratio of sums over about 50 prompts, so that long ones count as they weigh."""
+
+    START = 0.25
+    START_UNITS = 1000.0
+    DECAY = 0.98
+    LOW, HIGH = 1 / 64, 4.0  # beyond: not text (images, several prompts in one body)
+
+    def __init__(self) -> None:
+        self.classes: _Classes[_Ratio] = _Classes(lambda: _Ratio(self.START * self.START_UNITS, self.START_UNITS))
+
+    def predict_one(self, model: str) -> float:
+        entry = self.classes.find(model)
+        return entry.tokens / entry.units if entry else self.START
+
+    def learn_one(self, model: str, units: int, prompt_tokens: int) -> None:
+        if not self.LOW * units <= prompt_tokens <= self.HIGH * units:
+            return
+        entry = self.classes.open(model)
+        entry.tokens = self.DECAY * entry.tokens + prompt_tokens
+        entry.units = self.DECAY * entry.units + units

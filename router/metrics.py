@@ -1,0 +1,111 @@
+"""What the gateway counts, on a registry that the caller owns.
+
+Labels are templates and ids, never raw paths or URLs. What belongs to the fleet (health, work in flight, index size) is
+read from the router when scraped: nothing is counted twice. Each client's request is counted once, whatever became of
+it and however many engines were tried: `engine` and `policy` are those of the last try, `none` if there was no try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.types import Decision, Ending, EngineId, Outcome
+
+NONE = "none"
+REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960, 1800)
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60, 120, 240)
+DECISION_BUCKETS_S = (10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 0.1)
+ERROR_BUCKETS_S = (-60, -15, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60)
+
+
+@dataclass(slots=True)
+class Record:
+    """One client's request, from its arrival to its end."""
+
+    route: str
+    started_s: float
+    ending: Ending = Ending.CANCELLED
+    """Until something better is known: what leaves no trace was cut off."""
+    decision: Decision | None = None
+    first_token_s: float | None = None
+
+
+class Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(f"leafcutter_{name}", help, labels, registry=registry)
+
+        def histogram(name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"leafcutter_{name}", help, labels, registry=registry, buckets=buckets)
+
+        self.registry = registry
+        self._requests = counter(
+            "requests", "Client requests by how they ended.", "route", "engine", "policy", "ending"
+        )
+        self._request_s = histogram(
+            "request_seconds", "From arrival to the end of the answer.", REQUEST_BUCKETS_S, "route"
+        )
+        self._ttft_s = histogram("ttft_seconds", "From arrival to the first token.", TTFT_BUCKETS_S, "route")
+        self._decision_s = histogram("decision_seconds", "Time to choose an engine.", DECISION_BUCKETS_S)
+        self._prompt = counter("prompt_tokens", "Prompt tokens, as engines count them.", "engine")
+        self._cached = counter("cached_tokens", "Prompt tokens found in an engine's prefix cache.", "engine")
+        self._output = counter("output_tokens", "Generated tokens.", "engine")
+        self._error_s = histogram(
+            "prediction_error_seconds", "Predicted less actual end-to-end latency.", ERROR_BUCKETS_S, "engine"
+        )
+        self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
+
+    def decided(self, took_s: float) -> None:
+        self._decision_s.observe(took_s)
+
+    def retried(self, reason: str) -> None:
+        self._retries.labels(reason).inc()
+
+    def completed(self, decision: Decision, outcome: Outcome) -> None:
+        """One try on one engine has ended."""
+        engine = decision.engine
+        for metric, tokens in (
+            (self._prompt, outcome.prompt_tokens),
+            (self._cached, outcome.cached_tokens),
+            (self._output, outcome.output_tokens),
+        ):
+            if tokens is not None:
+                metric.labels(engine).inc(tokens)
+        if outcome.ending is Ending.OK and decision.predicted_s is not None:
+            actual_s = outcome.done_s - decision.dispatched_s
+            self._error_s.labels(engine).observe(decision.predicted_s - actual_s)
+
+    def ended(self, record: Record, now_s: float) -> None:
+        """A client's request has ended."""
+        decision = record.decision
+        engine, policy = (decision.engine, decision.policy) if decision else (NONE, NONE)
+        self._requests.labels(record.route, engine, policy, record.ending.value).inc()
+        self._request_s.labels(record.route).observe(now_s - record.started_s)
+        if record.first_token_s is not None:
+            self._ttft_s.labels(record.route).observe(record.first_token_s - record.started_s)
+
+
+class FleetCollector(Collector):
+    """Gauges of the fleet as it is when scraped. `states`: (engine, requests in flight, healthy) of each engine."""
+
+    def __init__(
+        self, states: Callable[[], Iterable[tuple[EngineId, int, bool]]], index_blocks: Callable[[], int]
+    ) -> None:
+        self._states, self._index_blocks = states, index_blocks
+
+    def collect(self) -> Iterable[Metric]:
+        in_flight = GaugeMetricFamily("leafcutter_in_flight", "Requests at an engine now.", labels=["engine"])
+        healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: gets requests. 0: is left out.", labels=["engine"])
+        for engine, count, well in self._states():
+            in_flight.add_metric([engine], count)
+            healthy.add_metric([engine], float(well))
+        yield in_flight
+        yield healthy
+        index = GaugeMetricFamily("leafcutter_prefix_index_blocks", "Blocks in the router's prefix index.")
+        index.add_metric([], self._index_blocks())
+        yield index

@@ -1,0 +1,187 @@
+"""An engine's answer, watched as it passes: usage, the first token, and the reply as the next turn will repeat it.
+
+`StreamObserver.feed` takes a stream as it comes off the wire, cut anywhere, and gives back what the client may see: the
+same bytes, less the usage chunk if the client did not ask for it. Never more than one unfinished event is held back,
+and none if nothing has to be hidden. What cannot be read (not JSON, of an unknown shape) passes on and teaches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+REPLY_CHARS = 1 << 20  # of a longer reply the rest is not kept: the prefix index does without it
+EVENT_BYTES = 1 << 22  # an unfinished event is held back up to here, then let through unread
+TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
+SPEECH_FIELDS = (*TEXT_FIELDS, "tool_calls")
+
+# Two line ends in a row close an event. Atomic groups: CR LF is one line end, never two.
+_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LONGEST_END = 4
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens, as the engine counts them; None where it does not tell."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def read(self, usage: object) -> None:
+        """Takes in a `usage` object; later ones replace earlier ones."""
+        if not isinstance(usage, dict):
+            return
+        details = usage.get("prompt_tokens_details")
+        self.prompt_tokens = _count(usage.get("prompt_tokens"))
+        self.output_tokens = _count(usage.get("completion_tokens"))
+        self.cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+
+
+@dataclass(slots=True)
+class Message:
+    """The first choice's reply, put together from whole messages or from pieces, up to REPLY_CHARS."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    token_ids: list[int] = field(default_factory=list)
+    chars: int = 0
+
+    def add(self, delta: dict[str, Any]) -> None:
+        for name in TEXT_FIELDS:
+            if isinstance(text := delta.get(name), str) and self._room(len(text)):
+                self.texts.setdefault(name, []).append(text)
+        for position, call in enumerate(_dicts(delta.get("tool_calls"))):
+            self._add_call(position, call)
+
+    def add_tokens(self, ids: object) -> None:
+        if isinstance(ids, list) and self._room(len(ids)):
+            self.token_ids.extend(token for token in ids if isinstance(token, int))
+
+    def _add_call(self, position: int, call: dict[str, Any]) -> None:
+        index, function = call.get("index", position), call.get("function")
+        if not isinstance(index, int) or not isinstance(function, dict):
+            return
+        arguments = function.get("arguments") or ""
+        if not isinstance(arguments, str) or not self._room(1 + len(arguments)):
+            return
+        known = self.calls.setdefault(index, {"id": None, "function": {"name": None, "arguments": ""}})
+        known["id"] = call.get("id") or known["id"]
+        known["function"]["name"] = function.get("name") or known["function"]["name"]
+        known["function"]["arguments"] += arguments
+
+    def _room(self, chars: int) -> bool:
+        """Whether there is room for so much more; once there is not, nothing more is taken, so that no hole arises."""
+        self.chars += chars
+        return self.chars <= REPLY_CHARS
+
+    def fields(self) -> dict[str, Any]:
+        """The reply as an OpenAI assistant message."""
+        message: dict[str, Any] = {"role": "assistant"}
+        message.update({name: "".join(texts) for name, texts in self.texts.items()})
+        if self.calls:
+            message["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
+        return message
+
+
+@dataclass(slots=True)
+class Seen:
+    """What has been seen of an answer so far."""
+
+    usage: Usage = field(default_factory=Usage)
+    message: Message = field(default_factory=Message)
+    started: bool = False
+    """A token has come."""
+    failed: bool = False
+    """The engine told an error in place of (the rest of) the answer."""
+
+    def read(self, document: dict[str, Any]) -> None:
+        """Takes in a whole answer, or one chunk of a streamed one."""
+        if document.get("error"):
+            self.failed = True
+        if document.get("usage"):
+            self.usage.read(document["usage"])
+        for choice in _dicts(document.get("choices")):
+            self._read_choice(choice)
+
+    def _read_choice(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta") or choice.get("message")
+        if not isinstance(delta, dict):
+            delta = {"content": choice.get("text")}
+        # The first chunk of a chat only names the role. A later one may be a token without text (half a character).
+        self.started = self.started or "role" not in delta or any(delta.get(name) for name in SPEECH_FIELDS)
+        if choice.get("index", 0) == 0:
+            self.message.add(delta)
+            self.message.add_tokens(choice.get("token_ids"))
+
+
+class StreamObserver:
+    """Watches a stream of server-sent events and tells `seen`; `hide_usage` keeps the usage chunk from the client."""
+
+    def __init__(self, seen: Seen, *, hide_usage: bool) -> None:
+        self.seen = seen
+        self.done = False
+        """[DONE] has been seen: the answer is complete."""
+        self._hide_usage = hide_usage
+        self._pending = b""
+        self._searched = 0
+
+    @property
+    def torn(self) -> bool:
+        """Whether the client has been given a part of an event."""
+        return bool(self._pending) and not self._hide_usage
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The bytes that may go on to the client now."""
+        text = self._pending + chunk if self._pending else chunk
+        shown, start = [], 0
+        while end := _EVENT_END.search(text, max(start, self._searched)):
+            event = text[start : end.end()]
+            if not (self._read(event) and self._hide_usage):
+                shown.append(event)
+            start, self._searched = end.end(), 0
+        self._pending = text[start:]
+        self._searched = max(0, len(self._pending) - _LONGEST_END)
+        if len(self._pending) > EVENT_BYTES:
+            shown.append(self._pending)
+            self._pending, self._searched = b"", 0
+        return b"".join(shown) if self._hide_usage else chunk
+
+    def finish(self) -> bytes:
+        """What is still held back when the engine has closed the stream: an event without its blank line, if any."""
+        rest, self._pending, self._searched = self._pending, b"", 0
+        hidden = bool(rest) and self._read(rest) and self._hide_usage
+        return b"" if hidden or not self._hide_usage else rest
+
+    def _read(self, event: bytes) -> bool:
+        """Takes in one event; True if it only tells the usage."""
+        data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
+        if not data:
+            return False
+        if data == b"[DONE]":
+            self.done = True
+            return False
+        document = read_json(data)
+        if document is None:
+            return False
+        self.seen.read(document)
+        return bool(document.get("usage")) and document.get("choices") == []
+
+
+def read_json(data: bytes) -> dict[str, Any] | None:
+    """The object in `data`; None if there is none."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,176 @@
+"""Body bytes -> ParsedRequest; the only code that sees a request's raw JSON.
+
+Lenient by intent: only what no engine could read (not JSON, no messages, no prompt) is refused here. All else passes
+on to the engine, byte for byte but for the named edit `ask_usage`: a stream's engine is asked to tell its usage at the
+end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router import blocks, transcript
+from router.errors import BadRequest
+from router.types import ParsedRequest, Prompt
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+ROUTES = (CHAT, COMPLETIONS)
+BYTES_PER_TOKEN = 4  # sizes a block of text; the ratio that predictions use is learned
+DEFAULT_COMPLETION_TOKENS = 16  # what /v1/completions generates if the client sets no bound
+SESSION_HEADERS = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
+SESSION_FIELDS = ("session_id", "user", "user_id")
+TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # what the engine's own validation takes for true
+
+Reply = bytes | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A request read: what routing needs, what the engine gets, and how its answer continues the prompt."""
+
+    request: ParsedRequest
+    body: bytes
+    hide_usage: bool
+    """The usage chunk was asked for by us, not by the client."""
+    echoes: bool
+    """The answer repeats the prompt."""
+    continues: bool
+    """The answer goes on with the last message rather than starting its own."""
+
+    def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
+        """The engine's answer, an assistant `message`, in the prompt's units and as the next turn will repeat it."""
+        if self.request.prompt.in_tokens:
+            return tuple(token_ids)
+        if self.echoes:
+            return b""
+        if self.continues or self.request.route == COMPLETIONS:
+            return transcript.encode(message.get("content") or "")
+        return transcript.message(message)
+
+
+def parse(body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int) -> Parsed:
+    """Reads a request of `route`, one of ROUTES. `headers`: names in lower case. `block_tokens`: block of the prefix
+    index, tokens.
+
+    Raises BadRequest.
+    """
+    try:
+        fields = json.loads(body)
+        if not isinstance(fields, dict):
+            raise BadRequest("The request body must be a JSON object.")
+        prompt, prompts = _prompt(fields, route, block_tokens)
+        stream = _truth(fields.get("stream"))
+        options = fields.get("stream_options")
+        asked = isinstance(options, dict) and _truth(options.get("include_usage"))
+        return Parsed(
+            request=ParsedRequest(
+                request_id=request_id,
+                route=route,
+                model=_model(fields),
+                prompt=prompt,
+                stream=stream,
+                max_tokens=_bound(fields, route),
+                choices=prompts * (_whole(fields.get("n")) or 1),
+                session=_session(headers, fields),
+            ),
+            body=ask_usage(body, fields) if stream and not asked else body,
+            hide_usage=stream and not asked,
+            echoes=_truth(fields.get("echo")),
+            continues=_truth(fields.get("continue_final_message")),
+        )
+    except RecursionError:
+        raise BadRequest("The request body is nested too deeply.") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
+        raise BadRequest(f"The request body is not valid JSON: {error}") from None
+
+
+def ask_usage(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """`body` with `stream_options.include_usage` set.
+
+    A body without stream options gets them spliced in before its first field, all other bytes as they are; one that has
+    them is written anew, less the running usage that its client had switched off.
+    """
+    options = fields.get("stream_options")
+    if "stream_options" not in fields and json.detect_encoding(body) == "utf-8":
+        start = body.index(b"{") + 1
+        return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
+    kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"} if isinstance(options, dict) else {}
+    return json.dumps({**fields, "stream_options": {**kept, "include_usage": True}}).encode()
+
+
+def _prompt(fields: Mapping[str, Any], route: str, block_tokens: int) -> tuple[Prompt, int]:
+    """The (first) prompt, chained, and how many prompts there are."""
+    root = transcript.root(route, fields)
+    if route == CHAT:
+        _check_messages(fields.get("messages"))
+        return blocks.chain(root, transcript.conversation(fields), block_tokens * BYTES_PER_TOKEN), 1
+    content, prompts = _first_prompt(fields)
+    if isinstance(content, str):
+        return blocks.chain(root, transcript.encode(content), block_tokens * BYTES_PER_TOKEN), prompts
+    try:
+        return blocks.chain(root, content, block_tokens), prompts
+    except (OverflowError, TypeError):
+        raise BadRequest("`prompt` must be text, token ids, or a list of either.", param="prompt") from None
+
+
+def _check_messages(messages: object) -> None:
+    if not isinstance(messages, list):
+        raise BadRequest("`messages` must be a list of messages.", param="messages")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise BadRequest(f"`messages[{index}]` must be an object.", param=f"messages[{index}]")
+
+
+def _first_prompt(fields: Mapping[str, Any]) -> tuple[str | list[int], int]:
+    """`prompt` is a text, a list of texts, a list of token ids, or a list of such lists."""
+    prompt = fields.get("prompt")
+    if prompt is None and fields.get("prompt_embeds") is not None:
+        return "", 1
+    if isinstance(prompt, str):
+        return prompt, 1
+    if isinstance(prompt, list) and prompt:
+        first = prompt[0]
+        return (first, len(prompt)) if isinstance(first, str | list) else (prompt, 1)
+    raise BadRequest("`prompt` must be text, token ids, or a list of either.", param="prompt")
+
+
+def _model(fields: Mapping[str, Any]) -> str:
+    """The model asked for; empty if the client names none, which leaves it to the engine."""
+    model = fields.get("model")
+    if model is not None and not isinstance(model, str):
+        raise BadRequest("`model` must be text.", param="model")
+    return model or ""
+
+
+def _bound(fields: Mapping[str, Any], route: str) -> int | None:
+    bound = _whole(fields.get("max_completion_tokens")) or _whole(fields.get("max_tokens"))
+    if bound is None and route == COMPLETIONS and "max_tokens" not in fields:
+        return DEFAULT_COMPLETION_TOKENS
+    return bound
+
+
+def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:
+    """Never the request id: new with each request, it would defeat stickiness."""
+    for name in SESSION_HEADERS:
+        if session := headers.get(name):
+            return session.decode("latin-1")
+    params = fields.get("session_params")
+    for session in (
+        params.get("session_id") if isinstance(params, dict) else None,
+        *(fields.get(name) for name in SESSION_FIELDS),
+    ):
+        if isinstance(session, str) and session:
+            return session
+    return None
+
+
+def _whole(value: object) -> int | None:
+    """A positive integer, or None: what else a client wrote there is for the engine to judge."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _truth(value: object) -> bool:
+    return value is True or (value is not None and str(value).lower() in TRUE_WORDS)

@@ -1,0 +1,76 @@
+"""The contract of a policy: how an engine is chosen, and what it is told of a request's life.
+
+Eligible, score and pick are three things: `core` decides who is eligible, `choose` scores them, `pick` takes the
+lowest. A policy never owns load (the fleet does) and keeps nothing "of the last call": what it needs later is in the
+decision.
+So several policies can score the same candidates side by side, one of them acting.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from router.config import Config
+from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Stay
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request to be placed."""
+
+    request: ParsedRequest
+    prompt_tokens: float
+    """Estimated, unless the prompt came as token ids."""
+    output_tokens: float
+    """Expected."""
+    now: float
+    chance: float
+    """Uniform in [0, 1), drawn for this decision by the router's generator: all the chance a policy may use."""
+
+
+class Policy(ABC):
+    """A question (`choose`) that never mutates, and four things it may be told; all but the question are optional.
+
+    Events come in the order of a request's life: dispatched, first_token (streamed ones only), learn (exactly once,
+    whatever the ending). They are told of requests that any policy placed.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @abstractmethod
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        """One score per candidate, in their order; the lowest `total_s` gets the request. `candidates` is not empty."""
+
+    def dispatched(self, decision: Decision) -> None:  # noqa: B027 -- a policy that need not know ignores it
+        """The request goes to `decision.engine`."""
+
+    def first_token(self, decision: Decision, now: float) -> None:  # noqa: B027
+        """A streamed request's first token was seen."""
+
+    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:  # noqa: B027
+        """The request is over. Only Ending.OK may teach anything about latencies."""
+
+    def forget(self, engine: EngineId) -> None:  # noqa: B027
+        """The engine has left the fleet."""
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        """What was learned, for people; JSON types only."""
+        del engine
+        return {}
+
+
+def pick(scores: Sequence[Score], chance: float) -> Score:
+    """The lowest total; exact ties are split evenly by `chance`. Raises ValueError if a total is not a number."""
+    totals = [score.total_s for score in scores]
+    lowest = min(totals)
+    if math.isnan(sum(totals)) or not math.isfinite(lowest):
+        raise ValueError("the policy gave a cost that is not a number")
+    tied = [score for score, total in zip(scores, totals, strict=True) if total == lowest]
+    return tied[int(chance * len(tied))]

@@ -1,0 +1,220 @@
+"""lbgr, learning-based greedy routing: the request goes where it costs the whole fleet the least time.
+
+For request j (len = m + h prompt tokens, m uncached, h cached on engine i; o expected output) and every engine i:
+
+    E = c (W + w + D + X + V)                                        seconds; i* = argmin E, exact ties at random
+    W = a (nw + u) + b q                         own wait: prompts ahead of it and their uncached tokens q
+    w = a + b m + al h                           own prefill
+    D = o (g0 + g1 n~ + g2 ctx~)                 own decoding, slower the more requests n~, context ctx~ run beside
+    X = kp n w + kd o (g1 + g2 len) n~           delay imposed on the n requests already there
+    V = kv H min(20, 1 + mean n) b m             price of computing again what another engine holds: H, how much of the
+                                                 traffic repeats, times how busy the fleet is
+    c                                            the engine's slowness (learners.scale), or what its silence tells of it
+
+Predicted latency is c (W + w + D). a, b, al, g0, g1, g2: `learners.latency`, one set for all engines, so that a new
+engine predicts at once. q, n~, ctx~: `features`. kp, kd, kv: options lbgr_imposed_prefill, lbgr_imposed_decode,
+lbgr_duplication_weight.
+
+Streamed requests show their first token: nw counts them and q knows how far the head has come. Unstreamed ones do not:
+u and their part of q are a virtual queue (`learners.backlog`) that drains at the learned speed. Mixed traffic adds the
+two up, for they wait in one queue, and shares the coefficients, for they mean the same; a step of first tokens that
+unstreamed prompts may have shared teaches nothing, as they do it themselves, as whole requests.
+
+From "Randomization Boosts KV Caching, Learning Balances Query Load" (arXiv 2601.18999) this keeps the idea: learn the
+latency online, route greedily by it. The estimator is our own; docs/design.md derives it and says where it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from router.config import Config
+from router.features import Features, crowd, queued_tokens
+from router.learners.backlog import Backlog
+from router.learners.latency import LatencyModel
+from router.learners.scale import Scale
+from router.learners.step import Step, StepReader
+from router.policies.base import Ask, Policy
+from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Score, Stay
+
+MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
+
+REUSE_START, REUSE_GAIN = 0.3, 0.01  # H: running mean of the best hit's share of the prompt
+MOST_CONGESTION = 20.0
+STALL_FACTOR, STALL_S = 3.0, 0.3  # silence beyond factor * expected + STALL_S is a stall
+SCALE_FROM_SAMPLES = 8  # before that the model's errors would be taken for the engines'
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one engine's events add up to."""
+
+    backlog: Backlog = field(default_factory=Backlog)
+    steps: StepReader = field(default_factory=StepReader)
+
+
+class Lbgr(Policy):
+    """The estimator and rule above. Keeps one small entry an engine; load and lengths come from the fleet's views."""
+
+    name = "lbgr"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._imposed_prefill, self._imposed_decode = config.lbgr_imposed_prefill, config.lbgr_imposed_decode
+        self._model = LatencyModel()
+        self._scale = Scale()
+        self._reuse = REUSE_START
+        self._seen: dict[EngineId, _Seen] = {}
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        mean_in_flight = sum([candidate.view.in_flight for candidate in candidates]) / len(candidates)
+        congestion = min(MOST_CONGESTION, 1.0 + mean_in_flight)
+        price = self.config.lbgr_duplication_weight * self._reuse * congestion
+        score = self._score
+        return tuple([score(ask, candidate, price) for candidate in candidates])
+
+    def _score(self, ask: Ask, candidate: Candidate, price: float) -> Score:
+        """About 2 us, most of a decision's time: hence locals, and a bare tuple in the order of Features."""
+        view, h = candidate
+        m, o = ask.prompt_tokens - h, ask.output_tokens
+        n, c = view.in_flight, self._scale.factor(view.engine, ask.now)
+        unseen, q, others, context = 0, 0.0, 0.0, 0.0
+        if n:
+            c = self._slowness(view, c, ask.now)
+            unseen, q = self._queue(view, ask.now, c)
+            others, context = crowd(n, view.context_tokens, view.capacity_tokens)
+        a, b, al, g0, g1, g2 = self._model.per_token_s
+        own = a + b * m + al * h
+        wait = c * (a * (view.waiting + unseen) + b * q)
+        prefill = c * own
+        decode = c * o * (g0 + g1 * others + g2 * context)
+        slower = o * (g1 + g2 * ask.prompt_tokens) * others
+        imposed = c * (self._imposed_prefill * n * own + self._imposed_decode * slower)
+        duplication = c * price * b * m
+        predicted = wait + prefill + decode
+        terms = {"wait": wait, "prefill": prefill, "decode": decode, "imposed": imposed, "duplication": duplication}
+        features = (n, view.waiting, unseen, q, m, h, others, context, o, c)
+        return Score(view.engine, predicted + imposed + duplication, predicted, h, terms, features)
+
+    def _queue(self, view: EngineView, now: float, scale: float) -> tuple[int, float]:
+        """(u, q) of one engine."""
+        speed = self._model.tokens_per_s / scale
+        seen = self._seen.get(view.engine) if view.oldest_unstreamed else None
+        unseen, tokens = seen.backlog.ahead(now, speed) if seen else (0, 0.0)
+        return unseen, tokens + queued_tokens(view, now, speed)
+
+    def _slowness(self, view: EngineView, usual: float, now: float) -> float:
+        """c, raised if the engine is silent: no completion will ever come from a stalled one to tell so."""
+        slow, head, oldest = usual, view.head, view.oldest_unstreamed
+        if head is not None:
+            silent_s = now - view.head_since_s
+            if silent_s > STALL_S:
+                expected_ms = self._model.prefill_ms(1, head.miss_tokens / KILO, head.hit_tokens / KILO)
+                slow = max(slow, self._stalled(view.engine, silent_s, expected_ms, usual))
+        if oldest is not None and oldest.predicted_s is not None:
+            silent_s = now - view.silent_since_s
+            if silent_s > STALL_S:
+                expected_ms = oldest.predicted_s * MS / usual
+                slow = max(slow, self._stalled(view.engine, silent_s, expected_ms, usual))
+        return slow
+
+    def _stalled(self, engine: EngineId, silent_s: float, expected_ms: float, usual: float) -> float:
+        if silent_s <= STALL_FACTOR * usual * expected_ms / MS + STALL_S:
+            return 0.0
+        return self._scale.stalled(engine, silent_s * MS, expected_ms)
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def dispatched(self, decision: Decision) -> None:
+        best = max(score.hit_tokens for score in decision.scores) / max(1.0, decision.prompt_tokens)
+        self._reuse += REUSE_GAIN * (best - self._reuse)
+        if not decision.request.stream:
+            seen = self._seen.setdefault(decision.engine, _Seen())
+            miss_tokens = decision.prompt_tokens - decision.hit_tokens
+            seen.backlog.add(
+                decision.booking,
+                miss_tokens,
+                decision.dispatched_s,
+                self._speed(decision.engine, decision.dispatched_s),
+            )
+
+    def first_token(self, decision: Decision, now: float) -> None:
+        seen = self._seen.setdefault(decision.engine, _Seen())
+        seen.backlog.reach(decision.booking, now, self._speed(decision.engine, now))
+        f = self._features(decision)
+        self._learn_step(decision.engine, seen.steps.add(decision, now, clean=f is not None and not f.unseen))
+
+    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+        seen = self._seen.setdefault(decision.engine, _Seen())
+        self._learn_step(decision.engine, seen.steps.close(stay.done_s))
+        if outcome.ending is not Ending.OK:
+            seen.backlog.drop(decision.booking)
+            return
+        seen.backlog.reach(decision.booking, stay.done_s, self._speed(decision.engine, stay.done_s))
+        output_tokens = outcome.output_tokens
+        if decision.request.choices > 1 or not output_tokens:
+            return  # usage counts all choices together
+        if stay.first_token_s is not None:
+            self._learn_decode(stay, output_tokens)
+        elif not stay.booking.streamed:
+            self._learn_whole(decision, stay, outcome, output_tokens)
+
+    def _learn_step(self, engine: EngineId, step: Step | None) -> None:
+        if step is None or not step.clean or step.duration_s <= 0:
+            return
+        x = step.requests, step.miss_tokens / KILO, step.hit_tokens / KILO
+        measured_ms = step.duration_s * MS
+        scale = self._learn_scale(engine, measured_ms, self._model.prefill_ms(*x), step.first_s)
+        self._model.learn_prefill(*x, measured_ms / scale)
+
+    def _learn_decode(self, stay: Stay, output_tokens: int) -> None:
+        assert stay.first_token_s is not None
+        others, context_tokens = self._company(stay)
+        decode_ms = (stay.done_s - stay.first_token_s) * MS / self._scale.predict_one(stay.booking.engine)
+        self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms)
+
+    def _learn_whole(self, decision: Decision, stay: Stay, outcome: Outcome, output_tokens: int) -> None:
+        f = self._features(decision)
+        if f is None:
+            return
+        prompt_tokens = outcome.prompt_tokens or decision.prompt_tokens
+        hit_tokens = decision.hit_tokens if outcome.cached_tokens is None else outcome.cached_tokens
+        miss, hit = max(0.0, prompt_tokens - hit_tokens) / KILO, hit_tokens / KILO
+        others, context_tokens = self._company(stay)
+        x = 1 + f.waiting + f.unseen, f.backlog_tokens / KILO + miss, hit
+        decode = output_tokens, others, context_tokens / KILO
+        measured_ms = max(0.0, stay.done_s - decision.dispatched_s) * MS
+        expected_ms = self._model.prefill_ms(*x) + self._model.decode_ms(*decode)
+        scale = self._learn_scale(decision.engine, measured_ms, expected_ms, stay.done_s)
+        self._model.learn_whole(*x, *decode, measured_ms / scale)
+
+    def _learn_scale(self, engine: EngineId, measured_ms: float, expected_ms: float, now: float) -> float:
+        """Teach the engine's scale, and return it."""
+        if self._model.samples >= SCALE_FROM_SAMPLES:
+            self._scale.learn_one(engine, measured_ms, expected_ms, now)
+        return self._scale.predict_one(engine)
+
+    def _company(self, stay: Stay) -> tuple[float, float]:
+        return crowd(stay.other_requests, stay.other_context_tokens, stay.capacity_tokens)
+
+    def _features(self, decision: Decision) -> Features | None:
+        """What this policy saw of the chosen engine; None if another one chose."""
+        values = decision.score.features
+        return Features(*values) if len(values) == len(Features._fields) else None
+
+    def _speed(self, engine: EngineId, now: float) -> float:
+        return self._model.tokens_per_s / self._scale.factor(engine, now)
+
+    def forget(self, engine: EngineId) -> None:
+        self._seen.pop(engine, None)
+        self._scale.forget(engine)
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        """Coefficients in the latency model's units (ms, thousands of tokens)."""
+        return {
+            "coefficients": {name: round(value, 6) for name, value in self._model.coefficients._asdict().items()},
+            "samples": self._model.samples,
+            "scale": round(self._scale.predict_one(engine), 4),
+            "reuse": round(self._reuse, 4),
+        }

@@ -1,0 +1,94 @@
+"""What an engine says of itself over HTTP: its models, version, cache and eviction order.
+
+Three places: the OpenAI server (`/v1/models`, `/version`), its Prometheus page (`vllm:cache_config_info`) and the
+eviction plugin's own page on the state port (`leafcutter_engine_*`), which an engine without the plugin lacks.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+
+from router.types import EngineInfo
+
+_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+def state_url(url: str, offset: int) -> str | None:
+    """The plugin's page of the engine at `url`: same host, port plus `offset`; None if that is no port."""
+    parts = urlsplit(url)
+    port = (parts.port or {"https": 443}.get(parts.scheme, 80)) + offset
+    if not 1 <= port <= 65535:
+        return None
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return urlunsplit(("http", f"{host}:{port}", "/metrics", "", ""))
+
+
+def samples(page: str, prefix: str) -> dict[str, tuple[dict[str, str], float]]:
+    """The samples of a Prometheus page whose name starts with `prefix`: name -> (labels, value), last one wins.
+
+    An engine's page has thousands of lines and only a few matter here, so lines are found rather than all parsed.
+    """
+    found = {}
+    for line in page.splitlines():
+        if line.startswith(prefix) and (match := _SAMPLE.match(line)):
+            found[match["name"]] = (dict(_LABEL.findall(match["labels"] or "")), float(match["value"]))
+    return found
+
+
+async def healthy(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether the engine answers `/health` with success within the client's timeout."""
+    try:
+        return (await client.get(f"{url}/health")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+async def read_info(client: httpx.AsyncClient, url: str, state: str | None) -> EngineInfo:
+    """All that the engine at `url` tells; what it does not tell is None.
+
+    Raises httpx.HTTPError if it does not answer at all (its `/v1/models` is required, the rest is not).
+    """
+    answer = await client.get(f"{url}/v1/models")
+    answer.raise_for_status()
+    models = tuple(model["id"] for model in answer.json()["data"])
+    version = await _optional(client, f"{url}/version")
+    config, _ = samples(await _text(client, f"{url}/metrics"), "vllm:cache_config_info").get(
+        "vllm:cache_config_info", ({}, 0.0)
+    )
+    page = samples(await _text(client, state), "leafcutter_engine_") if state else {}
+    plugin, _ = page.get("leafcutter_engine_info", ({}, 0.0))
+    capacity = page.get("leafcutter_engine_capacity_blocks")
+    return EngineInfo(
+        models=models,
+        order=plugin.get("order"),
+        block_size=_whole(config.get("block_size")),
+        # Without the plugin: one block of the pool is the engine's own placeholder.
+        capacity_blocks=int(capacity[1]) if capacity else _less_one(_whole(config.get("num_gpu_blocks"))),
+        plugin_version=plugin.get("plugin_version"),
+        vllm_version=plugin.get("vllm_version") or (version.json().get("version") if version else None),
+    )
+
+
+async def _optional(client: httpx.AsyncClient, url: str) -> httpx.Response | None:
+    try:
+        answer = await client.get(url)
+    except httpx.HTTPError:
+        return None
+    return answer if answer.is_success else None
+
+
+async def _text(client: httpx.AsyncClient, url: str) -> str:
+    answer = await _optional(client, url)
+    return answer.text if answer else ""
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def _less_one(count: int | None) -> int | None:
+    return None if count is None else count - 1

@@ -1,0 +1,71 @@
+"""One engine's answer on its way to the client, watched as it passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router.client import Client
+from router.errors import EngineLost, RequestError
+from router.forward import Answer, Headers
+from router.observe import Seen, StreamObserver, read_json
+
+BUSY = 503
+STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may hold a stream back
+# Set anew by this side.
+REPLACED = frozenset((b"date", b"server", b"x-request-id", b"cache-control", b"x-accel-buffering"))
+
+
+class EngineBusy(RequestError):
+    """The engine answered 503; its own words are the client's answer if no other engine has a better one."""
+
+    status = BUSY
+
+    def __init__(self, headers: Headers, content: bytes) -> None:
+        super().__init__("The engine is busy.")
+        self.headers, self.content = headers, content
+
+
+async def relay_stream(
+    client: Client,
+    answer: Answer,
+    seen: Seen,
+    headers: Headers,
+    *,
+    hide_usage: bool,
+    on_first_token: Callable[[], None],
+) -> None:
+    """Passes events on as they come. `headers`: the gateway's own. Raises EngineLost, EngineTimeout."""
+    observer = StreamObserver(seen, hide_usage=hide_usage)
+    client.open(answer.status, [*_kept(answer), *STREAM_HEADERS, *headers], streams=True)
+    waiting = True
+    try:
+        while chunk := await answer.read():
+            shown = observer.feed(chunk)
+            if waiting and seen.started:
+                waiting = False
+                on_first_token()
+            client.torn = observer.torn
+            if shown:
+                await client.write(shown)
+    except EngineLost:
+        if not observer.done:  # broken off after [DONE] is whole
+            raise
+    rest = observer.finish()
+    if not (observer.done or seen.failed):
+        raise EngineLost("The engine broke off its answer.")
+    await client.write(rest, last=True)
+
+
+async def relay_whole(client: Client, answer: Answer, seen: Seen, headers: Headers) -> None:
+    """Passes on an answer that is no stream. The engine makes it as a whole, so it is read as a whole before any of it
+    is sent: if the engine dies on the way, another may still be asked. Raises EngineBusy, EngineLost, EngineTimeout."""
+    content = await answer.read_all()
+    if answer.status == BUSY:
+        raise EngineBusy(_kept(answer), content)
+    if document := read_json(content):
+        seen.read(document)
+    await client.reply(answer.status, [*_kept(answer), *headers], content)
+
+
+def _kept(answer: Answer) -> Headers:
+    return [(name, value) for name, value in answer.headers if name not in REPLACED]

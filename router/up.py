@@ -1,0 +1,135 @@
+"""`leafcutter up`: start the engines, wait until they answer, run the gateway in front of them, stop all at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from router import model
+from router.config import Config, UpConfig
+from router.errors import SetupError
+from router.supervisor import Engine, Launch, plan
+
+log = logging.getLogger("leafcutter.up")
+GPU_MODEL = "Qwen/Qwen2.5-1.5B-Instruct"  # open, and small enough for any GPU that runs vLLM
+RESTART_S = (2.0, 60.0)  # first and longest pause before an engine that died is started again
+
+Serve = Callable[[Config], Awaitable[None]]
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that nvidia-smi lists; 0 without it. CUDA_VISIBLE_DEVICES is left to the engines."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+async def up(config: UpConfig, env: Mapping[str, str], serve: Serve) -> None:
+    """Starts what `config` and the machine call for and runs it until SIGINT or SIGTERM.
+
+    Raises SetupError if the model or a port cannot be had, or an engine does not start.
+    """
+    gpus = count_gpus()
+    served = config.model or (GPU_MODEL if gpus else str(model.ensure(env)))
+    launches = plan(config, served, gpus, sorted(os.sched_getaffinity(0)))
+    check_ports(config, launches)
+    log.info("starting %d engines of %s, eviction order %s", len(launches), served, config.eviction)
+    await run(config, launches, serve)
+
+
+async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> None:
+    """Runs the engines of `launches`, and the gateway by `serve`, which returns when it is told to stop.
+
+    Whatever was started is stopped again on every path. Raises SetupError if an engine does not start.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    engines: list[Engine] = []
+    keepers: list[asyncio.Task[None]] = []
+    try:
+        if not await _unless(stop, _start_all(launches, engines, config.engine_startup_timeout_secs)):
+            return
+        keepers += [asyncio.create_task(_keep(engine, engines, config)) for engine in engines]
+        await serve(dataclasses.replace(config, worker_urls=tuple(launch.url for launch in launches)))
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        log.info("stopping %d engines", len(engines))
+        await asyncio.gather(*(engine.stop() for engine in engines))
+
+
+def check_ports(config: UpConfig, launches: Sequence[Launch]) -> None:
+    """Raises SetupError naming the first port that something else holds: better now than after a model load."""
+    wanted = [(config.host, config.port, "--port")]
+    for launch in launches:
+        wanted.append(("127.0.0.1", launch.port, "--engine-port"))
+        wanted.append(("127.0.0.1", launch.port + config.state_port_offset, "--state-port-offset"))
+    for host, port, flag in wanted:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise SetupError(f"cannot listen on {host}:{port} ({error.strerror}): choose with {flag}") from None
+
+
+async def _start_all(launches: Sequence[Launch], engines: list[Engine], timeout_s: float) -> None:
+    """Starts every launch, side by side except where one shares a GPU; each is in `engines` once it runs."""
+    waiting: list[asyncio.Task[None]] = []
+    try:
+        for launch in launches:
+            if launch.alone:
+                await asyncio.gather(*waiting)
+            engine = await Engine.start(launch)
+            engines.append(engine)
+            waiting.append(asyncio.create_task(engine.ready(timeout_s)))
+        await asyncio.gather(*waiting)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Runs `work` to its end (True), or cancels it when `stop` is set first (False)."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return False
+
+
+async def _keep(engine: Engine, engines: list[Engine], config: UpConfig) -> None:
+    """Starts an engine again when it dies; requests go to the others meanwhile."""
+    pause_s, longest_s = RESTART_S
+    while True:
+        status = await engine.process.wait()
+        await engine.stop()  # its workers, if any live on
+        log.error("%s ended with status %s (%s)", engine.launch.name, status, engine.launch.log_file)
+        if not config.restart_engines:
+            return
+        await asyncio.sleep(pause_s)
+        again = await Engine.start(engine.launch)
+        engines[engines.index(engine)] = again
+        engine = again
+        try:
+            await engine.ready(config.engine_startup_timeout_secs)
+            pause_s = RESTART_S[0]
+        except SetupError as error:
+            log.error("%s", error)
+            pause_s = min(2 * pause_s, longest_s)

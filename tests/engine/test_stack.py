@@ -1,0 +1,201 @@
+"""The whole of it on real engines, as a client sees it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.engine.conftest import BLOCK_SIZE, BLOCKS, Stack, eventually
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+WORDS = ["river", "stone", "cloud", "lamp", "garden", "winter", "copper", "violin", "harbor", "maple", "signal"]
+
+
+def text(seed: int, words: int) -> str:
+    """Words that no other seed gives in this order."""
+    rng = random.Random(seed)
+    return f"Story {seed}: " + " ".join(rng.choice(WORDS) for _ in range(words))
+
+
+def ask(stack: Stack, messages: list[Any], **options: Any) -> tuple[str, Any]:
+    """One chat request, not streamed: the engine that served it and the completion."""
+    options = {"max_tokens": 4, "temperature": 0, **options}
+    raw = stack.client().chat.completions.with_raw_response.create(model=model(stack), messages=messages, **options)
+    return raw.headers["x-leafcutter-engine"], raw.parse()
+
+
+def model(stack: Stack) -> str:
+    return stack.client().models.list().data[0].id
+
+
+def test_a_question_is_answered(stack: Stack) -> None:
+    _, answer = ask(stack, QUESTION, max_tokens=24)
+    assert "Paris" in answer.choices[0].message.content
+    assert answer.usage.prompt_tokens > 20
+
+
+def test_a_stream_comes_in_pieces_and_shows_usage_only_if_asked(stack: Stack) -> None:
+    for asked in (False, True):
+        options: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}
+        stream = stack.client().chat.completions.create(
+            model=model(stack), messages=QUESTION, max_tokens=24, temperature=0, stream=True, **options
+        )
+        chunks = list(stream)
+        content = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert "Paris" in "".join(content)
+        assert sum(bool(piece) for piece in content) > 3
+        assert [chunk.usage is not None for chunk in chunks if not chunk.choices] == ([True] if asked else [])
+
+
+def test_completions_of_text_and_of_token_ids(stack: Stack) -> None:
+    client = stack.client()
+    prompts: list[Any] = ["The capital of France is", list(range(1000, 1100)), ["One prompt", "and another"]]
+    for prompt in prompts:
+        answer = client.completions.create(model=model(stack), prompt=prompt, max_tokens=4, temperature=0)
+        assert all(choice.text for choice in answer.choices)
+
+
+def test_both_engines_show_their_order(stack: Stack) -> None:
+    workers = stack.workers()
+    assert [worker["engine"] for worker in workers] == ["engine-0", "engine-1"]
+    for index, worker in enumerate(workers):
+        assert worker["url"] == stack.engines[index]
+        assert (worker["healthy"], worker["order"], worker["block_size"]) == (True, "rlt", BLOCK_SIZE)
+        assert worker["capacity_blocks"] == BLOCKS - 1
+        assert worker["plugin_version"]
+        assert worker["vllm_version"]
+
+
+def test_a_repeated_prompt_returns_to_its_engine_and_different_ones_spread(stack: Stack) -> None:
+    engines = set()
+    for seed in range(6):
+        messages = [{"role": "user", "content": text(seed, 300)}]
+        first, _ = ask(stack, messages)
+        again, answer = ask(stack, messages)
+        assert again == first
+        assert answer.usage.prompt_tokens_details.cached_tokens >= 300
+        engines.add(first)
+    assert engines == {"engine-0", "engine-1"}
+
+
+def test_a_follow_up_turn_finds_the_conversation_and_the_reply(stack: Stack) -> None:
+    messages: list[Any] = [{"role": "user", "content": text(50, 200) + " Tell a long story about this."}]
+    engine, answer = ask(stack, messages, max_tokens=120)
+    messages.append({"role": "assistant", "content": answer.choices[0].message.content})
+    messages.append({"role": "user", "content": "And then?"})
+    again, follow_up = ask(stack, messages)
+    assert again == engine
+    # More than the first prompt: the engine kept the reply as well.
+    assert follow_up.usage.prompt_tokens_details.cached_tokens > answer.usage.prompt_tokens
+
+
+def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
+    """A salt parts the cache: its own prompt hits, the same words under another salt miss."""
+    messages = [{"role": "user", "content": text(60, 200)}]
+    cached = []
+    for salt in ("a", "a", "b"):
+        _, answer = ask(stack, messages, extra_body={"cache_salt": salt, "top_k": 1})
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+    assert cached[0] == 0
+    assert cached[1] >= 200
+    assert cached[2] == 0
+
+
+def test_the_cache_overflows_and_answers_stay_right(stack: Stack) -> None:
+    before = [stack.state(index, "leafcutter_engine_evictions_total") for index in range(2)]
+    for seed in range(100, 116):
+        ask(stack, [{"role": "user", "content": text(seed, 600)}], max_tokens=1)
+    for index in range(2):
+        assert stack.state(index, "leafcutter_engine_evictions_total") > before[index]
+        assert stack.state(index, "leafcutter_engine_phases_total") >= 1
+        assert stack.state(index, "leafcutter_engine_free_blocks") == BLOCKS - 1
+    assert "Paris" in ask(stack, QUESTION, max_tokens=24)[1].choices[0].message.content
+
+
+def test_a_fault_of_the_request_comes_back_as_the_engine_says_it(stack: Stack) -> None:
+    answer = httpx.post(f"{stack.gateway}/v1/chat/completions", json={"model": model(stack), "messages": "no list"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+    answer = httpx.post(f"{stack.gateway}/v1/chat/completions", json={"model": "nope", "messages": QUESTION})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_stops_the_generation(stack: Stack, stream: bool) -> None:
+    body = {"model": model(stack), "messages": QUESTION, "max_tokens": 3000, "ignore_eos": True, "stream": stream}
+
+    def running() -> float:
+        return sum(stack.engine_metric(index, "vllm:num_requests_running") for index in range(2))
+
+    def leave_early() -> None:
+        url = f"{stack.gateway}/v1/chat/completions"
+        if stream:
+            with httpx.stream("POST", url, json=body, timeout=60) as answer:
+                next(answer.iter_bytes())
+                seen.wait(30)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, json=body, timeout=4)
+
+    seen = threading.Event()
+    client = threading.Thread(target=leave_early)
+    client.start()
+    eventually(lambda: running() == 1, 10, "the request runs")
+    seen.set()
+    client.join()
+    # 3,000 tokens would take far longer than this.
+    eventually(lambda: running() == 0, 8, "the engine drops the request")
+    eventually(lambda: all(worker["in_flight"] == 0 for worker in stack.workers()), 5, "its load is released")
+
+
+def test_the_doctor_finds_nothing_wrong(stack: Stack) -> None:
+    command = [sys.executable, "-m", "router", "doctor", "--worker-urls", *stack.engines]
+    report = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert report.returncode == 0, report.stdout
+    assert "eviction order rlt" in report.stdout
+    assert "0 failures, 0 warnings" in report.stdout
+
+
+def test_a_killed_engine_loses_no_new_request_and_is_started_again(stack: Stack) -> None:
+    """Last of this file: the engine needs half a minute to come back."""
+    failures: list[BaseException] = []
+    served: list[str] = []
+    stop = threading.Event()
+
+    def ask_on() -> None:
+        while not stop.is_set():
+            try:
+                served.append(ask(stack, [{"role": "user", "content": text(random.randrange(10**6), 20)}])[0])
+            except Exception as error:
+                failures.append(error)
+
+    # One at a time, so that every failure is a request that began after the kill or was waiting at it.
+    asking = threading.Thread(target=ask_on)
+    asking.start()
+    eventually(lambda: {"engine-0", "engine-1"} <= set(served), 60, "both engines serve")
+    killed = stack.pid(1)
+    os.kill(killed, signal.SIGKILL)
+    mark = len(served)
+    time.sleep(5)
+    stop.set()
+    asking.join()
+    assert failures == []
+    assert len(served) - mark > 5
+    assert set(served[mark + 1 :]) == {"engine-0"}
+    eventually(lambda: all(worker["healthy"] for worker in stack.workers()), 180, "the engine is back")
+    assert stack.pid(1) != killed
+    assert {ask(stack, [{"role": "user", "content": text(seed, 300)}])[0] for seed in range(900, 908)} == {
+        "engine-0",
+        "engine-1",
+    }

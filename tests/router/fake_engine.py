@@ -1,0 +1,178 @@
+"""A scriptable engine on a loopback port: answers as vLLM does, or fails in the way a test asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+MODEL = "tiny"
+REFUSAL = {"message": "prompt too long", "type": "invalid_request_error", "param": None, "code": 400}
+
+
+@dataclass
+class Script:
+    """What the engine does with a request."""
+
+    tokens: tuple[str, ...] = ("The capital", " of France", " is Paris.")
+    fault: str | None = None
+    """None, `hang` (silence), `cut` (closes the connection) or `reset` (closes it hard)."""
+    after: int | None = None
+    """None: before the head of the answer. 0: after it. n: after n chunks."""
+    strike: asyncio.Event | None = None
+    """Waited for before the fault."""
+    status: int = 200
+    error: dict[str, Any] | None = None
+    """Told as the whole answer, or inside the stream if the status is 200."""
+    done: bool = True
+    tool_call: dict[str, str] | None = None
+    prompt_tokens: int = 40
+    cached_tokens: int = 32
+    headers: Mapping[str, str] = field(default_factory=dict)
+    gate: asyncio.Event | None = None
+    """Waited for before each token."""
+
+
+@dataclass
+class Request:
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    peer: object
+    """The other end of the connection it came over."""
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.body)
+
+
+class FakeEngine:
+    def __init__(self, script: Script | None = None) -> None:
+        self.script = script or Script()
+        self.requests: list[Request] = []
+        self.running = 0
+        self.cancelled = 0
+        self.arrived = asyncio.Event()
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[FakeEngine]:
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=1 << 28)
+        app.router.add_post("/v1/{rest:.*}", self._handle)
+        app.router.add_get("/health", self._health)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
+        await self._runner.setup()
+        port = int(self.url.rpartition(":")[2]) if self.url else 0
+        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        peer = request.transport.get_extra_info("peername")
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append(Request(request.path_qs, headers, await request.read(), peer))
+        self.arrived.set()
+        self.running += 1
+        try:
+            return await self._answer(request, self.requests[-1].json)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        script = self.script
+        if script.after is None:
+            await self._fault(request)
+        if script.status != 200:
+            return web.json_response({"error": script.error}, status=script.status, headers=script.headers)
+        if body.get("stream"):
+            return await self._stream(request, body)
+        if script.gate is not None:
+            await script.gate.wait()
+        return web.json_response(self._whole(request.path, body), headers=script.headers)
+
+    async def _fault(self, request: web.Request) -> None:
+        if self.script.strike is not None:
+            await self.script.strike.wait()
+        if self.script.fault == "hang":
+            await asyncio.Event().wait()
+        if self.script.fault in ("cut", "reset"):
+            assert request.transport is not None
+            if self.script.fault == "reset":
+                linger = struct.pack("ii", 1, 0)
+                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            request.transport.abort()
+            raise ConnectionResetError
+
+    def _usage(self) -> dict[str, Any]:
+        script = self.script
+        return {
+            "prompt_tokens": script.prompt_tokens,
+            "completion_tokens": len(script.tokens),
+            "total_tokens": script.prompt_tokens + len(script.tokens),
+            "prompt_tokens_details": {"cached_tokens": script.cached_tokens},
+        }
+
+    def _whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        text = "".join(self.script.tokens)
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        if "chat" in path:
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None, "tool_calls": []}
+            if self.script.tool_call:
+                choice["message"] |= {"content": None, "tool_calls": [self._call()]}
+        else:
+            choice["text"] = text
+        return {"id": "x", "object": "answer", "model": MODEL, "choices": [choice], "usage": self._usage()}
+
+    def _call(self) -> dict[str, Any]:
+        return {"id": "call-1", "type": "function", "function": self.script.tool_call}
+
+    async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        script = self.script
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8", **script.headers})
+        await response.prepare(request)
+        for index, chunk in enumerate(self._chunks(request.path, body)):
+            if script.after == index:
+                await self._fault(request)
+            if script.gate is not None and index:
+                await script.gate.wait()
+            await response.write(b"data: " + chunk + b"\n\n")
+        await response.write_eof()
+        return response
+
+    def _chunks(self, path: str, body: dict[str, Any]) -> list[bytes]:
+        options = body.get("stream_options") or {}
+        continuous = {"usage": self._usage()} if options.get("continuous_usage_stats") else {}
+        deltas: list[dict[str, Any]] = [{"delta": {"role": "assistant", "content": ""}}] if "chat" in path else []
+        deltas += [{"delta": {"content": t}} if "chat" in path else {"text": t} for t in self.script.tokens]
+        chunks = [{"id": "x", "choices": [{"index": 0, **delta}], **continuous} for delta in deltas]
+        if self.script.error:
+            chunks.append({"error": self.script.error})
+        if options.get("include_usage"):
+            chunks.append({"id": "x", "choices": [], "usage": self._usage()})
+        return [json.dumps(chunk).encode() for chunk in chunks] + ([b"[DONE]"] if self.script.done else [])

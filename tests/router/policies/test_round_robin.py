@@ -1,0 +1,18 @@
+from virtual_fleet import ask_for, router_with
+
+from router.types import EngineId
+
+
+def test_everyone_gets_a_turn_before_anyone_gets_two():
+    router = router_with(3, "round_robin")
+    chosen = [router.route(ask_for(1), 0.0).engine for _ in range(9)]
+    assert sorted(chosen[:3]) == ["e0", "e1", "e2"]
+    assert chosen[:3] == chosen[3:6] == chosen[6:]
+
+
+def test_turns_stay_fair_when_an_engine_was_away():
+    router = router_with(2, "round_robin")
+    router.fleet.set_health(EngineId("e1"), False)
+    assert {router.route(ask_for(1), 0.0).engine for _ in range(5)} == {"e0"}
+    router.fleet.set_health(EngineId("e1"), True)
+    assert [router.route(ask_for(1), 0.0).engine for _ in range(4)] == ["e1", "e0", "e1", "e0"]

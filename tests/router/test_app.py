@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fake_engine import MODEL, Script
+from gateway_server import BODIES, CHAT, COMPLETIONS, listening, served
+
+from router.app import create_app
+from router.config import Config
+from router.core import Router
+from router.types import EngineId, EngineInfo
+
+NAMES = [
+    "requests_total",
+    "request_seconds_bucket",
+    "ttft_seconds_bucket",
+    "decision_seconds_bucket",
+    "in_flight",
+    "engine_healthy",
+    "prompt_tokens_total",
+    "cached_tokens_total",
+    "output_tokens_total",
+    "prediction_error_seconds_bucket",
+    "retries_total",
+    "prefix_index_blocks",
+]
+
+
+@pytest.mark.parametrize("path", ["/health", "/liveness"])
+async def test_the_gateway_lives_without_engines(path: str) -> None:
+    async with served() as gateway:
+        gateway.router.fleet.set_health(EngineId("engine-0"), False)
+        assert (await gateway.client.get(path)).status_code == 200
+
+
+async def test_it_is_ready_with_one_healthy_engine() -> None:
+    async with served(Script(), Script()) as gateway:
+        gateway.router.fleet.set_health(EngineId("engine-0"), False)
+        response = await gateway.client.get("/readiness")
+        assert response.status_code == 200
+        assert response.json() == {"status": "ready", "healthy_workers": 1, "total_workers": 2}
+        gateway.router.fleet.set_health(EngineId("engine-1"), False)
+        response = await gateway.client.get("/readiness")
+        assert (response.status_code, response.json()["healthy_workers"]) == (503, 0)
+
+
+async def test_models_of_healthy_engines_are_listed_once() -> None:
+    async with served(Script(), Script(), Script()) as gateway:
+        fleet = gateway.router.fleet
+        fleet.set_info(EngineId("engine-1"), EngineInfo(models=(MODEL, "lora")))
+        fleet.set_info(EngineId("engine-2"), EngineInfo(models=("away",)))
+        fleet.set_health(EngineId("engine-2"), False)
+        answer = (await gateway.client.get("/v1/models")).json()
+        assert answer["object"] == "list"
+        assert [model["id"] for model in answer["data"]] == [MODEL, "lora"]
+        assert all(model["object"] == "model" and model["created"] > 0 for model in answer["data"])
+
+
+async def test_workers_tell_what_is_known_of_each_engine() -> None:
+    async with served(Script(), Script()) as gateway:
+        info = EngineInfo((MODEL,), "rlt", 32, 256, "0.1.0", "0.32.0")
+        gateway.router.fleet.set_info(EngineId("engine-0"), info)
+        first, second = (await gateway.client.get("/workers")).json()
+        assert first.items() >= {
+            ("engine", "engine-0"),
+            ("url", gateway.engines[0].url),
+            ("healthy", True),
+            ("order", "rlt"),
+            ("block_size", 32),
+            ("capacity_blocks", 256),
+            ("plugin_version", "0.1.0"),
+            ("vllm_version", "0.32.0"),
+            ("in_flight", 0),
+        }
+        assert first["models"] == [MODEL]
+        assert first.keys() >= gateway.router.describe(EngineId("engine-0")).keys()
+        assert second["order"] is None
+
+
+async def test_every_metric_is_exposed() -> None:
+    async with served(Script(), Script(status=503)) as gateway:
+        for route in (CHAT, COMPLETIONS):
+            for _ in range(4):
+                assert (await gateway.post(route, stream=True)).status_code == 200
+        page = (await gateway.client.get("/metrics")).text
+        lines = {line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")}
+        # The policy of these tests predicts no latency, so no error of a prediction is there.
+        assert {f"leafcutter_{name}" for name in NAMES} - lines <= {"leafcutter_prediction_error_seconds_bucket"}
+        assert "127.0.0.1" not in page
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("POST", "/v1/nowhere", 404), ("GET", CHAT, 404), ("POST", "/health", 405)],
+)
+async def test_unknown_urls_get_an_openai_error_and_no_label(method: str, path: str, status: int) -> None:
+    async with served() as gateway:
+        response = await gateway.client.request(method, path)
+        assert response.status_code == status
+        error = response.json()["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_url")
+        assert "nowhere" not in (await gateway.client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("given", [None, "Bearer wrong", "key", "Bearer key2"])
+async def test_a_key_is_asked_for(given: str | None) -> None:
+    headers = {"authorization": given} if given else {}
+    async with served(api_key="key") as gateway:
+        for response in (
+            await gateway.client.post(CHAT, json=BODIES[CHAT], headers=headers),
+            await gateway.client.get("/v1/models", headers=headers),
+        ):
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert not gateway.engines[0].requests
+
+
+async def test_the_right_key_opens_and_health_needs_none() -> None:
+    async with served(api_key="key") as gateway:
+        headers = {"authorization": "Bearer key"}
+        assert (await gateway.client.post(CHAT, json=BODIES[CHAT], headers=headers)).status_code == 200
+        assert (await gateway.client.get("/v1/models", headers=headers)).status_code == 200
+        for path in ("/health", "/readiness", "/metrics", "/workers"):
+            assert (await gateway.client.get(path)).status_code == 200
+
+
+async def test_discovery_runs_as_long_as_the_application() -> None:
+    class Watch:
+        state = "new"
+
+        @asynccontextmanager
+        async def running(self) -> AsyncIterator[None]:
+            self.state = "running"
+            yield
+            self.state = "over"
+
+    watch = Watch()
+    config = Config()
+    app = create_app(config, Router(config, rng=random.Random(1)), {}, discovery=watch)
+    async with listening(app) as url, httpx.AsyncClient(verify=False) as client:
+        assert (await client.get(f"{url}/health")).status_code == 200
+        assert watch.state == "running"
+    assert watch.state == "over"

@@ -1,0 +1,72 @@
+"""The gateway's options, and the file in configs/ that lists them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from router.cli import load, main, parser
+from router.config import POLICIES, Config, UpConfig
+from router.errors import ConfigError
+from router.option import build, options_of
+from router.policies import TABLE
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_policies_offered_are_the_policies_there_are() -> None:
+    assert set(POLICIES) == set(TABLE)
+
+
+def test_every_option_has_help_and_a_default_that_it_accepts() -> None:
+    for option in options_of(UpConfig):
+        assert option.help, option.name
+        assert not option.help.endswith("."), option.name
+    defaults = {o.name: list(o.default) if o.many else o.default for o in options_of(UpConfig)}
+    assert build(UpConfig, document=defaults) == UpConfig()
+
+
+def test_the_configuration_file_holds_every_option_at_its_default() -> None:
+    document = yaml.safe_load((ROOT / "configs" / "gateway.yaml").read_text())
+    defaults = {o.name: list(o.default) if o.many else o.default for o in options_of(Config)}
+    assert document == defaults
+
+
+def test_flags_environment_and_file_meet_in_one_parser(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("port: 1234\npolicy: round-robin\nworker_urls: [http://a:1]\n")
+    arguments = parser().parse_args(["serve", "--config", str(file), "--worker-urls", "http://b:1", "http://c:1"])
+    config = load(Config, arguments, {"LEAFCUTTER_PORT": "4321", "LEAFCUTTER_ENGINES": "3"})
+    assert config == Config(port=4321, policy="round_robin", worker_urls=("http://b:1", "http://c:1"))
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "port: [\n", "prot: 3\n"])
+def test_a_bad_file_is_refused(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    assert main(["serve", "--config", str(file)]) == 2
+    assert "leafcutter: option" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--config", "/nonexistent.yaml"]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_without_engines_the_command_says_how_to_name_them(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command]) == 2
+    assert "--worker-urls http://127.0.0.1:8000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("urls", [["ftp://a"], ["127.0.0.1:8000"], ["http://a/v1"], ["http://a:1", "http://a:1/"]])
+def test_a_bad_engine_url_is_refused(urls: list[str]) -> None:
+    from router.discovery import engines_of
+
+    with pytest.raises(ConfigError, match="worker_urls"):
+        engines_of(urls)
+
+
+def test_options_of_up_are_no_options_of_serve() -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["serve", "--engines", "2"])

@@ -1,0 +1,108 @@
+"""The watch over the engines: health by thresholds, facts when they can have changed."""
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+
+from router.config import Config
+from router.discovery import Discovery
+from router.fleet import Fleet
+from router.types import EngineId
+
+E0 = EngineId("engine-0")
+MODELS = '{"data": [{"id": "m"}]}'
+
+
+class Engine:
+    """Answers as an engine; `up` and `models` may change while it is watched."""
+
+    def __init__(self) -> None:
+        self.up, self.models, self.checks = True, MODELS, 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/health":
+            self.checks += 1
+        if not self.up:
+            raise httpx.ConnectError("refused")
+        text = {"/health": "ok", "/v1/models": self.models}.get(request.url.path)
+        return httpx.Response(404 if text is None else 200, text=text or "")
+
+    async def checked(self, times: int) -> None:
+        """Returns when `times` more checks have been answered."""
+        goal = self.checks + times
+        while self.checks < goal:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.005)
+
+
+def watch(engine: Engine, **options: object) -> tuple[Discovery, Fleet]:
+    config = Config(health_check_interval_secs=0.01, **options)  # type: ignore[arg-type]
+    fleet = Fleet(1000.0, lambda *_: None)
+    fleet.add(E0)
+    client = httpx.AsyncClient(transport=httpx.MockTransport(engine))
+    return Discovery(config, fleet, {E0: "http://e:1"}, client), fleet
+
+
+async def test_an_engine_is_known_as_soon_as_the_watch_runs() -> None:
+    discovery, fleet = watch(Engine())
+    async with discovery.running():
+        assert fleet.healthy(E0)
+        assert fleet.view(E0).info.models == ("m",)
+
+
+async def test_failures_in_a_row_take_an_engine_out_and_successes_bring_it_back() -> None:
+    engine = Engine()
+    discovery, fleet = watch(engine, health_failure_threshold=3, health_success_threshold=2)
+    async with discovery.running():
+        await engine.checked(2)
+        assert fleet.healthy(E0)
+        engine.up = False
+        await engine.checked(4)
+        assert not fleet.healthy(E0)
+        engine.up = True
+        await engine.checked(3)
+        assert fleet.healthy(E0)
+
+
+async def test_an_engine_that_is_down_at_the_start_is_found_later() -> None:
+    engine = Engine()
+    engine.up = False
+    discovery, fleet = watch(engine)
+    async with discovery.running():
+        assert not fleet.healthy(E0)
+        engine.up = True
+        await engine.checked(2)
+        assert fleet.healthy(E0)
+
+
+async def test_facts_are_read_anew_when_an_engine_comes_back() -> None:
+    engine = Engine()
+    discovery, fleet = watch(engine, health_failure_threshold=1)
+    async with discovery.running():
+        engine.up = False
+        await engine.checked(2)
+        engine.up, engine.models = True, '{"data": [{"id": "other"}]}'
+        await engine.checked(2)
+        assert fleet.view(E0).info.models == ("other",)
+
+
+async def test_an_engine_whose_facts_cannot_be_read_stays_out(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    engine.models = "not json"
+    discovery, fleet = watch(engine)
+    with caplog.at_level(logging.WARNING):
+        async with discovery.running():
+            await engine.checked(2)
+            assert not fleet.healthy(E0)
+    assert "could not be read" in caplog.text
+
+
+async def test_a_missing_plugin_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    discovery, _ = watch(engine)
+    with caplog.at_level(logging.WARNING):
+        async with discovery.running():
+            await engine.checked(30)
+    assert sum("no eviction state" in message for message in caplog.messages) == 1

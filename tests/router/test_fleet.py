@@ -1,0 +1,158 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.fleet import Change, Fleet
+from router.types import Booking, EngineId, EngineInfo
+
+A, B = EngineId("a"), EngineId("b")
+
+
+def fleet_of(*engines: EngineId) -> tuple[Fleet, list[tuple[EngineId, Change]]]:
+    heard: list[tuple[EngineId, Change]] = []
+    fleet = Fleet(5000, lambda engine, change: heard.append((engine, change)))
+    for engine in engines:
+        fleet.add(engine)
+        fleet.set_health(engine, True)
+    heard.clear()
+    return fleet, heard
+
+
+def book(
+    fleet: Fleet, engine: EngineId, now: float, *, streamed: bool = True, prompt: float = 100, hit: float = 0
+) -> Booking:
+    return fleet.book(
+        engine, now, streamed=streamed, prompt_tokens=prompt, hit_tokens=hit, output_tokens=10, predicted_s=None
+    )
+
+
+def test_load_is_booked_and_given_back_once():
+    fleet, _ = fleet_of(A)
+    booking = book(fleet, A, 1.0, prompt=100, hit=30)
+    view = fleet.view(A)
+    assert (view.in_flight, view.waiting, view.waiting_tokens, view.context_tokens, view.head) == (
+        1,
+        1,
+        70,
+        100,
+        booking,
+    )
+    assert fleet.release(booking.serial, 2.0, answered=True) is not None
+    assert fleet.release(booking.serial, 3.0, answered=True) is None
+    view = fleet.view(A)
+    assert (view.in_flight, view.waiting, view.waiting_tokens, view.context_tokens, view.head) == (0, 0, 0, 0, None)
+
+
+def test_views_are_frozen_moments():
+    fleet, _ = fleet_of(A)
+    before = fleet.view(A)
+    book(fleet, A, 1.0)
+    assert before.in_flight == 0
+    with pytest.raises(AttributeError):
+        before.in_flight = 7  # type: ignore[misc]
+
+
+def test_a_first_token_leaves_the_queue_once():
+    fleet, _ = fleet_of(A)
+    first, second = book(fleet, A, 1.0), book(fleet, A, 1.5)
+    assert fleet.first_token(first.serial, 2.0) == first
+    assert fleet.first_token(first.serial, 2.1) is None
+    view = fleet.view(A)
+    assert (view.in_flight, view.waiting, view.waiting_tokens, view.head) == (2, 1, 100, second)
+    assert view.head_since_s == 2.0
+
+
+def test_unstreamed_requests_never_wait_for_a_first_token():
+    fleet, _ = fleet_of(A)
+    booking = book(fleet, A, 1.0, streamed=False)
+    assert fleet.first_token(booking.serial, 2.0) is None
+    view = fleet.view(A)
+    assert (view.in_flight, view.waiting, view.oldest_unstreamed) == (1, 0, booking)
+    assert view.silent_since_s == 1.0
+    other = book(fleet, A, 3.0)
+    fleet.first_token(other.serial, 4.0)
+    assert fleet.view(A).silent_since_s == 4.0
+    fleet.release(other.serial, 5.0, answered=False)
+    assert fleet.view(A).silent_since_s == 4.0
+    fleet.release(book(fleet, A, 6.0).serial, 7.0, answered=True)
+    assert fleet.view(A).silent_since_s == 7.0
+
+
+def test_a_stay_tells_the_mean_company_after_the_first_token():
+    fleet, _ = fleet_of(A)
+    mine = book(fleet, A, 0.0, prompt=50)
+    fleet.first_token(mine.serial, 1.0)
+    other = book(fleet, A, 2.0, prompt=300)
+    fleet.release(other.serial, 4.0, answered=True)
+    stay = fleet.release(mine.serial, 5.0, answered=True)
+    assert stay is not None
+    # of the four seconds from 1 to 5 another request was there for two
+    assert (stay.first_token_s, stay.done_s) == (1.0, 5.0)
+    assert (stay.other_requests, stay.other_context_tokens) == pytest.approx((0.5, 150.0))
+
+
+def test_health_decides_who_is_seen_and_never_touches_load():
+    fleet, heard = fleet_of(A, B)
+    book(fleet, A, 1.0)
+    fleet.set_health(A, False)
+    assert [view.engine for view in fleet.views()] == [B]
+    assert fleet.view(A).in_flight == 1
+    fleet.set_health(A, True)
+    fleet.set_health(A, True)
+    assert heard == [(A, Change.RETURNED)]
+    assert fleet.view(A).in_flight == 1
+
+
+def test_a_removed_engine_takes_its_load_with_it():
+    fleet, heard = fleet_of(A)
+    booking = book(fleet, A, 1.0)
+    fleet.remove(A)
+    fleet.remove(A)
+    fleet.add(A)
+    assert fleet.release(booking.serial, 2.0, answered=False) is not None
+    assert (fleet.view(A).in_flight, fleet.in_flight, fleet.ids()) == (0, 0, (A,))
+    assert heard == [(A, Change.REMOVED), (A, Change.ADDED)]
+    assert not fleet.healthy(A)
+
+
+def test_capacity_is_what_the_engine_tells_or_the_default():
+    fleet, heard = fleet_of(A)
+    assert fleet.view(A).capacity_tokens == 5000
+    fleet.set_info(A, EngineInfo(block_size=16, capacity_blocks=100))
+    fleet.set_info(A, EngineInfo(block_size=16, capacity_blocks=100, vllm_version="1"))
+    assert fleet.view(A).capacity_tokens == 1600
+    assert heard == [(A, Change.RESIZED)]
+
+
+def test_unknown_engines_are_errors():
+    fleet, _ = fleet_of()
+    for use in (fleet.view, fleet.healthy, lambda e: fleet.set_health(e, True), lambda e: book(fleet, e, 0.0)):
+        with pytest.raises(KeyError):
+            use(A)
+
+
+@given(st.lists(st.tuples(st.sampled_from("bfrhu"), st.integers(0, 30), st.booleans()), max_size=120))
+def test_load_equals_the_open_bookings_whatever_happens(steps):
+    fleet, _ = fleet_of(A, B)
+    open_: dict[int, Booking] = {}
+    started: set[int] = set()
+    for n, (what, which, flag) in enumerate(steps):
+        engine = A if flag else B
+        if what == "b":
+            booking = book(fleet, engine, float(n), streamed=which % 2 == 0, prompt=which / 7)
+            open_[booking.serial] = booking
+        elif what == "f" and fleet.first_token(which, float(n)):
+            started.add(which)
+        elif what == "r":
+            assert (fleet.release(which, float(n), answered=flag) is None) == (which not in open_)
+            open_.pop(which, None)
+        elif what in "hu":
+            fleet.set_health(engine, what == "h")
+    for engine in (A, B):
+        mine = [b for b in open_.values() if b.engine == engine]
+        waiting = [b for b in mine if b.streamed and b.serial not in started]
+        view = fleet.view(engine)
+        assert (view.in_flight, view.waiting) == (len(mine), len(waiting))
+        assert view.context_tokens == pytest.approx(sum(b.prompt_tokens for b in mine))
+        assert view.waiting_tokens == pytest.approx(sum(b.miss_tokens for b in waiting))
+        assert view.head == (waiting[0] if waiting else None)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, read_json
+
+USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
+
+
+def event(document: object, end: str = "\n") -> bytes:
+    return f"data: {json.dumps(document)}{end}{end}".encode()
+
+
+def delta(end: str = "\n", **fields: Any) -> bytes:
+    return event({"choices": [{"index": 0, "delta": fields}]}, end)
+
+
+def text(content: str) -> bytes:
+    return event({"choices": [{"index": 0, "text": content}]})
+
+
+def usage_event(end: str = "\n") -> bytes:
+    return event({"choices": [], "usage": USAGE}, end)
+
+
+def observe(*chunks: bytes, hide_usage: bool = True) -> tuple[StreamObserver, bytes]:
+    observer = StreamObserver(Seen(), hide_usage=hide_usage)
+    shown = b"".join(observer.feed(chunk) for chunk in chunks)
+    return observer, shown + observer.finish()
+
+
+def stream(end: str) -> tuple[bytes, bytes]:
+    """A whole stream, and what a client that asked for no usage sees of it."""
+    head = f": hello{end}{end}".encode() + delta(end, role="assistant", content="") + delta(end, content="Pa")
+    head += f"event: x{end}".encode() + delta(end, content="ris")
+    done = f"data: [DONE]{end}{end}".encode()
+    return head + usage_event(end) + done, head + done
+
+
+def plain(shown: bytes) -> bytes:
+    """With one kind of line end and of blank line: a CR LF cut in two may leave its LF with the event after it."""
+    return re.sub(rb"\n{2,}", b"\n\n", re.sub(rb"\r\n|\r", b"\n", shown))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@given(st.lists(st.integers(0, 400), max_size=8))
+def test_streams_may_be_cut_anywhere(end: str, cuts: list[int]) -> None:
+    whole, visible = stream(end)
+    bounds = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    pieces = [whole[a:b] for a, b in pairwise(bounds)]
+    observer, shown = observe(*pieces)
+    assert plain(shown) == plain(visible)
+    assert observer.done
+    assert observer.seen.message.fields() == {"role": "assistant", "content": "Paris"}
+    assert observer.seen.usage.cached_tokens == 8
+    observer, shown = observe(*pieces, hide_usage=False)
+    assert shown == whole
+    assert observer.seen.usage.output_tokens == 3
+
+
+def test_nothing_is_held_back_from_a_client_that_sees_all() -> None:
+    observer = StreamObserver(Seen(), hide_usage=False)
+    half = delta(content="Paris")[:20]
+    assert observer.feed(half) == half
+    assert observer.torn
+
+
+def test_whole_events_are_never_held_back() -> None:
+    observer = StreamObserver(Seen(), hide_usage=True)
+    one, two = delta(content="a"), delta(content="b")
+    assert observer.feed(one + two[:10]) == one
+    assert not observer.torn
+    assert observer.feed(two[10:]) == two
+
+
+def test_an_event_too_long_to_hold_back_is_let_through() -> None:
+    observer = StreamObserver(Seen(), hide_usage=True)
+    flood = b"data: " + b"x" * EVENT_BYTES
+    assert observer.feed(flood[:100]) == b""
+    assert observer.feed(flood[100:]) == flood
+
+
+@pytest.mark.parametrize(
+    ("chunk", "started"),
+    [
+        (delta(role="assistant", content=""), False),
+        (delta(role="assistant"), False),
+        (usage_event(), False),
+        (b": ping\n\n", False),
+        (delta(content=""), True),
+        (delta(role="assistant", content="a"), True),
+        (delta(reasoning="hm"), True),
+        (delta(reasoning_content="hm"), True),
+        (delta(tool_calls=[{"index": 0, "function": {"name": "f"}}]), True),
+        (delta(), True),
+        (text("a"), True),
+        (text(""), True),
+    ],
+)
+def test_the_first_token(chunk: bytes, started: bool) -> None:
+    assert observe(chunk)[0].seen.started is started
+
+
+def test_an_event_without_a_blank_line_at_the_end_counts() -> None:
+    assert observe(b"data: [DONE]")[0].done
+    assert observe(b"data: [DONE]")[1] == b"data: [DONE]"
+    assert observe(usage_event().rstrip())[1] == b""
+
+
+@pytest.mark.parametrize("junk", [b"data: {\n\n", b"data: 7\n\n", b"data: \xff\n\n", b"\n\n\n", b"data: {}\n\n"])
+def test_what_cannot_be_read_passes(junk: bytes) -> None:
+    observer, shown = observe(junk)
+    assert shown == junk
+    assert not observer.seen.started
+
+
+def test_running_usage_is_shown_and_the_last_one_counts() -> None:
+    first = event({"choices": [{"index": 0, "text": "a"}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
+    observer, shown = observe(first, usage_event())
+    assert shown == first
+    assert observer.seen.usage.output_tokens == 3
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [{"prompt_tokens": "9"}, {"prompt_tokens": -1}, {"prompt_tokens": True}, {"prompt_tokens_details": 3}, [1]],
+)
+def test_odd_usage_teaches_nothing(usage: object) -> None:
+    seen = observe(event({"choices": [], "usage": usage}))[0].seen
+    assert (seen.usage.prompt_tokens, seen.usage.cached_tokens) == (None, None)
+
+
+def test_errors_in_the_stream_are_noticed() -> None:
+    assert observe(event({"error": {"message": "out of memory"}}))[0].seen.failed
+
+
+def test_tool_calls_are_put_together() -> None:
+    pieces = [
+        delta(tool_calls=[{"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}]),
+        delta(tool_calls=[{"index": 1, "id": "c2", "function": {"name": "g", "arguments": "{}"}}]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}, {"index": "odd"}, {"function": 3}]),
+    ]
+    assert observe(*pieces)[0].seen.message.fields()["tool_calls"] == [
+        {"id": "c1", "function": {"name": "f", "arguments": '{"a": 1}'}},
+        {"id": "c2", "function": {"name": "g", "arguments": "{}"}},
+    ]
+
+
+def test_a_whole_answer_tells_the_same_as_its_stream() -> None:
+    message = {"role": "assistant", "content": "Paris", "reasoning": "hm", "tool_calls": [], "refusal": None}
+    whole = Seen()
+    whole.read({"choices": [{"index": 0, "message": message}], "usage": USAGE})
+    streamed = observe(delta(role="assistant"), delta(reasoning="hm"), delta(content="Paris"), usage_event())[0].seen
+    assert whole.message.fields() == streamed.message.fields()
+    assert whole.usage == streamed.usage
+
+
+def test_only_the_first_choice_is_the_reply() -> None:
+    seen = observe(event({"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a", "token_ids": [5, 6]}]}))[
+        0
+    ].seen
+    assert seen.message.fields()["content"] == "a"
+    assert seen.message.token_ids == [5, 6]
+
+
+def test_a_long_reply_is_kept_up_to_the_cap_without_a_hole() -> None:
+    observer = StreamObserver(Seen(), hide_usage=True)
+    for _ in range(5):
+        observer.feed(delta(content="x" * (REPLY_CHARS // 3)))
+    observer.feed(delta(content="tail"))
+    observer.feed(delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": ""}}]))
+    assert observer.seen.message.fields() == {"role": "assistant", "content": "x" * (REPLY_CHARS // 3 * 3)}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"7", b"{", b"[" * 100_000])
+def test_only_objects_are_documents(data: bytes) -> None:
+    assert read_json(data) is None

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from router.client import Client, Message
+from router.errors import EngineLost
+from router.observe import Seen
+from router.relay import EngineBusy, relay_stream, relay_whole
+
+TOKEN = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class Answer:
+    """An engine's answer that gives `pieces` in turn; an exception among them is raised."""
+
+    headers = ((b"content-type", b"x"), (b"server", b"uvicorn"), (b"x-kept", b"1"))
+
+    def __init__(self, *pieces: bytes | Exception, status: int = 200) -> None:
+        self.pieces, self.status = list(pieces), status
+
+    async def read(self) -> bytes:
+        piece = self.pieces.pop(0) if self.pieces else b""
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    async def read_all(self) -> bytes:
+        return b"".join([await self.read() for _ in list(self.pieces)])
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.tokens_at: list[int] = []
+        self.client = Client({"headers": []}, self.receive, self.send)
+
+    async def receive(self) -> Message:
+        raise AssertionError("a relay reads nothing of the client")
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if "body" in message]
+
+    async def stream(self, *pieces: bytes | Exception, hide_usage: bool = True) -> Seen:
+        seen = Seen()
+        await relay_stream(
+            self.client,
+            Answer(*pieces),
+            seen,
+            [(b"x-own", b"1")],
+            hide_usage=hide_usage,
+            on_first_token=lambda: self.tokens_at.append(len(self.bodies)),
+        )
+        return seen
+
+
+async def test_events_leave_one_by_one_and_the_first_token_is_told_once_before() -> None:
+    sink = Sink()
+    await sink.stream(b": hi\n\n", TOKEN, TOKEN, DONE)
+    assert sink.bodies == [b": hi\n\n", TOKEN, TOKEN, DONE, b""]
+    assert sink.tokens_at == [1]
+    names = {name for name, _ in sink.sent[0]["headers"]}
+    assert names == {b"content-type", b"x-kept", b"x-own", b"cache-control", b"x-accel-buffering"}
+
+
+async def test_a_connection_broken_after_the_end_mark_is_a_whole_answer() -> None:
+    sink = Sink()
+    await sink.stream(TOKEN, DONE, EngineLost("x"))
+    assert sink.bodies[-1] == b""
+    assert not sink.sent[-1]["more_body"]
+
+
+@pytest.mark.parametrize("pieces", [(TOKEN, EngineLost("x")), (TOKEN,), (EngineLost("x"),), ()])
+async def test_a_stream_without_its_end_mark_is_lost(pieces: tuple[bytes | Exception, ...]) -> None:
+    sink = Sink()
+    with pytest.raises(EngineLost):
+        await sink.stream(*pieces)
+    assert sink.client.started is (TOKEN in pieces)
+
+
+@pytest.mark.parametrize("hide_usage", [True, False])
+async def test_a_torn_event_is_known_to_the_client_side(hide_usage: bool) -> None:
+    sink = Sink()
+    with pytest.raises(EngineLost):
+        await sink.stream(TOKEN + TOKEN[:9], EngineLost("x"), hide_usage=hide_usage)
+    assert sink.client.torn is not hide_usage
+
+
+async def test_a_whole_answer_is_read_before_it_is_sent() -> None:
+    sink = Sink()
+    with pytest.raises(EngineLost):
+        await relay_whole(sink.client, Answer(b'{"a"', EngineLost("x")), Seen(), [])
+    assert sink.sent == []
+
+
+async def test_a_whole_answer_passes_with_its_status_and_is_observed() -> None:
+    sink, seen = Sink(), Seen()
+    body = json.dumps({"error": {"message": "no"}}).encode()
+    await relay_whole(sink.client, Answer(body[:5], body[5:], status=404), seen, [])
+    assert (sink.sent[0]["status"], b"".join(sink.bodies), seen.failed) == (404, body, True)
+
+
+async def test_busy_engines_words_are_kept() -> None:
+    sink = Sink()
+    with pytest.raises(EngineBusy) as caught:
+        await relay_whole(sink.client, Answer(b"later", status=503), Seen(), [])
+    assert caught.value.content == b"later"
+    assert (b"x-kept", b"1") in caught.value.headers
+    assert sink.sent == []
