@@ -7,7 +7,7 @@
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  '- EngineUnreachable, its connection refused
-       '- EngineTimeout 504
+       |- EngineBusy 503      '- EngineTimeout 504
 
 Messages never hold an engine's URL: clients must not learn the inside of the fleet.
 """
@@ -82,6 +82,16 @@ class EngineUnreachable(EngineLost):
 
 class NoEngine(RequestError):
     status, type, code, retry_after_s = 503, "server_error", "no_available_workers", 5
+
+
+class EngineBusy(RequestError):
+    """The engine answered 503; its own words, `content` under `headers`, are what the client gets."""
+
+    status, type, code = 503, "server_error", "engine_busy"
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        super().__init__("The engine is busy.")
+        self.headers, self.content = headers, content
 
 
 class EngineTimeout(RequestError):

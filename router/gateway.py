@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from router.client import Client, ClientGone, Receive, Scope, Send
 from router.config import Config
 from router.core import Router
-from router.errors import EngineLost, EngineTimeout, EngineUnreachable, NoEngine, RequestError
+from router.errors import EngineBusy, EngineLost, EngineTimeout, EngineUnreachable, NoEngine, RequestError
 from router.forward import Answer, Forwarder, Headers
 from router.metrics import Metrics, Record
 from router.observe import Seen
 from router.parse import Parsed, parse
-from router.relay import EngineBusy, relay_stream, relay_whole
+from router.relay import relay_stream, relay_whole
 from router.types import Decision, Ending, EngineId, Outcome
 
 log = logging.getLogger("leafcutter.gateway")

@@ -36,6 +36,8 @@ class Record:
 
 
 class Metrics:
+    """All counters and histograms of the data path; one per registry."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, help: str, *labels: str) -> Counter:
             return Counter(f"leafcutter_{name}", help, labels, registry=registry)

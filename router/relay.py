@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from router.client import Client
-from router.errors import EngineLost, RequestError
+from router.errors import EngineBusy, EngineLost
 from router.forward import Answer, Headers
 from router.observe import Seen, StreamObserver, read_json
 
-BUSY = 503
 STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may hold a stream back
 # Set anew by this side.
 REPLACED = frozenset((b"date", b"server", b"x-request-id", b"cache-control", b"x-accel-buffering"))
-
-
-class EngineBusy(RequestError):
-    """The engine answered 503; its own words are the client's answer if no other engine has a better one."""
-
-    status = BUSY
-
-    def __init__(self, headers: Headers, content: bytes) -> None:
-        super().__init__("The engine is busy.")
-        self.headers, self.content = headers, content
 
 
 async def relay_stream(
@@ -60,7 +49,7 @@ async def relay_whole(client: Client, answer: Answer, seen: Seen, headers: Heade
     """Passes on an answer that is no stream. The engine makes it as a whole, so it is read as a whole before any of it
     is sent: if the engine dies on the way, another may still be asked. Raises EngineBusy, EngineLost, EngineTimeout."""
     content = await answer.read_all()
-    if answer.status == BUSY:
+    if answer.status == EngineBusy.status:
         raise EngineBusy(_kept(answer), content)
     if document := read_json(content):
         seen.read(document)

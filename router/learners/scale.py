@@ -5,7 +5,7 @@
                                                         noise between equal engines decides nothing
     f = exp(-idle / 60 s)                               idle: since the engine's last sample
 
-A sample more than twice as slow or fast as the engine is known to be counts as far as the sample before it was so too: a
+A sample more than twice as slow or fast as the engine is known to be counts as far as the one before it was so too: a
 single hiccup (a first inference, say) decides little, a lasting change counts in full from its second sample. What is
 known fades while an engine gets no requests: else one that was wrongly, or only for a while, found slow would never
 again get one to show otherwise.

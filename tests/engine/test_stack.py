@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -114,8 +115,9 @@ def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
 
 def test_the_cache_overflows_and_answers_stay_right(stack: Stack) -> None:
     before = [stack.state(index, "leafcutter_engine_evictions_total") for index in range(2)]
-    for seed in range(100, 116):
-        ask(stack, [{"role": "user", "content": text(seed, 600)}], max_tokens=1)
+    prompts = [[{"role": "user", "content": text(seed, 600)}] for seed in range(100, 120)]
+    with ThreadPoolExecutor(4) as clients:
+        list(clients.map(lambda messages: ask(stack, messages, max_tokens=1), prompts))
     for index in range(2):
         assert stack.state(index, "leafcutter_engine_evictions_total") > before[index]
         assert stack.state(index, "leafcutter_engine_phases_total") >= 1
@@ -142,7 +144,8 @@ def test_a_client_that_leaves_stops_the_generation(stack: Stack, stream: bool) -
         url = f"{stack.gateway}/v1/chat/completions"
         if stream:
             with httpx.stream("POST", url, json=body, timeout=60) as answer:
-                next(answer.iter_bytes())
+                pieces = answer.iter_bytes()  # held: its end would close the connection
+                next(pieces)
                 seen.wait(30)
         else:
             with pytest.raises(httpx.ReadTimeout):

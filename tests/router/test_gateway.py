@@ -10,6 +10,8 @@ import pytest
 from fake_engine import REFUSAL, Script
 from gateway_server import BODIES, CHAT, COMPLETIONS, KINDS, error_of, events, served, text_of, until
 
+from router.config import POLICIES
+
 
 @pytest.mark.parametrize(("route", "stream"), KINDS)
 async def test_answers(route: str, stream: bool) -> None:
@@ -32,6 +34,32 @@ async def test_answers(route: str, stream: bool) -> None:
         assert gateway.value("leafcutter_output_tokens_total", engine="engine-0") == 3
         assert gateway.value("leafcutter_decision_seconds_count") == 1
         assert gateway.value("leafcutter_request_seconds_count", route=route) == 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_policy_serves(policy: str, stream: bool) -> None:
+    async with served(Script(), Script(), policy=policy) as gateway:
+        for _ in range(5):
+            response = await gateway.post(stream=stream)
+            assert response.status_code == 200
+        predicts = "x-leafcutter-predicted-ms" in response.headers
+        assert predicts is (policy == "lbgr")
+        assert gateway.value("leafcutter_prediction_error_seconds_count") == (5 if predicts else 0)
+        assert gateway.router.policy_faults == 0
+        await gateway.ended("ok", 5)
+
+
+async def test_a_conversation_stays_with_the_engine_that_holds_it() -> None:
+    first = {"role": "user", "content": "Tell me all about Paris. " * 100}
+    async with served(*[Script(prompt_tokens=700, cached_tokens=0)] * 3, policy="lbgr") as gateway:
+        answer = await gateway.post(messages=[first])
+        home = answer.headers["x-leafcutter-engine"]
+        for engine in gateway.engines:
+            engine.script = Script(prompt_tokens=720, cached_tokens=690)
+        turns = [first, answer.json()["choices"][0]["message"], {"role": "user", "content": "And then?"}]
+        for _ in range(3):
+            assert (await gateway.post(messages=turns)).headers["x-leafcutter-engine"] == home
 
 
 @pytest.mark.parametrize("route", [CHAT, COMPLETIONS])

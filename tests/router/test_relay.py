@@ -5,9 +5,9 @@ import json
 import pytest
 
 from router.client import Client, Message
-from router.errors import EngineLost
+from router.errors import EngineBusy, EngineLost
 from router.observe import Seen
-from router.relay import EngineBusy, relay_stream, relay_whole
+from router.relay import relay_stream, relay_whole
 
 TOKEN = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
