@@ -256,4 +256,7 @@ def _checked(outcome: Outcome) -> Outcome:
         cached = None
     if output is not None and output <= 0:
         output = None
+    counts = prompt, cached, output
+    if counts == (outcome.prompt_tokens, outcome.cached_tokens, outcome.output_tokens):
+        return outcome
     return replace(outcome, prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)

@@ -122,10 +122,10 @@ def build(
             raise ConfigError(str(key), value, _hint(name, options))
         values[name] = check(options[name], value)
     for key, text in (env or {}).items():
-        if key.startswith(ENV_PREFIX) and key not in ENGINE_ENV:
-            if key not in by_env:
-                raise ConfigError(key, text, _hint(key, by_env))
+        if key in by_env:
             values[by_env[key].name] = check(by_env[key], text)
+        elif key.startswith(ENV_PREFIX) and key not in ENGINE_ENV:
+            raise ConfigError(key, text, _hint(key, by_env))
     for name, value in (flags or {}).items():
         values[name] = check(options[name], value)
     return spec(**values)

@@ -67,6 +67,12 @@ def test_a_bad_engine_url_is_refused(urls: list[str]) -> None:
         engines_of(urls)
 
 
+def test_the_engines_environment_is_the_same_option_of_up() -> None:
+    env = {"LEAFCUTTER_EVICTION": "lru", "LEAFCUTTER_STATE_HOST": "0.0.0.0"}
+    assert load(UpConfig, parser().parse_args(["up"]), env).eviction == "lru"
+    assert load(Config, parser().parse_args(["serve"]), env) == Config()
+
+
 def test_options_of_up_are_no_options_of_serve() -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["serve", "--engines", "2"])
