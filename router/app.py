@@ -28,7 +28,7 @@ from router.metrics import FleetCollector, Metrics
 from router.parse import ROUTES
 from router.types import EngineId
 
-GUARDED = "/v1/"  # paths that want the key, if there is one; health and metrics do not
+GUARDED = ("/v1/", "/workers")  # paths that want the key, if there is one; health and metrics do not
 
 
 class Watch(Protocol):

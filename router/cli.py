@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
             stream=sys.stderr,
         )
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for every health check otherwise
+        for chatty in ("httpx", "uvicorn"):  # a line for every health check, and for every step of the start
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         status: int = arguments.run(config)
     except ConfigError as error:
         print(f"leafcutter: {error}", file=sys.stderr)
@@ -133,7 +134,6 @@ async def serve(config: Config) -> None:
             http="httptools",
             ws="none",
             log_config=None,
-            log_level=config.log_level,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=round(config.shutdown_grace_period_secs),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from router.option import option
 
 POLICIES = ("lbgr", "round_robin", "least_loaded")  # held equal to policies.TABLE by a test
+HARDWARE = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -22,7 +23,7 @@ class Config:
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(30000, "port to listen on", unit="TCP port", low=0, high=65535)
     log_level: str = option("info", "least severe message that is logged", among=LOG_LEVELS)
-    api_key: str | None = option(None, "key that clients must send as a bearer token; nothing: no check")
+    api_key: str | None = option(None, "key that /v1 and /workers want as a bearer token; nothing: no check")
     max_payload_size: int = option(536_870_912, "largest request body", unit="bytes", low=1)
     request_id_headers: tuple[str, ...] = option(
         ("x-request-id", "x-correlation-id", "x-trace-id", "request-id"),
@@ -93,6 +94,7 @@ class Config:
 class UpConfig(Config):
     """Options of `leafcutter up`: the gateway's, and those of the engines it starts."""
 
+    hardware: str = option("auto", "what engines run on; auto: GPUs where nvidia-smi lists any", among=HARDWARE)
     engines: int = option(0, "engines to start; 0: one per GPU, or two where there is no GPU", low=0, high=64)
     model: str | None = option(
         None, "model to serve: a hub name or a folder; nothing: a small default that suits the hardware"

@@ -59,6 +59,7 @@ class Discovery:
         async with client:
             watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
             await asyncio.gather(*(watcher.check() for watcher in watchers))
+            log.info("%d of %d engines are healthy", sum(map(self._fleet.healthy, self.engines)), len(self.engines))
             tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
             try:
                 yield

@@ -133,6 +133,8 @@ class Gateway:
         now_s = self._clock()
         decision = self._router.route(parsed.request, now_s, exclude=tried)
         self._metrics.decided(self._clock() - now_s)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("request %s to %s (%s)", parsed.request.request_id, decision.engine, _explain(decision))
         return decision
 
     async def _try(self, exchange: Exchange, parsed: Parsed, decision: Decision) -> None:
@@ -203,6 +205,15 @@ class Gateway:
             if 0 < len(value) <= REQUEST_ID_CHARS and all(0x21 <= char <= 0x7E for char in value):
                 return value.decode()
         return self._new_id()
+
+
+def _explain(decision: Decision) -> str:
+    """Why this engine: every engine's cost, term by term, milliseconds."""
+    engines = []
+    for score in decision.scores:
+        terms = " + ".join(f"{name} {1000 * term:.0f}" for name, term in score.terms_s.items())
+        engines.append(f"{score.engine}: {1000 * score.total_s:.0f} ms = {terms}, {score.hit_tokens:.0f} tokens cached")
+    return "; ".join([f"{decision.policy}, {decision.reason}", *engines])
 
 
 def _ending(error: RequestError) -> Ending:

@@ -32,12 +32,20 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
+def gpus_of(config: UpConfig) -> int:
+    """GPUs to use. Raises SetupError if they are asked for and there are none."""
+    gpus = 0 if config.hardware == "cpu" else count_gpus()
+    if config.hardware == "cuda" and not gpus:
+        raise SetupError("hardware cuda was asked for, but nvidia-smi lists no GPU")
+    return gpus
+
+
 async def up(config: UpConfig, env: Mapping[str, str], serve: Serve) -> None:
     """Starts what `config` and the machine call for and runs it until SIGINT or SIGTERM.
 
     Raises SetupError if the model or a port cannot be had, or an engine does not start.
     """
-    gpus = count_gpus()
+    gpus = gpus_of(config)
     served = config.model or (GPU_MODEL if gpus else str(model.ensure(env)))
     launches = plan(config, served, gpus, sorted(os.sched_getaffinity(0)))
     check_ports(config, launches)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -218,3 +220,10 @@ async def test_two_hundred_streams_at_once_leave_nothing_behind() -> None:
         await gateway.ended("ok", 100)
         await gateway.ended("cancelled", 100)
         assert not [task for task in asyncio.all_tasks() if "Client" in str(task.get_coro())]
+
+
+async def test_a_decision_is_explained_in_the_log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(Script(), Script(), policy="lbgr") as gateway:
+        with caplog.at_level(logging.DEBUG, "leafcutter.gateway"):
+            await gateway.client.post(CHAT, json=BODIES[CHAT], headers={"x-request-id": "abc"})
+    assert re.search(r"request abc to engine-\d \(lbgr, lowest_cost; engine-0: \d+ ms = wait 0 \+ prefill", caplog.text)

@@ -12,7 +12,7 @@ import pytest
 from router.config import Config, UpConfig
 from router.errors import SetupError
 from router.supervisor import Launch, plan
-from router.up import check_ports, run
+from router.up import check_ports, gpus_of, run
 from tests.router.test_supervisor import alive, gone, launch
 
 
@@ -72,6 +72,15 @@ async def test_an_engine_that_dies_is_started_again(
 
     await asyncio.wait_for(run(UpConfig(), [one], serve), 30)
     assert await gone(restarted[0])
+
+
+def test_gpus_are_used_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.up.count_gpus", lambda: 2)
+    assert [gpus_of(UpConfig(hardware=hardware)) for hardware in ("auto", "cuda", "cpu")] == [2, 2, 0]
+    monkeypatch.setattr("router.up.count_gpus", lambda: 0)
+    assert gpus_of(UpConfig()) == 0
+    with pytest.raises(SetupError, match="lists no GPU"):
+        gpus_of(UpConfig(hardware="cuda"))
 
 
 def test_a_port_in_use_is_named_with_its_flag(tmp_path: Path) -> None:
