@@ -35,7 +35,7 @@ from router import model
 from router.config import POLICIES, UpConfig
 from router.probe import samples
 from router.supervisor import Engine, Launch, plan
-from router.up import GPU_MODEL, count_gpus
+from router.up import GPU_MODEL, count_gpus, start_all
 
 SYLLABLES = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "l", "s")]
 
@@ -213,9 +213,7 @@ async def measure(args: argparse.Namespace) -> list[Visit]:
     visits: list[Visit] = []
     try:
         for fleet in fleets.values():  # one order after the other: start-up is the memory peak
-            started = [await Engine.start(launch) for launch in fleet]
-            engines += started
-            await asyncio.gather(*(engine.ready(900) for engine in started))
+            await start_all(fleet, engines, timeout_s=900)
         cells = [(policy, order) for policy in args.policies for order in args.orders]
         for repetition in range(args.repetitions):
             random.Random(args.seed + repetition).shuffle(cells)

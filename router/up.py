@@ -65,7 +65,7 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
     engines: list[Engine] = []
     keepers: list[asyncio.Task[None]] = []
     try:
-        if not await _unless(stop, _start_all(launches, engines, config.engine_startup_timeout_secs)):
+        if not await _unless(stop, start_all(launches, engines, config.engine_startup_timeout_secs)):
             return
         keepers += [asyncio.create_task(_keep(engine, engines, config)) for engine in engines]
         await serve(dataclasses.replace(config, worker_urls=tuple(launch.url for launch in launches)))
@@ -93,7 +93,7 @@ def check_ports(config: UpConfig, launches: Sequence[Launch]) -> None:
                 raise SetupError(f"cannot listen on {host}:{port} ({error.strerror}): choose with {flag}") from None
 
 
-async def _start_all(launches: Sequence[Launch], engines: list[Engine], timeout_s: float) -> None:
+async def start_all(launches: Sequence[Launch], engines: list[Engine], timeout_s: float) -> None:
     """Starts every launch, side by side except where one shares a GPU; each is in `engines` once it runs."""
     waiting: list[asyncio.Task[None]] = []
     try:

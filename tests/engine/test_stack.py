@@ -36,6 +36,12 @@ def ask(stack: Stack, messages: list[Any], **options: Any) -> tuple[str, Any]:
     return raw.headers["x-leafcutter-engine"], raw.parse()
 
 
+def ask_together(stack: Stack, prompts: list[list[Any]]) -> list[str]:
+    """Different prompts, four at a time: the engines that served them."""
+    with ThreadPoolExecutor(4) as clients:
+        return [engine for engine, _ in clients.map(lambda messages: ask(stack, messages), prompts)]
+
+
 def model(stack: Stack) -> str:
     return stack.client().models.list().data[0].id
 
@@ -79,15 +85,13 @@ def test_both_engines_show_their_order(stack: Stack) -> None:
 
 
 def test_a_repeated_prompt_returns_to_its_engine_and_different_ones_spread(stack: Stack) -> None:
-    engines = set()
-    for seed in range(6):
-        messages = [{"role": "user", "content": text(seed, 300)}]
-        first, _ = ask(stack, messages)
+    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(6)]
+    first = ask_together(stack, prompts)
+    assert set(first) == {"engine-0", "engine-1"}
+    for messages, engine in zip(prompts, first, strict=True):
         again, answer = ask(stack, messages)
-        assert again == first
+        assert again == engine
         assert answer.usage.prompt_tokens_details.cached_tokens >= 300
-        engines.add(first)
-    assert engines == {"engine-0", "engine-1"}
 
 
 def test_a_follow_up_turn_finds_the_conversation_and_the_reply(stack: Stack) -> None:
@@ -116,8 +120,7 @@ def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
 def test_the_cache_overflows_and_answers_stay_right(stack: Stack) -> None:
     before = [stack.state(index, "leafcutter_engine_evictions_total") for index in range(2)]
     prompts = [[{"role": "user", "content": text(seed, 600)}] for seed in range(100, 120)]
-    with ThreadPoolExecutor(4) as clients:
-        list(clients.map(lambda messages: ask(stack, messages, max_tokens=1), prompts))
+    ask_together(stack, prompts)
     for index in range(2):
         assert stack.state(index, "leafcutter_engine_evictions_total") > before[index]
         assert stack.state(index, "leafcutter_engine_phases_total") >= 1
@@ -198,7 +201,5 @@ def test_a_killed_engine_loses_no_new_request_and_is_started_again(stack: Stack)
     assert set(served[mark + 1 :]) == {"engine-0"}
     eventually(lambda: all(worker["healthy"] for worker in stack.workers()), 180, "the engine is back")
     assert stack.pid(1) != killed
-    assert {ask(stack, [{"role": "user", "content": text(seed, 300)}])[0] for seed in range(900, 908)} == {
-        "engine-0",
-        "engine-1",
-    }
+    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(900, 908)]
+    assert set(ask_together(stack, prompts)) == {"engine-0", "engine-1"}
