@@ -227,29 +227,27 @@ async def measure(args: argparse.Namespace) -> list[Visit]:
 
 
 def table(visits: Sequence[Visit], cells: Sequence[tuple[str, str]]) -> str:
-    """Medians over the repetitions with [lowest-highest], and the ratio of mean latency to the first cell's.
+    """Medians over the repetitions with [lowest-highest], and ratios to the first cell.
 
-    The ratio is the median of the ratios within each repetition, which share requests and time of day.
+    A ratio is the median of the ratios within each repetition, whose visits share their requests and lie minutes apart.
     """
-    cells = list(dict.fromkeys((v.policy, v.order) for v in sorted(visits, key=lambda v: v.policy != "round_robin")))
-    lines = ["| policy + order | hit rate | mean s | P95 s | TTFT mean s | TTFT P95 s | mean, ratio to first |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    columns = ("hit_rate", "mean_s", "p95_s", "ttft_mean_s", "ttft_p95_s")
+    heads = ("hit rate", "mean s", "P95 s", "TTFT mean s", "TTFT P95 s", "mean, ratio", "P95, ratio")
+    lines = ["| policy + order | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     by_cell = {
         cell: sorted((v for v in visits if (v.policy, v.order) == cell), key=lambda v: v.repetition) for cell in cells
     }
-    base = by_cell[cells[0]]
-    for cell in cells:
-        mine = by_cell[cell]
-
-        def show(key: str, mine: Sequence[Visit] = mine) -> str:
-            values = [getattr(v, key) for v in mine]
-            return f"{statistics.median(values):.3f} [{min(values):.3f}-{max(values):.3f}]"
-
-        ratios = [v.mean_s / b.mean_s for v, b in zip(mine, base, strict=True)]
-        shown = " | ".join(show(key) for key in ("hit_rate", "mean_s", "p95_s", "ttft_mean_s", "ttft_p95_s"))
-        ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
-        lines.append(f"| {cell[0]} + {cell[1]} | {shown} | {ratio} |")
+    for cell, mine in by_cell.items():
+        shown = [_spread([getattr(visit, column) for visit in mine], 3) for column in columns]
+        for column in ("mean_s", "p95_s"):
+            pairs = zip(mine, by_cell[cells[0]], strict=True)
+            shown.append(_spread([getattr(visit, column) / getattr(base, column) for visit, base in pairs], 2))
+        lines.append(f"| {cell[0]} + {cell[1]} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
 
 
 def parse() -> argparse.Namespace:
@@ -260,7 +258,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--groups", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=8, help="prompts of each group")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[96, 192, 384], help="words (about 2.7 tokens each)")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[96, 192, 384], help="words (about 2.6 tokens each)")
     parser.add_argument("--tokens", type=int, default=4, help="output tokens of each request")
     parser.add_argument("--rate", type=float, default=2.0, help="requests a second")
     parser.add_argument("--warm-up", type=float, default=0.1, help="share of the requests not counted in latencies")
@@ -271,15 +269,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--engine-port", type=int, default=18100)
     parser.add_argument("--engine-args", default="", help="more arguments for every engine, in one string")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print the table of a file of --out")
     parser.add_argument("--out", type=Path, help="file for every visit's figures and the settings, JSON")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    visits = asyncio.run(measure(args))
+    if args.show:
+        stored = json.loads(args.show.read_text())
+        args.policies, args.orders = stored["policies"], stored["orders"]
+        visits = [Visit(**visit) for visit in stored["visits"]]
+    else:
+        visits = asyncio.run(measure(args))
     if args.out:
-        settings = {key: value for key, value in vars(args).items() if key != "out"}
+        settings = {key: value for key, value in vars(args).items() if key not in ("out", "show")}
         machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpus": count_gpus()}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({**machine, **settings, "visits": [asdict(v) for v in visits]}, indent=1) + "\n")
