@@ -1,0 +1,157 @@
+"""CPU time of the gateway per request: a real `leafcutter serve` between a client and instant engines, each a process.
+
+    .venv/bin/python benchmarks/gateway_cpu.py
+
+The engines answer at once with a fixed completion, so all that is measured is the way through: reading, parsing,
+choosing, forwarding, watching, learning. CPU time is the gateway process's own (user and system), which other load on
+the machine disturbs less than latency. Quote medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from router.config import POLICIES
+
+USAGE = {"prompt_tokens": 600, "completion_tokens": 8, "prompt_tokens_details": {"cached_tokens": 320}}
+TEXT = "Paris is the capital of France."
+
+
+def engine(port: int, hosts: list[str], events: int) -> None:
+    """Engines that answer at once, one for each of `hosts`; streams have `events` chunks."""
+    whole = {"choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}}], "usage": USAGE}
+    piece = {"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"content": " word"}}]}
+
+    async def chat(request: web.Request) -> web.StreamResponse:
+        if not (await request.json()).get("stream"):
+            return web.json_response(whole)
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await answer.prepare(request)
+        for _ in range(events):
+            await answer.write(b"data: " + json.dumps(piece).encode() + b"\n\n")
+        await answer.write(b"data: " + json.dumps({"choices": [], "usage": USAGE}).encode() + b"\n\ndata: [DONE]\n\n")
+        return answer
+
+    async def ok(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}]})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_get("/v1/models", ok)
+    app.router.add_get("/health", ok)
+    web.run_app(app, host=hosts, port=port, print=None, access_log=None)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(*command: str) -> AsyncIterator[int]:
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(url: str, bodies: list[bytes], clients: int) -> None:
+    """Sends every body, `clients` at a time."""
+    waiting = iter(bodies)
+    async with aiohttp.ClientSession() as session:
+
+        async def client() -> None:
+            for body in waiting:
+                async with session.post(f"{url}/v1/chat/completions", data=body) as answer:
+                    answer.raise_for_status()
+                    await answer.read()
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def ready(url: str, engines: int) -> None:
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"{url}/readiness") as answer:
+                    if (await answer.json())["healthy_workers"] == engines:
+                        return
+            except aiohttp.ClientConnectorError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+async def measure(args: argparse.Namespace, policy: str, stream: bool) -> list[float]:
+    """CPU microseconds per request of each round."""
+    port, engine_port = free_port(), free_port()
+    serve = ["-m", "router", "serve", "--policy", policy, "--port", str(port), "--worker-urls"]
+    rounds = []
+    # One process plays every engine, each on a loopback address of its own.
+    hosts = [f"127.0.0.{index + 1}" for index in range(args.engines)]
+    play = [__file__, "--play", *hosts, "--engine-port", str(engine_port), "--events", str(args.events)]
+    async with running(*play):
+        urls = [f"http://{host}:{engine_port}" for host in hosts]
+        async with running(*serve, *urls) as gateway:
+            url = f"http://127.0.0.1:{port}"
+            await ready(url, args.engines)
+            for number in range(args.rounds + 1):
+                bodies = [body(number * args.requests + index, stream) for index in range(args.requests)]
+                before = cpu_s(gateway)
+                await load(url, bodies, args.clients)
+                rounds.append((cpu_s(gateway) - before) / args.requests * 1e6)
+    return rounds[1:]  # the first one warms up
+
+
+def body(number: int, stream: bool) -> bytes:
+    """A chat of 2.4 kB whose first half many share."""
+    text = f"system {number % 16} " * 100 + f"question {number} " * 60
+    return json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--policies", nargs="+", default=["round_robin", "lbgr"], choices=POLICIES)
+    parser.add_argument("--engines", type=int, default=4)
+    parser.add_argument("--requests", type=int, default=2000, help="of each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, default=8, help="requests at a time")
+    parser.add_argument("--events", type=int, default=20, help="chunks of a stream")
+    parser.add_argument("--play", nargs="+", metavar="HOST", help="be the engines (used by the script itself)")
+    parser.add_argument("--engine-port", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.play:
+        return engine(args.engine_port, args.play, args.events)
+    for policy in args.policies:
+        for stream in (False, True):
+            start = time.perf_counter()
+            rounds = asyncio.run(measure(args, policy, stream))
+            kind = f"stream of {args.events}" if stream else "whole answer"
+            spread = f"{statistics.median(rounds):.0f} us [{min(rounds):.0f}-{max(rounds):.0f}]"
+            print(f"{policy:12} {kind:14} {spread} CPU a request ({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
