@@ -36,7 +36,7 @@ class Config:
     # Engines
     worker_urls: tuple[str, ...] = option((), "base URLs of the engines, e.g. http://127.0.0.1:8000")
     worker_api_key: str | None = option(
-        None, "key sent to the engines in place of the client's; nothing: the client's passes through"
+        None, "key sent to the engines in place of the client's; nothing: the client's passes, unless it is api_key"
     )
     state_port_offset: int = option(
         1000,

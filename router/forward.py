@@ -116,6 +116,8 @@ class Forwarder:
         outgoing["accept-encoding"] = "identity"
         if self._authorization:
             outgoing["authorization"] = self._authorization.decode()
+        elif self._config.api_key:  # the key of this gateway is none of the engines' business
+            outgoing.popall("authorization", None)
         return outgoing
 
 

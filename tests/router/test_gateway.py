@@ -222,6 +222,13 @@ async def test_two_hundred_streams_at_once_leave_nothing_behind() -> None:
         assert not [task for task in asyncio.all_tasks() if "Client" in str(task.get_coro())]
 
 
+async def test_the_gateways_own_key_stays_with_it() -> None:
+    async with served(api_key="mine") as gateway:
+        response = await gateway.client.post(CHAT, json=BODIES[CHAT], headers={"authorization": "Bearer mine"})
+        assert response.status_code == 200
+        assert "authorization" not in gateway.engines[0].requests[0].headers
+
+
 async def test_a_decision_is_explained_in_the_log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     async with served(Script(), Script(), policy="lbgr") as gateway:
         with caplog.at_level(logging.DEBUG, "leafcutter.gateway"):
