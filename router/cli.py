@@ -121,10 +121,8 @@ async def serve(config: Config) -> None:
     from router.core import Router
     from router.discovery import Discovery, engines_of
 
-    if not config.worker_urls:
-        raise ConfigError("worker_urls", (), "at least one engine, e.g. --worker-urls http://127.0.0.1:8000")
-    router = Router(config, rng=random.Random(config.seed))
     engines = engines_of(config.worker_urls)
+    router = Router(config, rng=random.Random(config.seed))
     app = create_app(config, router, engines, discovery=Discovery(config, router.fleet, engines))
     server = uvicorn.Server(
         uvicorn.Config(

@@ -24,7 +24,10 @@ REFRESH_CHECKS = 12  # facts are read again after so many passed checks; they ch
 
 
 def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
-    """Names for the engines at `urls`, in order: engine-0, engine-1, ... Raises ConfigError for what is no base URL."""
+    """Names for the engines at `urls`, in order: engine-0, engine-1, ... Raises ConfigError for none, and for what
+    is no base URL."""
+    if not urls:
+        raise ConfigError("worker_urls", (), "at least one engine, e.g. --worker-urls http://127.0.0.1:8000")
     engines = {}
     for index, url in enumerate(urls):
         parts = urlsplit(url)
@@ -46,20 +49,17 @@ class Discovery:
         engines: Mapping[EngineId, str],
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        self._config, self._fleet, self.engines = config, fleet, engines
+        self.config, self.fleet, self.engines = config, fleet, engines
         self._client = client
         self._warned: set[EngineId] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Checks every engine once, then keeps watching them until the context ends."""
-        config = self._config
-        headers = {"authorization": f"Bearer {config.worker_api_key}"} if config.worker_api_key else {}
-        client = self._client or httpx.AsyncClient(timeout=config.health_check_timeout_secs, headers=headers)
-        async with client:
+        async with self._client or probe.open_client(self.config) as client:
             watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
             await asyncio.gather(*(watcher.check() for watcher in watchers))
-            log.info("%d of %d engines are healthy", sum(map(self._fleet.healthy, self.engines)), len(self.engines))
+            log.info("%d of %d engines are healthy", sum(map(self.fleet.healthy, self.engines)), len(self.engines))
             tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
             try:
                 yield
@@ -70,14 +70,14 @@ class Discovery:
 
     def learned(self, engine: EngineId, info: EngineInfo) -> None:
         """Takes in an engine's facts; says once what makes routing worse than it could be."""
-        self._fleet.set_info(engine, info)
+        self.fleet.set_info(engine, info)
         if info.order is None and engine not in self._warned:
             self._warned.add(engine)
             log.warning(
                 "%s shows no eviction state: plugin off, or LEAFCUTTER_STATE_PORT is not its port %+d"
                 " (`leafcutter doctor` tells more)",
                 engine,
-                self._config.state_port_offset,
+                self.config.state_port_offset,
             )
 
 
@@ -86,19 +86,19 @@ class _Watcher:
 
     def __init__(self, owner: Discovery, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
         self._owner, self._client, self._engine, self._url = owner, client, engine, url
-        self._state = probe.state_url(url, owner._config.state_port_offset)
+        self._state = probe.state_url(url, owner.config.state_port_offset)
         self._run = 0
 
     async def watch(self) -> None:
         while True:
-            await asyncio.sleep(self._owner._config.health_check_interval_secs)
+            await asyncio.sleep(self._owner.config.health_check_interval_secs)
             try:
                 await self.check()
             except Exception:  # a fault of ours in one check must not end the watch over the engine
                 log.exception("%s: the check itself failed", self._engine)
 
     async def check(self) -> None:
-        config, fleet = self._owner._config, self._owner._fleet
+        config, fleet = self._owner.config, self._owner.fleet
         passed = await probe.healthy(self._client, self._url)
         was = fleet.healthy(self._engine)
         self._run = max(1, self._run + 1) if passed else min(-1, self._run - 1)

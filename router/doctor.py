@@ -11,7 +11,7 @@ import httpx
 
 from router import probe
 from router.config import Config
-from router.errors import ConfigError
+from router.discovery import engines_of
 from router.types import EngineInfo
 
 Level = Literal["ok", "warn", "FAIL"]
@@ -27,9 +27,7 @@ class Finding:
 
 
 async def run(config: Config, out: Callable[[str], None] = print) -> int:
-    """Prints the findings; 1 if any of them is a failure, else 0. Raises ConfigError without engines to look at."""
-    if not config.worker_urls:
-        raise ConfigError("worker_urls", (), "the engines to look at, e.g. --worker-urls http://127.0.0.1:8000")
+    """Prints the findings; 1 if any of them is a failure, else 0. Raises ConfigError for bad engine URLs, or none."""
     findings = await examine(config)
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
@@ -43,11 +41,8 @@ async def examine(config: Config, client: httpx.AsyncClient | None = None) -> li
     """Every finding about the engines of `config.worker_urls`, engine by engine, then what they differ in."""
     findings = [Finding("ok", "leafcutter", f"version {metadata.version('leafcutter-router')}")]
     infos: dict[str, EngineInfo] = {}
-    key = config.worker_api_key
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    async with client or httpx.AsyncClient(timeout=config.health_check_timeout_secs, headers=headers) as http:
-        for url in config.worker_urls:
-            url = url.rstrip("/")
+    async with client or probe.open_client(config) as http:
+        for url in engines_of(config.worker_urls).values():
             state = probe.state_url(url, config.state_port_offset)
             try:
                 infos[url] = await probe.read_info(http, url, state)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from router.config import Config
 from router.types import EngineInfo
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)", re.MULTILINE)
@@ -37,6 +38,12 @@ def samples(page: str, prefix: str) -> dict[str, tuple[dict[str, str], float]]:
         if line.startswith(prefix) and (match := _SAMPLE.match(line)):
             found[match["name"]] = (dict(_LABEL.findall(match["labels"] or "")), float(match["value"]))
     return found
+
+
+def open_client(config: Config) -> httpx.AsyncClient:
+    """The client that engines are asked with: within `health_check_timeout_secs`, with their key if there is one."""
+    headers = {"authorization": f"Bearer {config.worker_api_key}"} if config.worker_api_key else {}
+    return httpx.AsyncClient(timeout=config.health_check_timeout_secs, headers=headers)
 
 
 async def healthy(client: httpx.AsyncClient, url: str) -> bool:

@@ -68,7 +68,8 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
         if not await _unless(stop, start_all(launches, engines, config.engine_startup_timeout_secs)):
             return
         keepers += [asyncio.create_task(_keep(engine, engines, config)) for engine in engines]
-        await serve(dataclasses.replace(config, worker_urls=tuple(launch.url for launch in launches)))
+        # Until the gateway's server takes the signals over, a Ctrl-C is ours to see.
+        await _unless(stop, serve(dataclasses.replace(config, worker_urls=tuple(launch.url for launch in launches))))
     finally:
         for keeper in keepers:
             keeper.cancel()
@@ -110,13 +111,13 @@ async def start_all(launches: Sequence[Launch], engines: list[Engine], timeout_s
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
-    """Runs `work` to its end (True), or cancels it when `stop` is set first (False)."""
+    """Runs `work` to its end, or cancels it when `stop` is set first. True if it may go on: `stop` is not set."""
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if task.done():
         task.result()
-        return True
+        return not stop.is_set()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     return False

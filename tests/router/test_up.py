@@ -56,6 +56,19 @@ async def test_ctrl_c_while_starting_stops_what_was_started(tmp_path: Path, unus
     assert not alive(pid_in(slow.log_file))
 
 
+async def test_ctrl_c_before_the_server_takes_the_signals_over_ends_it_too(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    one = launch(tmp_path, unused_tcp_port)
+
+    async def serve(config: Config) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await until_cancelled(config)
+
+    await asyncio.wait_for(run(UpConfig(), [one], serve), 20)
+    assert await gone(pid_in(one.log_file))
+
+
 async def test_an_engine_that_dies_is_started_again(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
