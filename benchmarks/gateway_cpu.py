@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from gateway import free_port, gateway
 
 from router.config import POLICIES
 
@@ -55,18 +55,13 @@ def engine(port: int, hosts: list[str], events: int) -> None:
     web.run_app(app, host=hosts, port=port, print=None, access_log=None)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
-async def running(*command: str) -> AsyncIterator[int]:
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.DEVNULL)
+async def playing(hosts: list[str], port: int, events: int) -> AsyncIterator[None]:
+    """The engines, in a process of their own."""
+    command = [__file__, "--play", *hosts, "--engine-port", str(port), "--events", str(events)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command)
     try:
-        yield process.pid
+        yield
     finally:
         process.terminate()
         await process.wait()
@@ -92,36 +87,18 @@ async def load(url: str, bodies: list[bytes], clients: int) -> None:
         await asyncio.gather(*(client() for _ in range(clients)))
 
 
-async def ready(url: str, engines: int) -> None:
-    async with aiohttp.ClientSession() as session:
-        while True:
-            try:
-                async with session.get(f"{url}/readiness") as answer:
-                    if (await answer.json())["healthy_workers"] == engines:
-                        return
-            except aiohttp.ClientConnectorError:
-                pass
-            await asyncio.sleep(0.1)
-
-
 async def measure(args: argparse.Namespace, policy: str, stream: bool) -> list[float]:
     """CPU microseconds per request of each round."""
-    port, engine_port = free_port(), free_port()
-    serve = ["-m", "router", "serve", "--policy", policy, "--port", str(port), "--worker-urls"]
-    rounds = []
     # One process plays every engine, each on a loopback address of its own.
-    hosts = [f"127.0.0.{index + 1}" for index in range(args.engines)]
-    play = [__file__, "--play", *hosts, "--engine-port", str(engine_port), "--events", str(args.events)]
-    async with running(*play):
-        urls = [f"http://{host}:{engine_port}" for host in hosts]
-        async with running(*serve, *urls) as gateway:
-            url = f"http://127.0.0.1:{port}"
-            await ready(url, args.engines)
-            for number in range(args.rounds + 1):
-                bodies = [body(number * args.requests + index, stream) for index in range(args.requests)]
-                before = cpu_s(gateway)
-                await load(url, bodies, args.clients)
-                rounds.append((cpu_s(gateway) - before) / args.requests * 1e6)
+    hosts, port = [f"127.0.0.{index + 1}" for index in range(args.engines)], free_port()
+    urls = [f"http://{host}:{port}" for host in hosts]
+    rounds = []
+    async with playing(hosts, port, args.events), gateway(urls, "--policy", policy, log=args.log) as (url, pid):
+        for number in range(args.rounds + 1):
+            bodies = [body(number * args.requests + index, stream) for index in range(args.requests)]
+            before = cpu_s(pid)
+            await load(url, bodies, args.clients)
+            rounds.append((cpu_s(pid) - before) / args.requests * 1e6)
     return rounds[1:]  # the first one warms up
 
 
@@ -139,6 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=8, help="requests at a time")
     parser.add_argument("--events", type=int, default=20, help="chunks of a stream")
+    parser.add_argument("--log", type=Path, default=Path(os.devnull), help="file for the gateway's log")
     parser.add_argument("--play", nargs="+", metavar="HOST", help="be the engines (used by the script itself)")
     parser.add_argument("--engine-port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import random
-import socket
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from gateway import gateway
 
 from router import model
 from router.config import POLICIES, UpConfig
@@ -123,26 +123,6 @@ async def counters(launches: Sequence[Launch]) -> tuple[float, float]:
     return queries, hits
 
 
-async def serve(
-    policy: str, launches: Sequence[Launch], port: int, offset: int, log: Path
-) -> asyncio.subprocess.Process:
-    """A fresh gateway over `launches`; returns once it is ready."""
-    command = [sys.executable, "-m", "router", "serve", "--policy", policy, "--port", str(port), "--seed", "1"]
-    command += ["--state-port-offset", str(offset), "--worker-urls", *(launch.url for launch in launches)]
-    with log.open("ab") as out:
-        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
-    async with httpx.AsyncClient() as client:
-        while process.returncode is None:
-            try:
-                answer = await client.get(f"http://127.0.0.1:{port}/readiness")
-                if answer.is_success and answer.json()["healthy_workers"] == len(launches):
-                    return process
-            except httpx.TransportError:
-                pass
-            await asyncio.sleep(0.2)
-    raise SystemExit(f"the gateway ended with status {process.returncode}: see {log}")
-
-
 async def visit(
     args: argparse.Namespace, policy: str, order: str, launches: Sequence[Launch], repetition: int, log: Path
 ) -> Visit:
@@ -152,16 +132,9 @@ async def visit(
         for launch in launches:
             (await client.post(f"{launch.url}/reset_prefix_cache")).raise_for_status()
         name = (await client.get(f"{launches[0].url}/v1/models")).json()["data"][0]["id"]
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
     before = await counters(launches)
-    gateway = await serve(policy, launches, port, UpConfig().state_port_offset, log)
-    try:
-        answers = await replay(f"http://127.0.0.1:{port}", name, requests, args.tokens)
-    finally:
-        gateway.terminate()
-        await gateway.wait()
+    async with gateway([launch.url for launch in launches], "--policy", policy, "--seed", "1", log=log) as (url, _):
+        answers = await replay(url, name, requests, args.tokens)
     after = await counters(launches)
     good = [answer for answer in answers if "error" not in answer]
     counted = [answer for answer in answers[int(args.warm_up * len(answers)) :] if "error" not in answer]
