@@ -117,10 +117,19 @@ def api(tmp_path: Path) -> Iterator[httpx.Client]:
             process = subprocess.Popen(["prometheus", *command], stdout=log, stderr=log)
         try:
             with httpx.Client(base_url=f"http://{address}/api/v1", transport=httpx.HTTPTransport(retries=5)) as client:
+                wait_until_ready(client, f"http://{address}/-/ready")
                 yield client
         finally:
             process.terminate()
             process.wait(20)
+
+
+def wait_until_ready(client: httpx.Client, url: str) -> None:
+    """Prometheus listens before it can answer, and says 503 until it can."""
+    end = time.monotonic() + 30
+    while not (answer := client.get(url)).is_success:
+        assert time.monotonic() < end, answer.text
+        time.sleep(0.05)
 
 
 def ask(api: httpx.Client, query: str) -> list[dict[str, Any]]:
