@@ -1,7 +1,7 @@
 # Everything a fresh machine needs: Python >= 3.11 with venv, make, and access to the package registries.
 #
 #   make up      set up what is missing, start engines and gateway    PORT=30000 ENGINES=2 ARGS='--model ...'
-#   make test    set up what is missing, lint, type check, run every test (real engines included)
+#   make test    set up what is missing, lint, type check, run every test (other vLLM versions, real engines)
 #   make setup   the set-up alone: virtual environment, locked dependencies, model
 #   make lock    resolve the dependencies anew (needs uv: made by `make setup`)
 
@@ -10,13 +10,15 @@ PORT ?=
 ENGINES ?=
 ARGS ?=
 VENV := .venv/bin
+# The adapter over the Python sources of the oldest and the newest supported vLLM: fetched once, about 120 MB.
+HOSTS := tests/hosts/test_versions.py
 
-.PHONY: up test setup lint unit engine lock clean
+.PHONY: up test setup lint unit hosts engine lock clean
 
 up: setup
 	@exec $(VENV)/leafcutter up $(if $(PORT),--port $(PORT)) $(if $(ENGINES),--engines $(ENGINES)) $(ARGS)
 
-test: lint unit engine
+test: lint unit hosts engine
 
 setup:
 	@PYTHON="$(PYTHON)" bash deploy/setup.sh
@@ -27,7 +29,10 @@ lint: setup
 	$(VENV)/mypy
 
 unit: setup
-	$(VENV)/pytest -m "not engine"
+	$(VENV)/pytest -m "not engine" --ignore $(HOSTS)
+
+hosts: setup
+	$(VENV)/pytest $(HOSTS)
 
 engine: setup
 	$(VENV)/pytest -m engine

@@ -1,7 +1,7 @@
 """The part of vLLM that the adapter stands on, and the check that the host at hand has it.
 
-The supported versions have one shape here; a host whose names or parameters differ is refused, because an order
-that misses one event keeps a wrong picture of the cache from then on.
+The supported versions have one shape here; a host whose names, parameters or conduct (see `trial`) differ is refused,
+because an order that misses one event keeps a wrong picture of the cache from then on.
 """
 
 import inspect
@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+
+from engine_patches.trial import find_deviations
 
 OLDEST, BELOW = (0, 26), (0, 34)
 
@@ -71,12 +73,12 @@ def find_differences(host: Host) -> list[str]:
     if host.coordinator.BlockPool is not pool:
         problems.append(f"{host.coordinator.__name__}.BlockPool is not vLLM's own: another plugin replaced it")
     problems += _method_problems(pool, POOL_METHODS) + _method_problems(queue, QUEUE_METHODS)
-    unknown = {name for name in vars(queue) if not name.startswith("_")} - set(QUEUE_METHODS)
+    unknown = {name for name in vars(queue) if not name.startswith("_")} - {*QUEUE_METHODS, "num_free_blocks"}
     problems += [f"{queue.__name__} has a method {name}, unknown to the adapter" for name in sorted(unknown)]
     block = host.kv_cache_utils.KVCacheBlock
     known = {*dir(block), *getattr(block, "__dataclass_fields__", ())}
     problems += [f"{block.__name__} has no {name}" for name in BLOCK_ATTRIBUTES if name not in known]
-    return problems
+    return problems or find_deviations(pool)
 
 
 def _version_problems(version: str) -> list[str]:

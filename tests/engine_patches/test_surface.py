@@ -33,7 +33,10 @@ def test_a_changed_signature_is_named():
 
 def test_added_parameters_are_passed_through():
     class Extended(BlockPool):
-        def cache_full_blocks(self, request, blocks, num_cached_blocks, num_full_blocks, block_size, more=None): ...
+        def cache_full_blocks(
+            self, request, blocks, num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, more=None
+        ):
+            super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, block_size)
 
     assert find_differences(build_host(pool=Extended)) == []
 
@@ -50,6 +53,17 @@ def test_a_new_method_of_the_queue_is_a_call_we_would_miss():
         def popright(self): ...
 
     assert find_differences(build_host(queue=Newer)) == ["Newer has a method popright, unknown to the adapter"]
+
+
+def test_a_pool_that_acts_otherwise_is_refused_though_its_shape_fits():
+    class Lazy(BlockPool):
+        def touch(self, blocks):
+            for block in blocks:
+                block.ref_cnt += 1
+
+    assert find_differences(build_host(pool=Lazy)) == [
+        "Lazy, touching two free blocks: no call, expected remove 1, remove 2"
+    ]
 
 
 def test_a_block_without_a_hash_is_named():
