@@ -13,9 +13,21 @@ A hit and a pin look the same in `touch`: the CPU-offload manager pins blocks th
 hit is a touch of a block that a lookup returned since its last touch; offload in lazy mode pins without a lookup.
 In eager mode offload looks up and pins blocks that requests hold: counted as hits, without effect on the order.
 
+What an order takes for a request's history is what the scheduler does, in its order:
+
+    admission    lookups, hits of the cached prefix, pops for the rest, then a key for each block that the step fills;
+                 a prompt in chunks and each generated block that fills up: pops and keys again, in later steps
+    end          release of all blocks that carry a key, deepest first: the length is known. An abort is an end
+    preemption   an end, too; the request comes back as a new one and hits what is left of its blocks
+    recompute    the last block of a prompt that is cached whole is computed beside the cached one: a second copy
+
+Blocks in use without a key (partly filled, reserved for speculation, waiting for a transfer) only take room.
+
 Of a block with several hashes (a partial one beside the full one) the order knows the primary one: nothing ever
 continues a partial hash. Pools that get hashes by other ways (the offload manager's own pool on the CPU side)
-work too: their blocks have no key for the order, which then sees them as lone leaves.
+work too: their blocks have no key for the order, which then sees them as lone leaves. vLLM 0.33 gives blocks without a
+hash back by `append_n` in one place (`unpin_blocks`, for hybrid sparse attention), as victims of last resort; to an
+order they are lone leaves like others.
 """
 
 from __future__ import annotations

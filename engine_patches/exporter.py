@@ -25,6 +25,9 @@ COUNTERS = (
     ("phases", "Phases begun by the order; 0 for an order without phases."),
     ("evictions", "Cached keys whose last block was evicted to make room."),
     ("hits", "Cached blocks reused by a request."),
+    ("misses", "Prefixes cached that no block carried."),
+    ("shadow_misses", "Misses of the order that a guard follows, on the same requests; 0 without a guard."),
+    ("fallbacks", "Times a guard took over; 0 without one."),
 )
 GAUGES = (
     ("marked", "Cached keys marked in this phase; 0 for an order without phases."),
@@ -81,6 +84,7 @@ class Exporter(Collector):
             yield CounterMetricFamily(PREFIX + name, text, value=getattr(order, name))
         for name, text in GAUGES:
             yield _gauge(name + "_blocks", text, getattr(order, name))
+        yield _gauge("fallback", "1 while a guard decides in place of the learned order.", order.fallback)
 
 
 def rank_port(port: int, process_name: str) -> int:

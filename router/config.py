@@ -99,7 +99,7 @@ class UpConfig(Config):
     model: str | None = option(
         None, "model to serve: a hub name or a folder; nothing: a small default that suits the hardware"
     )
-    eviction: str = option("rlt", "order in which the engines' prefix caches forget; off: the engine's own")
+    eviction: str = option("rlt_gix", "order in which the engines' prefix caches forget; off: the engine's own")
     eviction_seed: int | None = option(None, "seed of a randomized order; nothing: from the system", low=0)
     engine_port: int = option(8100, "port of the first engine; the next ones follow", low=1, high=65535)
     num_gpu_blocks: int | None = option(

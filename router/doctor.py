@@ -76,7 +76,7 @@ def _of_engine(url: str, info: EngineInfo, state: str | None) -> list[Finding]:
                 "warn",
                 url,
                 f"no eviction plugin at {state}: install leafcutter-router beside vLLM and start the engine with"
-                " LEAFCUTTER_EVICTION=rlt and LEAFCUTTER_STATE_PORT=<its port + --state-port-offset>",
+                " LEAFCUTTER_EVICTION=rlt_gix and LEAFCUTTER_STATE_PORT=<its port + --state-port-offset>",
             )
         )
     else:

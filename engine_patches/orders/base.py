@@ -20,21 +20,48 @@ from typing import ClassVar, Protocol
 Key = Hashable
 
 
+class Counters:
+    """The counters of a new order. One that a subclass computes is a property there."""
+
+    free: int
+    cached = hits = misses = evictions = 0
+    phases = marked = 0
+    fallback = False
+    fallbacks = 0
+
+    @property
+    def shadow_misses(self) -> int:
+        return 0
+
+
 class EvictionOrder(Protocol):
     """Decides which free block is reused next. Not thread-safe; the counters may be read from any thread.
 
     `free`: blocks now free. `cached`: blocks that carry a key, copies counted. `hits`: calls of `hit`.
-    `evictions`: keys whose last copy was popped to make room. `phases`: phase changes so far, and `marked`:
-    keys marked in this phase; both 0 in an order without phases.
+    `misses`: keys cached that no block carried. `evictions`: keys whose last copy was popped to make room.
+    `phases`: phase changes so far, and `marked`: keys marked in this phase; 0 in an order without phases.
+    `fallback`: a guard decides now, `fallbacks`: how often it took over, `shadow_misses`: misses of the order
+    it follows; false and 0 in an order without one. `randomized`: the order draws lots.
     """
 
     name: ClassVar[str]
+    randomized: ClassVar[bool]
     free: int
     cached: int
     hits: int
+    misses: int
     evictions: int
-    phases: int
-    marked: int
+
+    @property
+    def phases(self) -> int: ...
+    @property
+    def marked(self) -> int: ...
+    @property
+    def fallback(self) -> bool: ...
+    @property
+    def fallbacks(self) -> int: ...
+    @property
+    def shadow_misses(self) -> int: ...
 
     def __init__(self, num_blocks: int, seed: int | None = None) -> None:
         """`num_blocks` > 0; `seed` fixes the order's own random numbers (None: from the operating system)."""

@@ -9,17 +9,17 @@ by itself.
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from engine_patches.orders.base import Key
+from engine_patches.orders.base import Counters, Key
 
 
-class LRU:
+class LRU(Counters):
     """A doubly linked list in two flat arrays; number n is both ends. See `EvictionOrder` for the verbs."""
 
     name: ClassVar[str] = "lru"
+    randomized: ClassVar[bool] = False
 
     def __init__(self, num_blocks: int, seed: int | None = None) -> None:  # noqa: ARG002  (no chance in this order)
         self.free = num_blocks
-        self.cached = self.hits = self.evictions = self.phases = self.marked = 0
         self._end = num_blocks
         # Links of a ring 0, 1, .. n-1, n. A block in use has _next == -1.
         self._next: list[int] = [*range(1, num_blocks + 1), 0]
@@ -32,7 +32,9 @@ class LRU:
             return
         self.uncache(block)
         self._key[block] = key
-        self._copies[key] = self._copies.get(key, 0) + 1
+        copies = self._copies.get(key, 0)
+        self.misses += copies == 0
+        self._copies[key] = copies + 1
         self.cached += 1
 
     def uncache(self, block: int) -> None:

@@ -1,4 +1,8 @@
-"""One key of the forest of cached prefixes."""
+"""One key of the tree of cached prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from engine_patches.orders.base import Key
 
@@ -7,18 +11,18 @@ class Node:
     """A cached key; or, with `block` -1, one that is gone but has cached children.
 
     Of several copies `block` is one in use if there is one; the others are in `held` (in use) and `spare`
-    (free, in the pile). Keys that are gone have no parent and at least one cached child: they are fewer than
-    the blocks.
+    (free, in the pile). An order that keeps more about a key subclasses this.
     """
 
     __slots__ = (
-        "block", "free", "free_kids", "held", "idle", "key", "kids", "mark", "parent", "place", "spare",
+        "block", "free", "free_kids", "held", "idle", "key", "kids", "mark", "parent", "place", "position", "spare",
     )  # fmt: skip
 
-    def __init__(self, key: Key | None) -> None:
-        self.key = key  # None: a block given back without a key that is still worth something; a lone leaf
+    def __init__(self) -> None:
+        self.key: Key | None = None  # None: a block given back without one that is worth keeping; a lone leaf
         self.block = -1
-        self.parent: Node | None = None
+        self.position = 0  # number of the block in its request
+        self.parent: Any = None  # a node of the same class, or None
         self.kids = self.free_kids = 0  # children with a block; those of them that are free
         self.free = False
         self.idle = False  # in use, but no request has reused it since it was free

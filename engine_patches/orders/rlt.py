@@ -1,8 +1,8 @@
 """RLT, randomized leaf eviction (arXiv 2601.18999): random marking on the forest of cached prefixes.
 
-Time is cut into phases. A key is marked in the phase in which a block of it is hit, cached or released by a
-request. The victim is drawn uniformly from the unmarked leaves among the free blocks; when there is none, a
-new phase begins and no key is marked. Against a fixed sequence of requests the paper's bound is O(log n)
+Time is cut into phases. A key is marked in the phase in which a request hits or caches it, or the last one that
+uses it gives it back. The victim is drawn uniformly from the unmarked leaves among the free blocks; when there is
+none, a new phase begins and no key is marked. Against a fixed sequence of requests the paper's bound is O(log n)
 times the misses of the clairvoyant optimum, which no deterministic order reaches. Worthless blocks go first
 (`Forest`).
 
@@ -19,65 +19,86 @@ free.
 import random
 from collections.abc import Iterator
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Generic
 
 from engine_patches.orders.forest import Forest
 from engine_patches.orders.node import Node
+from engine_patches.orders.tree import N, Tree
 
 
-class RLT(Forest):
-    """`seed` fixes the lots. `phases`: phase changes so far; `marked`: keys marked in this phase."""
+class Marking(Tree[N], Generic[N]):
+    """The choice among leaves. `phases`: phase changes so far; `marked`: keys marked in this phase."""
 
-    name: ClassVar[str] = "rlt"
+    phases = marked = 0
 
-    def __init__(self, num_blocks: int, seed: int | None = None) -> None:
-        super().__init__(num_blocks)
-        self._random = random.Random(seed).random
-        self._unmarked: list[Node] = []
-        self._marked: list[Node] = []
+    def __init__(self, seed: int | None, *size: int) -> None:
+        super().__init__(*size)
+        self._lot = random.Random(seed).random
+        self._unmarked: list[N] = []
+        self._marked: list[N] = []
 
-    def _touch(self, node: Node) -> None:
+    def mark(self, node: N) -> None:
+        """The key, in use, is marked."""
         if node.mark != self.phases:
             node.mark = self.phases
             self.marked += 1
 
-    def _forget(self, node: Node) -> None:
+    def unmark(self, node: N) -> None:
+        """The key, in use or drawn, is unmarked."""
         if node.mark == self.phases:
             node.mark = -1
             self.marked -= 1
 
-    def _join_leaves(self, node: Node) -> None:
-        leaves = self._array(node)
+    def _join_leaves(self, node: N) -> None:
+        # Where a free leaf stands: its own mark never changes while it is among the leaves.
+        leaves = self._marked if node.mark == self.phases else self._unmarked
         node.place = len(leaves)
         leaves.append(node)
 
-    def _leave_leaves(self, node: Node) -> None:
-        leaves = self._array(node)
+    def _leave_leaves(self, node: N) -> None:
+        leaves = self._marked if node.mark == self.phases else self._unmarked
         last = leaves.pop()
         if last is not node:
             leaves[node.place] = last
             last.place = node.place
         node.place = -1
 
-    def _array(self, node: Node) -> list[Node]:
-        """Where a free leaf stands: a key's own mark never changes while it is among the leaves."""
-        return self._marked if node.mark == self.phases else self._unmarked
-
-    def _draw(self) -> Node:
+    def _draw(self) -> N:
         if not self._unmarked:
             if not self._marked:
                 raise IndexError("no free block")
             self.phases += 1
             self.marked = 0
             self._unmarked, self._marked = self._marked, self._unmarked
-        return self._unmarked[int(self._random() * len(self._unmarked))]
+        return self._unmarked[int(self._lot() * len(self._unmarked))]
 
-    def _leaves(self, after: Node | None = None) -> Iterator[Node]:
+    def _leaves(self, after: N | None = None) -> Iterator[N]:
         """Array order, as likely as any other: the unmarked ones, then those that the next phase unmarks."""
         arrays = [self._unmarked, self._marked]
-        if after is not None and self._array(after) is self._marked:
+        if after is not None and after.mark == self.phases:
             arrays = [self._marked]
         start = 0 if after is None else after.place + 1
         for leaves in arrays:
             yield from islice(leaves, start, None)
             start = 0
+
+
+class RLT(Marking[Node], Forest[Node]):
+    """`seed` fixes the lots."""
+
+    name: ClassVar[str] = "rlt"
+    randomized: ClassVar[bool] = True
+
+    def __init__(self, num_blocks: int, seed: int | None = None) -> None:
+        super().__init__(seed, num_blocks)
+
+    def _touch(self, node: Node) -> None:
+        self.mark(node)
+
+    def _give_back(self, node: Node, last: int) -> None:
+        if last >= 0:
+            self.mark(node)
+        self._free(node)
+
+    def _forget(self, node: Node, free: bool) -> None:  # noqa: ARG002
+        self.unmark(node)

@@ -81,7 +81,7 @@ def test_the_plugin_takes_the_settings_of_every_engine(config: Config) -> None:
         env = image_env("engine") | service["environment"]
         assert {name for name in env if name.startswith("LEAFCUTTER_")} <= known
         found = settings.read_settings(env)
-        assert (found.order, found.state_host) == ("rlt", "0.0.0.0")
+        assert (found.order, found.state_host) == ("rlt_gix", "0.0.0.0")
         state = probe.state_url(url, config.state_port_offset)
         assert state
         assert found.state_port == urlsplit(state).port

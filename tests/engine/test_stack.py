@@ -78,7 +78,7 @@ def test_both_engines_show_their_order(stack: Stack) -> None:
     assert [worker["engine"] for worker in workers] == ["engine-0", "engine-1"]
     for index, worker in enumerate(workers):
         assert worker["url"] == stack.engines[index]
-        assert (worker["healthy"], worker["order"], worker["block_size"]) == (True, "rlt", BLOCK_SIZE)
+        assert (worker["healthy"], worker["order"], worker["block_size"]) == (True, "rlt_gix", BLOCK_SIZE)
         assert worker["capacity_blocks"] == BLOCKS - 1
         assert worker["plugin_version"]
         assert worker["vllm_version"]
@@ -169,7 +169,7 @@ def test_the_doctor_finds_nothing_wrong(stack: Stack) -> None:
     command = [sys.executable, "-m", "router", "doctor", "--worker-urls", *stack.engines]
     report = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert report.returncode == 0, report.stdout
-    assert "eviction order rlt" in report.stdout
+    assert "eviction order rlt_gix" in report.stdout
     assert "0 failures, 0 warnings" in report.stdout
 
 

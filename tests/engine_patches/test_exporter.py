@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine_patches import __version__
 from engine_patches.exporter import Exporter, rank_port
-from engine_patches.orders import LRU, RLT
+from engine_patches.orders import LRU, RLT, RLTGIX
 from tests.engine_patches.orders.toy import ToyEngine
 
 
@@ -66,6 +66,10 @@ def test_serves_the_orders_state(server):
         "leafcutter_engine_phases_total": 0,
         "leafcutter_engine_evictions_total": 0,
         "leafcutter_engine_hits_total": 0,
+        "leafcutter_engine_misses_total": 0,
+        "leafcutter_engine_shadow_misses_total": 0,
+        "leafcutter_engine_fallbacks_total": 0,
+        "leafcutter_engine_fallback": 0,
         "leafcutter_engine_marked_blocks": 0,
         "leafcutter_engine_free_blocks": 8,
         "leafcutter_engine_cached_blocks": 0,
@@ -82,6 +86,23 @@ def test_serves_the_orders_state(server):
     assert after["leafcutter_engine_marked_blocks"] == order.marked
     assert after["leafcutter_engine_free_blocks"] == order.free
     assert after["leafcutter_engine_cached_blocks"] == order.cached
+
+
+def test_a_guard_shows_itself(server):
+    serve, started = server
+    order = RLTGIX(9, 0)
+    order._budget = 0.0
+    pool = build_pool(order)
+    Exporter(1, "127.0.0.1", "0.32.0", serve).show(pool)
+    engine = ToyEngine(order, 9, seed=1)
+    while not order.fallback:
+        engine.step(rough=False)
+    samples = {name: sample.value for name, sample in scrape(started).items()}
+    assert samples["leafcutter_engine_fallback"] == 1
+    assert samples["leafcutter_engine_fallbacks_total"] == order.fallbacks > 0
+    assert samples["leafcutter_engine_misses_total"] == order.misses > 0
+    assert samples["leafcutter_engine_shadow_misses_total"] == order.shadow_misses > 0
+    assert samples["leafcutter_engine_phases_total"] == order.phases
 
 
 def test_one_server_shows_the_pool_built_last(server):

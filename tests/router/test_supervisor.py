@@ -118,7 +118,7 @@ def test_two_cpu_engines_share_the_cores(tmp_path: Path) -> None:
     assert [launch.url for launch in launches] == ["http://127.0.0.1:9100", "http://127.0.0.1:9101"]
     assert [launch.env["LEAFCUTTER_STATE_PORT"] for launch in launches] == ["10100", "10101"]
     assert all("--enforce-eager" in launch.command for launch in launches)
-    assert all(launch.env["LEAFCUTTER_EVICTION"] == "rlt" for launch in launches)
+    assert all(launch.env["LEAFCUTTER_EVICTION"] == "rlt_gix" for launch in launches)
 
 
 def test_one_engine_per_gpu_unless_more_are_asked_for() -> None:

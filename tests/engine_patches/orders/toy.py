@@ -5,6 +5,7 @@ tuple of ints, one for each block; the key of block i is the prompt up to and wi
 """
 
 import random
+import sys
 from dataclasses import dataclass, field
 
 Prefix = tuple[int, ...]
@@ -125,3 +126,22 @@ class ToyEngine:
             self.drop_key(self.random.choice(list(self.key_of)))
         elif self.running:
             self.finish(self.random.choice(self.running))
+
+
+def count_lines(call):
+    """Lines of the package that the call executes: its cost in steps, whatever the clock says."""
+    lines = 0
+
+    def trace(frame, event, _):
+        nonlocal lines
+        if "engine_patches/orders" not in frame.f_code.co_filename or "tests" in frame.f_code.co_filename:
+            return None
+        lines += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(None)
+    return lines
