@@ -3,6 +3,7 @@
 leafcutter up       start engines and the gateway in front of them
 leafcutter serve    the gateway alone, in front of engines that run already
 leafcutter doctor   say what is wrong with engines and options
+leafcutter bench    measure the eviction orders on traces
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any, TypeVar
 import uvloop
 import yaml
 
+from router import bench
 from router.config import Config, UpConfig
-from router.errors import ConfigError, LeafcutterError
+from router.errors import ConfigError, LeafcutterError, TraceError
 from router.option import Option, build, options_of
 
 log = logging.getLogger("leafcutter")
@@ -32,16 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status is 0, 1 for a failure, 2 for a wrong option."""
     arguments = parser().parse_args(argv)
     try:
-        config = load(arguments.spec, arguments, os.environ)
-        logging.basicConfig(
-            level=config.log_level.upper(),
-            format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
-        for chatty in ("httpx", "uvicorn"):  # a line for every health check, and for every step of the start
-            logging.getLogger(chatty).setLevel(logging.WARNING)
-        status: int = arguments.run(config)
-    except ConfigError as error:
+        status: int = arguments.start(arguments)
+    except (ConfigError, TraceError) as error:
         print(f"leafcutter: {error}", file=sys.stderr)
         return 2
     except LeafcutterError as error:
@@ -52,8 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def start(arguments: argparse.Namespace) -> int:
+    """A command whose options are declared in `config`. Raises LeafcutterError."""
+    config = load(arguments.spec, arguments, os.environ)
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("httpx", "uvicorn"):  # a line for every health check, and for every step of the start
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    status: int = arguments.run(config)
+    return status
+
+
 def parser() -> argparse.ArgumentParser:
-    """The one parser: every option of every command, from the declarations in `config`."""
+    """The one parser: every option of every command."""
     top = argparse.ArgumentParser(prog="leafcutter", description="A live serving router for vLLM engines.")
     top.add_argument("--version", action="version", version=f"leafcutter {metadata.version('leafcutter-router')}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -63,11 +71,29 @@ def parser() -> argparse.ArgumentParser:
         ("doctor", Config, run_doctor, "say what is wrong with the engines and how to mend it"),
     ):
         command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
-        command.set_defaults(spec=spec, run=run)
+        command.set_defaults(start=start, spec=spec, run=run)
         command.add_argument("--config", metavar="FILE", help="YAML file of options, by their names with underscores")
         for option in options_of(spec):
             _add(command, option)
+    _add_bench(commands)
     return top
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    words = "measure the eviction orders on traces"
+    command = commands.add_parser("bench", help=words, description=words)
+
+    def explain(_: argparse.Namespace) -> int:
+        command.print_help()
+        return 0
+
+    command.set_defaults(start=explain)
+    words = "hit rates and costs of eviction orders on traces and workloads"
+    eviction = command.add_subparsers(metavar="WHAT").add_parser(
+        "eviction", help=words, description=words, allow_abbrev=False
+    )
+    eviction.set_defaults(start=bench.run)
+    bench.add_arguments(eviction)
 
 
 def _add(command: argparse.ArgumentParser, option: Option) -> None:

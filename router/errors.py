@@ -2,6 +2,7 @@
 
     LeafcutterError
     |- ConfigError            a wrong option: key, value, what was expected     (exit status 2)
+    |- TraceError             a trace that cannot be read: file, line, what was found and expected (exit status 2)
     |- SetupError             an engine, model or tool that could not be had    (exit status 1)
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
@@ -15,7 +16,7 @@ Messages never hold an engine's URL: clients must not learn the inside of the fl
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LeafcutterError(Exception):
@@ -28,6 +29,18 @@ class ConfigError(LeafcutterError):
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(f"option {key!r} = {value!r}: expected {expected}")
         self.key, self.value, self.expected = key, value, expected
+
+
+class TraceError(LeafcutterError):
+    """A trace that cannot be read. `line` counts from 1; None where the file as a whole is meant."""
+
+    def __init__(self, file: str, line: int | None, found: str, expected: str) -> None:
+        place = file if line is None else f"{file}, line {line}"
+        super().__init__(f"trace {place}: found {found}; expected {expected}")
+        self.file, self.line, self.found, self.expected = file, line, found, expected
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TraceError, (self.file, self.line, self.found, self.expected)  # passes between processes
 
 
 class SetupError(LeafcutterError):

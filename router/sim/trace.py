@@ -1,0 +1,172 @@
+"""Traces of requests: files read as a stream, never held in memory.
+
+Two formats, told apart by the first line that is not blank, both also compressed by gzip:
+- text: one request a line, its block ids separated by blanks, the first block first. If the ids of the first request
+  are whole numbers, so must all others be (a word among numbers is a damaged line); else ids are any words;
+- JSON lines as Mooncake publishes them (FAST'25): `hash_ids` (whole numbers), and where given `timestamp` (ms),
+  `input_length` and `output_length` (tokens).
+
+Equal id, equal block. A block's parent is the one before it on its line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, Any, Protocol, cast
+
+from router.errors import TraceError
+
+Block = int | str
+
+# Longer than any request: a file without line ends is refused before it fills the memory.
+LONGEST_LINE_BYTES = 64 << 20
+_DIGITS = b"0123456789 \t\r\n"
+_NUMBER = re.compile(r"-?[0-9]{1,40}")
+# How often a reader tells how far it is.
+REPORT_EVERY = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`blocks`: the ids of its prompt's blocks, first to last. The rest is None where the trace does not tell."""
+
+    blocks: Sequence[Block]
+    arrival_s: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Trace(Protocol):
+    """Something that gives the same requests as often as it is asked. `label`: how a user names it."""
+
+    @property
+    def label(self) -> str: ...
+
+    def open(self, capacity: int, report: Callable[[float], None] = ...) -> Iterator[Request]:
+        """The requests, lazily. `capacity`: blocks of the cache, for traces made against one.
+
+        `report` is called now and then with the part that is done, 0 to 1. Raises TraceError while it goes on.
+        """
+        ...
+
+
+def ignore(_part: float) -> None:
+    """Where nobody watches."""
+
+
+@dataclass(frozen=True)
+class TraceFile:
+    """The trace at `label`, a path; with `limit` only its first requests."""
+
+    label: str
+    limit: int | None = None
+
+    def open(self, capacity: int, report: Callable[[float], None] = ignore) -> Iterator[Request]:  # noqa: ARG002
+        """Raises TraceError if the file cannot be read, holds no request, or where a line is malformed."""
+        try:
+            with open(self.label, "rb") as raw:
+                size = max(1, raw.seek(0, 2))
+                raw.seek(0)
+                for count, request in enumerate(islice(self._requests(raw), self.limit)):
+                    if count % REPORT_EVERY == 0:
+                        report(max(raw.tell() / size, count / self.limit if self.limit else 0.0))
+                    yield request
+        except OSError as error:
+            raise TraceError(self.label, None, error.strerror or str(error), "a readable file") from None
+
+    def _requests(self, raw: IO[bytes]) -> Iterator[Request]:
+        read = None
+        for number, line in self._lines(raw):
+            read = read or self._reader(number, line)
+            yield read(number, line)
+        if read is None:
+            raise TraceError(self.label, None, "nothing", "at least one request")
+
+    def _lines(self, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+        """The lines that are not blank, by their number from 1."""
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+        number = 0
+        try:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES), b""), start=1):
+                if len(line) == LONGEST_LINE_BYTES and not line.endswith(b"\n"):
+                    raise TraceError(self.label, number, f"more than {len(line)} bytes", "a line with one request")
+                if not line.isspace():
+                    yield number, line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise TraceError(self.label, number + 1, f"damaged gzip data ({error})", "a complete gzip file") from None
+
+    def _reader(self, number: int, line: bytes) -> Callable[[int, bytes], Request]:
+        """What reads the lines of this file, by its first one."""
+        if line.lstrip().startswith(b"{"):
+            return self._read_json
+        numbers = all(isinstance(block, int) for block in self._ids(number, line))
+        return self._read_numbers if numbers else self._read_words
+
+    def _read_numbers(self, number: int, line: bytes) -> Request:
+        blocks = self._ids(number, line)
+        for block in blocks:
+            if isinstance(block, str):
+                raise TraceError(
+                    self.label, number, repr(block[:40]), "a block id that is a number, as in the first request"
+                )
+        return Request(blocks)
+
+    def _read_words(self, number: int, line: bytes) -> Request:
+        return Request(self._words(number, line))
+
+    def _ids(self, number: int, line: bytes) -> list[Block]:
+        if not line.translate(None, _DIGITS):  # the way of nearly every line
+            with suppress(ValueError):  # more digits than Python converts: a word
+                return list(map(int, line.split()))
+        return [int(word) if _NUMBER.fullmatch(word) else word for word in self._words(number, line)]
+
+    def _words(self, number: int, line: bytes) -> list[str]:
+        try:
+            words = line.decode().split()
+        except UnicodeDecodeError:
+            words = []
+        if not words or not all(map(str.isprintable, words)):
+            raise TraceError(self.label, number, "bytes that are no text", "block ids separated by blanks")
+        return words
+
+    def _read_json(self, number: int, line: bytes) -> Request:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):  # not JSON, not even text, or nested without end
+            raise TraceError(self.label, number, _show(line), "a JSON object") from None
+        if not isinstance(entry, dict):
+            raise TraceError(self.label, number, _show(line), "a JSON object")
+        blocks = entry.get("hash_ids")
+        if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
+            found = "no hash_ids" if "hash_ids" not in entry else f"hash_ids = {_show(blocks)}"
+            raise TraceError(self.label, number, found, "hash_ids, a list of whole numbers")
+        timestamp_ms = self._number(number, entry, "timestamp", (int, float))
+        return Request(
+            blocks,
+            None if timestamp_ms is None else timestamp_ms / 1e3,
+            self._number(number, entry, "input_length", (int,)),
+            self._number(number, entry, "output_length", (int,)),
+        )
+
+    def _number(self, number: int, entry: dict[str, Any], key: str, kinds: tuple[type, ...]) -> Any:
+        value = entry.get(key)
+        if value is not None and not (type(value) in kinds and 0 <= value < math.inf):
+            words = "a number" if float in kinds else "a whole number"
+            raise TraceError(self.label, number, f"{key} = {_show(value)}", f"{words} of at least 0")
+        return value
+
+
+def _show(value: object) -> str:
+    """A piece of what stands there, short enough for a message."""
+    text = value.decode(errors="replace").strip() if isinstance(value, bytes) else json.dumps(value)
+    return repr(text) if len(text) <= 40 else repr(text[:40]) + " ..."
