@@ -1,14 +1,13 @@
-"""Routing policies x eviction orders on real engines, in one run: the paper's shared-prefix workload, scaled down.
+"""Routing policies x eviction orders on real engines, in one run: a shared-prefix or a multi-turn chat workload.
 
-    .venv/bin/python benchmarks/live_ab.py --out benchmarks/results/live_ab.json
+    .venv/bin/python benchmarks/live_ab.py --workload gsp --out benchmarks/results/live_ab.json
 
 For every order the same number of engines runs all the time (those not measured are idle), so that cells can be
 interleaved without restarts: each repetition visits every cell once, in an order of its own, over the very same
-requests. Before each visit the engines' caches are emptied and a fresh gateway starts, which learns from nothing; the
+sessions. Before each visit the engines' caches are emptied and a fresh gateway starts, which learns from nothing; the
 first `--warm-up` share of a visit is not counted in latencies.
 
-Workload (GSP, section 5 of arXiv 2601.18999): groups of prompts that share their first half, in random order, with
-Poisson arrivals. Hit rate is vLLM's own: prefix_cache_hits / prefix_cache_queries over the visit.
+Workloads: workload.py. Hit rate is vLLM's own: prefix_cache_hits / prefix_cache_queries over the visit.
 """
 
 from __future__ import annotations
@@ -22,28 +21,22 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 from gateway import gateway
+from load import replay
+from workload import WORKLOADS, add_options, fill_defaults
 
+from engine_patches.orders import ORDERS
+from engine_patches.settings import OFF
 from router import model
 from router.config import POLICIES, UpConfig
 from router.probe import samples
 from router.supervisor import Engine, Launch, plan
 from router.up import GPU_MODEL, count_gpus, start_all
-
-SYLLABLES = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "l", "s")]
-
-
-@dataclass(frozen=True)
-class Request:
-    at_s: float
-    prompt: str
 
 
 @dataclass(frozen=True)
@@ -64,54 +57,6 @@ class Visit:
     """Largest share of the requests that one engine served."""
 
 
-def words(rng: random.Random, count: int) -> str:
-    return " ".join(rng.choice(SYLLABLES) + rng.choice(SYLLABLES) for _ in range(count))
-
-
-def workload(args: argparse.Namespace, seed: int) -> list[Request]:
-    """`groups` x `prompts` requests in random order; lengths are in words, drawn per group."""
-    rng = random.Random(seed)
-    prompts = []
-    for _ in range(args.groups):
-        length = rng.choice(args.lengths)
-        shared = words(rng, length // 2)
-        prompts += [f"{shared} {words(rng, length - length // 2)}" for _ in range(args.prompts)]
-    rng.shuffle(prompts)
-    at_s, requests = 0.0, []
-    for prompt in prompts:
-        at_s += rng.expovariate(args.rate)
-        requests.append(Request(at_s, prompt))
-    return requests
-
-
-async def send(client: httpx.AsyncClient, url: str, name: str, request: Request, tokens: int) -> dict[str, Any]:
-    """One streamed request: its latency and TTFT in seconds, and the engine that served it."""
-    body = {"model": name, "prompt": request.prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
-    start, first = time.perf_counter(), None
-    try:
-        async with client.stream("POST", f"{url}/v1/completions", json={**body, "temperature": 0}) as answer:
-            answer.raise_for_status()
-            async for _ in answer.aiter_bytes():
-                first = first or time.perf_counter() - start
-            engine = answer.headers["x-leafcutter-engine"]
-    except httpx.HTTPError as error:
-        return {"error": repr(error)}
-    assert first is not None
-    return {"latency_s": time.perf_counter() - start, "ttft_s": first, "engine": engine}
-
-
-async def replay(url: str, name: str, requests: Sequence[Request], tokens: int) -> list[dict[str, Any]]:
-    """Sends every request at its time, whatever became of the others (an open loop)."""
-    start = time.perf_counter()
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-
-        async def one(request: Request) -> dict[str, Any]:
-            await asyncio.sleep(max(0.0, request.at_s - (time.perf_counter() - start)))
-            return await send(client, url, name, request, tokens)
-
-        return await asyncio.gather(*(one(request) for request in requests))
-
-
 async def counters(launches: Sequence[Launch]) -> tuple[float, float]:
     """Prefix-cache queries and hits of these engines so far, tokens."""
     queries = hits = 0.0
@@ -126,26 +71,26 @@ async def counters(launches: Sequence[Launch]) -> tuple[float, float]:
 async def visit(
     args: argparse.Namespace, policy: str, order: str, launches: Sequence[Launch], repetition: int, log: Path
 ) -> Visit:
-    """One cell, once: empty caches, a fresh gateway, the repetition's requests."""
-    requests = workload(args, args.seed + repetition)
+    """One cell, once: empty caches, a fresh gateway, the repetition's sessions."""
+    sessions = WORKLOADS[args.workload](args, args.seed + repetition)
+    requests = sum(len(session.turns) for session in sessions)
     async with httpx.AsyncClient(timeout=30) as client:
         for launch in launches:
             (await client.post(f"{launch.url}/reset_prefix_cache")).raise_for_status()
         name = (await client.get(f"{launches[0].url}/v1/models")).json()["data"][0]["id"]
     before = await counters(launches)
     async with gateway([launch.url for launch in launches], "--policy", policy, "--seed", "1", log=log) as (url, _):
-        answers = await replay(url, name, requests, args.tokens)
+        answers = await replay(url, name, sessions)
     after = await counters(launches)
-    good = [answer for answer in answers if "error" not in answer]
-    counted = [answer for answer in answers[int(args.warm_up * len(answers)) :] if "error" not in answer]
-    latency, ttft = ([answer[key] for answer in counted] for key in ("latency_s", "ttft_s"))
-    served = [answer["engine"] for answer in good]
+    counted = answers[int(args.warm_up * len(answers)) :]
+    latency, ttft = [answer.latency_s for answer in counted], [answer.ttft_s for answer in counted]
+    served = [answer.engine for answer in answers]
     return Visit(
         policy=policy,
         order=order,
         repetition=repetition,
-        requests=len(answers),
-        failed=len(answers) - len(good),
+        requests=requests,
+        failed=requests - len(answers),
         hit_rate=(after[1] - before[1]) / (after[0] - before[0]),
         mean_s=statistics.fmean(latency),
         p95_s=statistics.quantiles(latency, n=20)[-1],
@@ -226,14 +171,10 @@ def _spread(values: Sequence[float], digits: int) -> str:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--policies", nargs="+", default=["round_robin", "lbgr"], choices=POLICIES)
-    parser.add_argument("--orders", nargs="+", default=["lru", "rlt"])
+    parser.add_argument("--orders", nargs="+", default=["lru", "rlt"], choices=[OFF, *ORDERS])
     parser.add_argument("--engines", type=int, default=2, help="engines of each order")
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--groups", type=int, default=32)
-    parser.add_argument("--prompts", type=int, default=8, help="prompts of each group")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[96, 192, 384], help="words (about 2.6 tokens each)")
-    parser.add_argument("--tokens", type=int, default=4, help="output tokens of each request")
-    parser.add_argument("--rate", type=float, default=2.0, help="requests a second")
+    add_options(parser)
     parser.add_argument("--warm-up", type=float, default=0.1, help="share of the requests not counted in latencies")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model")
@@ -244,7 +185,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine-args", default="", help="more arguments for every engine, in one string")
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print the table of a file of --out")
     parser.add_argument("--out", type=Path, help="file for every visit's figures and the settings, JSON")
-    return parser.parse_args()
+    args = parser.parse_args()
+    fill_defaults(args)
+    return args
 
 
 def main() -> None:
