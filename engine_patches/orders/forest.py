@@ -5,41 +5,46 @@ Children belong to the key, not to the block: with two copies of a key, losing o
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Generic
+from typing import ClassVar, Generic, TypeVar
 
 from engine_patches.orders.base import Counters, Key
+from engine_patches.orders.node import Holder, Node
 from engine_patches.orders.pile import Pile
-from engine_patches.orders.tree import N, Tree
+from engine_patches.orders.tree import Tree
+
+H = TypeVar("H", bound=Holder)
 
 
-class Forest(Tree[N], Counters, Generic[N]):
+class Forest(Tree[H], Counters, Generic[H]):
     """All verbs of `EvictionOrder`. A subclass says what is done with leaves (`Tree`), and overrides the hooks below.
 
     Memory: one small object a key, at most 2n keys.
     """
 
+    node_type: ClassVar[type[Node]] = Holder
+
     def __init__(self, num_blocks: int) -> None:
         super().__init__()
         self.free = num_blocks
-        self._node: list[N | None] = [None] * num_blocks  # by block
+        self._node: list[H | None] = [None] * num_blocks  # by block
         self._pile = Pile(num_blocks)  # free blocks with a worthless content
         self._worthless, self._piled = self._pile.stack, self._pile.place
 
     # Hooks.
 
-    def _touch(self, node: N) -> None:
+    def _touch(self, node: H) -> None:
         """A request hit or cached the key: an access. (A new key is linked to its parent already.)"""
 
-    def _give_back(self, node: N, last: int) -> None:  # noqa: ARG002
+    def _give_back(self, node: H, last: int) -> None:  # noqa: ARG002
         """The key is free now, its last user gone: a request whose deepest block is number `last` of the key's group;
         -1: somebody who did not reuse it."""
         self._free(node)
 
-    def _use(self, node: N) -> None:
+    def _use(self, node: H) -> None:
         """The key, free so far, is in use now; a `_touch` follows if a request reuses it."""
         self._take(node)
 
-    def _forget(self, node: N, free: bool) -> None:
+    def _forget(self, node: H, free: bool) -> None:
         """The last block of the key is gone: popped, or lost for another reason. `free`: it was until now."""
 
     # Keys come and go.
@@ -225,9 +230,9 @@ class Forest(Tree[N], Counters, Generic[N]):
 
     def _walk_inner(self) -> Iterator[int]:
         reached = list(self._leaves())
-        waiting: dict[N, int] = {}  # free children not reached yet
+        waiting: dict[H, int] = {}  # free children not reached yet
         for node in reached:
-            parent: N | None = node.parent
+            parent: H | None = node.parent
             if parent is not None and parent.free:
                 waiting[parent] = waiting.get(parent, parent.free_kids) - 1
                 if waiting[parent] == 0:
@@ -236,7 +241,7 @@ class Forest(Tree[N], Counters, Generic[N]):
 
     # Copies.
 
-    def _add_held(self, node: N, block: int) -> None:
+    def _add_held(self, node: H, block: int) -> None:
         """A further copy is in use. If the others are free, it now stands for the key."""
         if node.free:
             node.idle = True
@@ -247,7 +252,7 @@ class Forest(Tree[N], Counters, Generic[N]):
             node.held = node.held or {}
             node.held[block] = None
 
-    def _add_spare(self, node: N, block: int) -> None:
+    def _add_spare(self, node: H, block: int) -> None:
         node.spare = node.spare or {}
         node.spare[block] = None
         self._pile.add(block)

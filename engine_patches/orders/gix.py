@@ -35,7 +35,7 @@ from typing import ClassVar, Generic, TypeVar
 from engine_patches.orders.forest import Forest
 from engine_patches.orders.ghosts import Ghosts
 from engine_patches.orders.hazard import BIN_OF_AGE, BINS, CLASSES, HORIZON, Hazards
-from engine_patches.orders.node import Node
+from engine_patches.orders.node import Holder
 
 MOST_HITS = 3
 EPOCHS_IN_CAPACITY = 8
@@ -45,7 +45,7 @@ SLOTS = HORIZON + 1  # buckets of a class: one an epoch, and one for all that is
 ANCIENT = HORIZON
 
 
-class Leaf(Node):
+class Leaf(Holder):
     """`epoch` -1: not accessed yet. `waited`: its age when it was taken into use, -1 once that use is accounted for."""
 
     __slots__ = ("branch", "cell", "epoch", "had_child", "hits", "waited", "young")

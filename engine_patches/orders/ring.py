@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from engine_patches.orders.forest import Forest
-from engine_patches.orders.node import Node
+from engine_patches.orders.node import Holder, Node
 
 
-class Linked(Node):
+class Linked(Holder):
     """A key that stands in at most one ring: `left` is None if it stands in none. `count` is the order's own."""
 
     __slots__ = ("count", "left", "right")

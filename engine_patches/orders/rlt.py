@@ -22,7 +22,7 @@ from itertools import islice
 from typing import ClassVar, Generic
 
 from engine_patches.orders.forest import Forest
-from engine_patches.orders.node import Node
+from engine_patches.orders.node import Holder
 from engine_patches.orders.tree import N, Tree
 
 
@@ -83,7 +83,7 @@ class Marking(Tree[N], Generic[N]):
             start = 0
 
 
-class RLT(Marking[Node], Forest[Node]):
+class RLT(Marking[Holder], Forest[Holder]):
     """`seed` fixes the lots."""
 
     name: ClassVar[str] = "rlt"
@@ -92,13 +92,13 @@ class RLT(Marking[Node], Forest[Node]):
     def __init__(self, num_blocks: int, seed: int | None = None) -> None:
         super().__init__(seed, num_blocks)
 
-    def _touch(self, node: Node) -> None:
+    def _touch(self, node: Holder) -> None:
         self.mark(node)
 
-    def _give_back(self, node: Node, last: int) -> None:
+    def _give_back(self, node: Holder, last: int) -> None:
         if last >= 0:
             self.mark(node)
         self._free(node)
 
-    def _forget(self, node: Node, free: bool) -> None:  # noqa: ARG002
+    def _forget(self, node: Holder, free: bool) -> None:  # noqa: ARG002
         self.unmark(node)
