@@ -86,6 +86,9 @@ class Config:
     lbgr_duplication_weight: float = option(
         4.0, "price of computing again what another engine has cached (V in docs/design.md)", low=0
     )
+    lbgr_duplication_weight_learned: float = option(
+        3.0, "the same before engines whose eviction order is not LRU: there a copy displaces little", low=0
+    )
     lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
     lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)
 

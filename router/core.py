@@ -16,10 +16,10 @@ from router import blocks, policies
 from router.config import Config
 from router.errors import NoEngine, NotFound
 from router.fleet import Change, Fleet
+from router.holdings import Holdings, evicts_by_age
 from router.learners.mean import OutputLength, TokenRatio
 from router.policies.base import Ask, pick
 from router.policies.least_loaded import LeastLoaded
-from router.prefix import PrefixIndex
 from router.types import (
     BlockKey,
     Booking,
@@ -51,7 +51,7 @@ class Router:
         """How often the policy raised or gave a cost that is not a number; each is logged."""
         self._safe = LeastLoaded(config)
         self._rng = rng
-        self._index = PrefixIndex(config.prefix_index_blocks)
+        self._index = Holdings(config.prefix_index_blocks)
         self._ratios = TokenRatio()
         self._lengths = OutputLength(config.default_output_tokens)
 
@@ -193,13 +193,13 @@ class Router:
         """
         prompt, ending = decision.request.prompt, outcome.ending
         if ending is Ending.OK:
-            self._confirm(decision, outcome, (*prompt.keys, *blocks.extend(prompt, outcome.reply)))
+            self._confirm(decision, outcome, blocks.extend(prompt, outcome.reply))
         elif stay.first_token_s is not None and ending in (Ending.CANCELLED, Ending.TIMEOUT):
-            self._confirm(decision, outcome, prompt.keys)
+            self._confirm(decision, outcome, ())
         else:
             self._index.retract(decision.engine, prompt.keys, decision.lookup)
 
-    def _confirm(self, decision: Decision, outcome: Outcome, keys: Sequence[BlockKey]) -> None:
+    def _confirm(self, decision: Decision, outcome: Outcome, reply: Sequence[BlockKey]) -> None:
         request = decision.request
         # Expected and found hits are compared in the engine's own tokens, free of the token ratio's error; not at all
         # where they cannot be: usage of several prompts together, or a prompt that is not text for the most part.
@@ -209,10 +209,13 @@ class Router:
         known = self.fleet.view(decision.engine).info if decision.engine in self.fleet else None
         self._index.settle(
             decision.engine,
-            keys,
+            request.prompt.keys,
+            reply,
             decision.lookup,
             block_tokens=block_tokens,
             slack_tokens=max(block_tokens, float(known.block_size or 0) if known else 0.0),
+            exact=exact,
+            prompt_tokens=decision.prompt_tokens * exact,
             predicted_tokens=decision.hit_tokens * exact,
             cached_tokens=outcome.cached_tokens if told else None,
         )
@@ -232,7 +235,7 @@ class Router:
         else:
             view = self.fleet.view(engine)
             told = view.info.capacity_blocks and view.info.block_size
-            self._index.add(engine, view.capacity_tokens, guessed=not told)
+            self._index.add(engine, view.capacity_tokens, guessed=not told, order=view.info.order)
 
 
 def _serves(view: EngineView, model: str) -> bool:
@@ -244,7 +247,8 @@ def _hit_tokens(view: EngineView, matched_tokens: float, prompt_tokens: float) -
     """What the engine can use of a match: never the whole prompt (the last token is always computed), whole blocks."""
     tokens = min(matched_tokens, max(0.0, prompt_tokens - 1))
     block = view.info.block_size
-    return tokens // block * block if block else tokens
+    # An expectation over blocks that may be gone (`survival`) is no number of whole ones.
+    return tokens // block * block if block and evicts_by_age(view.info.order) else tokens
 
 
 def _checked(outcome: Outcome) -> Outcome:

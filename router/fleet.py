@@ -20,7 +20,7 @@ class Change(Enum):
     ADDED = auto()
     REMOVED = auto()
     RETURNED = auto()  # healthy again: it may have restarted
-    RESIZED = auto()  # tells another cache size than before
+    RESIZED = auto()  # tells another size or eviction order of its cache than before
 
 
 @dataclass(slots=True)
@@ -151,7 +151,8 @@ class Fleet:
         state.info, state.view = info, None
         told = (info.capacity_blocks or 0) * (info.block_size or 0)
         state.capacity_tokens = float(told) if told > 0 else self._default_capacity_tokens
-        if (before.capacity_blocks, before.block_size) != (info.capacity_blocks, info.block_size):
+        cache = info.capacity_blocks, info.block_size, info.order
+        if (before.capacity_blocks, before.block_size, before.order) != cache:
             self._listener(engine, Change.RESIZED)
 
     def view(self, engine: EngineId) -> EngineView:

@@ -58,6 +58,9 @@ class PrefixIndex:
         """(block, engine) pairs held."""
         return sum(len(shelf.order) for shelf in self._shelves.values())
 
+    def __contains__(self, engine: EngineId) -> bool:
+        return engine in self._shelves
+
     def add(self, engine: EngineId, capacity_tokens: float, *, guessed: bool) -> None:
         """A new engine, or a known one that tells another size: what it held stays, its corrections start anew."""
         shelf = self._shelves.get(engine)

@@ -141,9 +141,11 @@ class Lookup:
     """What the prefix index expected of the chosen engine; comes back to it with what was observed."""
 
     blocks: int
-    """Index blocks matched."""
+    """Index blocks matched, or known to have been sent there."""
     recent: bool
     """The match was confirmed so lately that only a flush or a restart of the engine can have undone it."""
+    bins: tuple[tuple[int, int, int], ...] = ()
+    """From the survival index: stretches of the match by age, as (bin, first block, block after the last)."""
 
 
 class Score(NamedTuple):

@@ -13,7 +13,7 @@ For request j (len = m + h prompt tokens, m uncached, h cached on engine i; o ex
 
 Predicted latency is c (W + w + D). a, b, al, g0, g1, g2: `learners.latency`, one set for all engines, so that a new
 engine predicts at once. q, n~, ctx~: `features`. kp, kd, kv: options lbgr_imposed_prefill, lbgr_imposed_decode,
-lbgr_duplication_weight.
+lbgr_duplication_weight (towards engines that evict by LRU) and lbgr_duplication_weight_learned (others).
 
 Streamed requests show their first token: nw counts them and q knows how far the head has come. Unstreamed ones do not:
 u and their part of q are a virtual queue (`learners.backlog`) that drains at the learned speed. Mixed traffic adds the
@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 
 from router.config import Config
 from router.features import Features, crowd, queued_tokens
+from router.holdings import evicts_by_age
 from router.learners.backlog import Backlog
 from router.learners.latency import LatencyModel
 from router.learners.scale import Scale
@@ -70,9 +71,10 @@ class Lbgr(Policy):
     def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         mean_in_flight = sum([candidate.view.in_flight for candidate in candidates]) / len(candidates)
         congestion = min(MOST_CONGESTION, 1.0 + mean_in_flight)
-        price = self.config.lbgr_duplication_weight * self._reuse * congestion
+        price = self._reuse * congestion
+        lru, learned = price * self.config.lbgr_duplication_weight, price * self.config.lbgr_duplication_weight_learned
         score = self._score
-        return tuple([score(ask, candidate, price) for candidate in candidates])
+        return tuple([score(ask, c, lru if evicts_by_age(c.view.info.order) else learned) for c in candidates])
 
     def _score(self, ask: Ask, candidate: Candidate, price: float) -> Score:
         """About 2 us, most of a decision's time: hence locals, and a bare tuple in the order of Features."""

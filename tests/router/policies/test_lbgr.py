@@ -197,3 +197,10 @@ def test_mixed_traffic_learns_from_both_kinds():
     assert len(answers) == 240
     coefficients = router.describe(E)["coefficients"]
     assert 60 < coefficients["b"] < 140  # the truth is 100
+
+
+@pytest.mark.parametrize(("order", "weight"), [(None, 4), ("lru", 4), ("rlt_gix", 3), ("rlt", 3)])
+def test_duplication_weighs_less_where_a_copy_displaces_little(order, weight):
+    view = EngineView(E, EngineInfo(order=order), 1, 0, 0.0, 200.0, 2000.0)
+    (score,) = Lbgr(Config()).choose(Ask(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
+    assert score.terms_s["duplication"] * 1000 == pytest.approx(weight * 0.3 * 2 * 0.1 * 1000)

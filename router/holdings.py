@@ -1,0 +1,114 @@
+"""What every engine's prefix cache is believed to hold, each by the index that suits its eviction order.
+
+Engines that evict by LRU, or do not say, are in the LRU index (`prefix`), which then is exact but for what it cannot
+see; engines of any other order are in the survival index (`survival`), with one learned curve an order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from router.prefix import PrefixIndex
+from router.survival import SurvivalIndex
+from router.types import BlockKey, EngineId, Lookup
+
+LRU_ORDERS = frozenset({"lru", "off"})
+
+
+def evicts_by_age(order: str | None) -> bool:
+    """Whether the LRU index suits an engine of this order; one that names none is taken for stock vLLM."""
+    return order is None or order in LRU_ORDERS
+
+
+class Holdings:
+    """Both indexes as one. Lengths are index blocks; the cap is shared."""
+
+    def __init__(self, max_blocks: int) -> None:
+        self._lru = PrefixIndex(max_blocks)
+        self._survival = SurvivalIndex(max_blocks)
+
+    def __len__(self) -> int:
+        """(block, engine) pairs held."""
+        return len(self._lru) + len(self._survival)
+
+    def add(self, engine: EngineId, capacity_tokens: float, *, guessed: bool, order: str | None) -> None:
+        """A new engine, or a known one that tells another size or order: under another index it starts empty."""
+        if evicts_by_age(order):
+            if engine in self._survival:
+                self._survival.remove(engine)
+            self._lru.add(engine, capacity_tokens, guessed=guessed)
+        else:
+            if engine in self._lru:
+                self._lru.remove(engine)
+            self._survival.add(engine, capacity_tokens, order or "")
+
+    def remove(self, engine: EngineId) -> None:
+        self._of(engine).remove(engine)
+
+    def forget(self, engine: EngineId) -> None:
+        """The engine's cache is empty, as after a restart."""
+        self._of(engine).forget(engine)
+
+    def capacity_tokens(self, engine: EngineId) -> float:
+        """The engine's cache, as corrected by what was observed where the index corrects it."""
+        return self._of(engine).capacity_tokens(engine)
+
+    def blocks(self, engine: EngineId) -> int:
+        return self._of(engine).blocks(engine)
+
+    def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
+        """Blocks of the prompt that each engine is expected to hold; engines with none may be left out."""
+        found: dict[EngineId, float] = self._survival.match(keys)
+        found.update(self._lru.match(keys))
+        return found
+
+    def book(self, engine: EngineId, keys: Sequence[BlockKey], matched: float, block_tokens: float) -> Lookup:
+        """The prompt goes to `engine`, which `match` gave `matched` blocks. Returns what the end will need."""
+        if engine in self._survival:
+            return self._survival.book(engine, keys, block_tokens)
+        return self._lru.book(engine, keys, int(matched), block_tokens)
+
+    def settle(
+        self,
+        engine: EngineId,
+        prompt: Sequence[BlockKey],
+        reply: Sequence[BlockKey],
+        lookup: Lookup,
+        *,
+        block_tokens: float,
+        slack_tokens: float,
+        exact: float,
+        prompt_tokens: float,
+        predicted_tokens: float,
+        cached_tokens: int | None,
+    ) -> None:
+        """The engine answered; `reply`: keys that the answer adds to those of the prompt.
+
+        `exact`: tokens of the engine over tokens as estimated, for `block_tokens`; the other lengths are the engine's.
+        `cached_tokens`: what it found, None if it does not tell. `slack_tokens`: a difference that says nothing.
+        """
+        if engine in self._survival:
+            blocks = None
+            if cached_tokens is not None:
+                whole = cached_tokens + slack_tokens >= prompt_tokens
+                blocks = math.inf if whole else cached_tokens / (block_tokens * exact)
+            self._survival.settle(engine, prompt, reply, lookup, blocks)
+        elif engine in self._lru:
+            self._lru.settle(
+                engine,
+                (*prompt, *reply),
+                lookup,
+                block_tokens=block_tokens,
+                slack_tokens=slack_tokens,
+                predicted_tokens=predicted_tokens,
+                cached_tokens=cached_tokens,
+            )
+
+    def retract(self, engine: EngineId, keys: Sequence[BlockKey], lookup: Lookup) -> None:
+        """The request ended before any sign of its prefill."""
+        self._survival.retract(engine, keys, lookup)
+        self._lru.retract(engine, keys, lookup)
+
+    def _of(self, engine: EngineId) -> PrefixIndex | SurvivalIndex:
+        return self._survival if engine in self._survival else self._lru

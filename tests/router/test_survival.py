@@ -1,0 +1,222 @@
+"""The survival index against a plain model of its definition, its curve, and its bounds."""
+
+import math
+import random
+
+import pytest
+
+from router.holdings import Holdings
+from router.survival import BINS, CAPACITIES, EDGES, PRIOR, Curve, SurvivalIndex
+from router.types import BlockKey, EngineId
+
+A, B = EngineId("a"), EngineId("b")
+
+
+def keys(*numbers):
+    return tuple(BlockKey(n) for n in numbers)
+
+
+def index_of(*engines, capacity=100.0, most=100_000, order="rlt_gix"):
+    index = SurvivalIndex(most)
+    for engine in engines:
+        index.add(engine, capacity, order)
+    return index
+
+
+def serve(index, engine, prompt, cached=None, reply=()):
+    lookup = index.book(engine, prompt, 1.0)
+    index.settle(engine, prompt, reply, lookup, cached)
+    return lookup
+
+
+def test_what_was_never_sent_there_is_not_expected():
+    index = index_of(A, B)
+    assert index.match(keys(1, 2)) == {}
+    serve(index, A, keys(1, 2, 3))
+    assert index.match(keys(9, 1)) == {}
+    assert index.match(keys(1, 2, 7)) == {A: pytest.approx(2 * PRIOR[0])}
+
+
+def test_blocks_in_use_are_certain_and_later_ones_are_not():
+    index = index_of(A)
+    serve(index, A, keys(1, 2, 3, 4))
+    index._shelves[A].curve.chance = [0.5] * BINS
+    assert index.match(keys(1, 2, 3, 4)) == {A: pytest.approx(2)}
+    lookup = index.book(A, keys(1, 2), 1.0)
+    assert index.match(keys(1, 2, 3, 4)) == {A: pytest.approx(2 + 2 * 0.5)}
+    index.book(A, keys(1, 2), 1.0)
+    index.settle(A, keys(1, 2), (), lookup, None)
+    assert index.match(keys(1, 2)) == {A: 2}  # the second request still runs
+
+
+def test_a_block_survives_at_most_as_well_as_its_parent():
+    index = index_of(A)
+    serve(index, A, keys(1, 2, 3))
+    serve(index, A, keys(*range(100, 150)))
+    lookup = index.book(A, keys(7), 1.0)  # nothing of the path
+    index.settle(A, keys(7), keys(3), lookup, None)  # block 3 alone is young again
+    old, young = (index._shelves[A].bin_of(index._marks[BlockKey(n)][0]) for n in (1, 3))
+    assert young < old
+    curve = index._shelves[A].curve
+    curve.chance = [1 - bin_ / BINS for bin_ in range(BINS)]
+    assert index.match(keys(1, 2, 3)) == {A: pytest.approx(3 * curve.chance[old])}
+
+
+def test_the_curve_learns_by_bin_and_never_rises():
+    curve = Curve()
+    for _ in range(200):
+        curve.learn([(3, 0.0)])
+    assert curve.chance[3] == pytest.approx(0, abs=0.05)
+    assert curve.chance[2] == PRIOR[2]
+    assert curve.chance == sorted(curve.chance, reverse=True)
+    for _ in range(400):
+        curve.learn([(3, 1.0), (9, 0.5)])
+    assert curve.chance[3] > 0.9
+    assert 0.45 < curve.chance[9] < 0.55
+
+
+def test_an_answer_teaches_the_bins_of_its_walk():
+    index = index_of(A)
+    serve(index, A, keys(1, 2, 3, 4))
+    serve(index, A, keys(*range(10, 70)))
+    curve = index._shelves[A].curve
+    bin_ = index._shelves[A].bin_of(index._marks[BlockKey(1)][0])
+    assert 0 < bin_ < BINS
+    before = curve.chance[bin_]
+    lookup = serve(index, A, keys(1, 2, 3, 4), cached=1.0)  # a quarter of them
+    assert lookup.bins == ((bin_, 0, 4),)
+    assert curve.chance[bin_] < before
+    lookup = serve(index, A, keys(1, 2, 3, 4), cached=math.inf)
+    assert lookup.bins == ((0, 0, 4),)
+
+
+def test_orders_have_curves_of_their_own():
+    index = SurvivalIndex(1000)
+    index.add(A, 100.0, "rlt")
+    index.add(B, 100.0, "rlt_gix")
+    for _ in range(50):
+        serve(index, A, keys(1, 2), cached=0.5)
+    serve(index, B, keys(1, 2))
+    hits = index.match(keys(1, 2))
+    assert hits[A] < 1.5 < hits[B]
+
+
+def test_rank_counts_what_was_touched_since_over_the_capacity():
+    """The bin of a path grows with each hundredth of the capacity touched after it, within a generation's width."""
+    index = index_of(A, capacity=1000.0)
+    serve(index, A, keys(1, 2))
+    touched = 0
+    for number in range(300):
+        serve(index, A, keys(*range(1000 + 20 * number, 1020 + 20 * number)))
+        touched += 20
+        generation = index._marks[BlockKey(1)].get(0) if BlockKey(1) in index._marks else None
+        if generation is None:
+            break
+        bin_ = index._shelves[A].bin_of(generation)
+        rank = touched / 1000
+        low = next((i for i, edge in enumerate(EDGES) if rank - 0.15 < edge), BINS - 1)
+        high = next((i for i, edge in enumerate(EDGES) if rank + 0.15 < edge), BINS - 1)
+        assert low <= bin_ <= high
+    assert touched > 5000
+
+
+def test_a_request_that_never_began_leaves_nothing_of_its_own():
+    index = index_of(A)
+    serve(index, A, keys(1, 2))
+    lookup = index.book(A, keys(1, 2, 3), 1.0)
+    index.retract(A, keys(1, 2, 3), lookup)
+    assert index.blocks(A) == 2
+    assert set(index._marks) == set(keys(1, 2))
+
+
+def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
+    index = index_of(A)
+    for _ in range(3):
+        serve(index, A, keys(1, 2), cached=2.0)
+    serve(index, A, keys(1, 2), cached=0.0)
+    serve(index, A, keys(1, 2), cached=0.0)
+    assert index.match(keys(1, 2)) == {}
+    assert index.blocks(A) == 0
+    index.remove(A)
+    assert len(index) == 0
+
+
+def check(index):
+    for engine, shelf in index._shelves.items():
+        held = {key: marks[shelf.number] for key, marks in index._marks.items() if shelf.number in marks}
+        young = [generation for key, generation in held.items() if key not in shelf.in_use]
+        assert index.blocks(engine) == len(held)
+        assert set(shelf.in_use) <= set(held)
+        for place, count in enumerate(shelf.counts):
+            assert count == young.count(shelf.first + place)
+        assert len(shelf.lists) == len(shelf.counts) == len(shelf.ranks)
+    assert all(index._marks.values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_books_agree_after_random_traffic(seed):
+    chance = random.Random(seed)
+    index = index_of(A, B, capacity=60.0)
+    running = []
+    for step in range(3000):
+        if running and chance.random() < 0.5:
+            engine, prompt, lookup = running.pop(chance.randrange(len(running)))
+            if chance.random() < 0.2:
+                index.retract(engine, prompt, lookup)
+            else:
+                cached = chance.choice([None, 0.0, 2.0, math.inf])
+                index.settle(engine, prompt, keys(chance.randrange(10_000, 20_000)), lookup, cached)
+        else:
+            stem = chance.randrange(40)
+            prompt = keys(*(100 * stem + n for n in range(chance.randint(1, 9))), 5000 + step)
+            engine = chance.choice([A, B])
+            expected = index.match(prompt).get(engine, 0.0)
+            assert 0 <= expected <= len(prompt)
+            running.append((engine, prompt, index.book(engine, prompt, 1.0)))
+        if step % 50 == 0:
+            check(index)
+        if step == 2000:
+            index.forget(A)
+            running = [each for each in running if each[0] != A]
+    check(index)
+
+
+def test_memory_reaches_its_caps_and_keeps_them():
+    """Eight capacities an engine, and the cap of the whole index, whichever is less."""
+    for most, bound in ((100_000, CAPACITIES * 100 * 1.2), (500, 500)):
+        index = index_of(A, B, capacity=100.0, most=most)
+        largest = 0
+        for number in range(3000):
+            engine = (A, B)[number % 2]
+            serve(index, engine, keys(*range(10 * number, 10 * number + 10)))
+            largest = max(largest, index.blocks(A))
+        assert 0.3 * bound / (1 if most > 1000 else 2) < largest <= bound
+        assert len(index._marks) <= 2 * bound
+        assert sum(map(len, index._shelves[A].lists)) <= 2 * bound
+
+
+def test_each_engine_is_in_the_index_of_its_order():
+    holdings = Holdings(1000)
+    holdings.add(A, 100.0, guessed=False, order=None)
+    holdings.add(B, 100.0, guessed=False, order="rlt_gix")
+    for engine in (A, B):
+        lookup = holdings.book(engine, keys(1, 2), 0, 1.0)
+        holdings.settle(
+            engine,
+            keys(1, 2),
+            keys(3),
+            lookup,
+            block_tokens=1.0,
+            slack_tokens=1.0,
+            exact=1.0,
+            prompt_tokens=2,
+            predicted_tokens=0,
+            cached_tokens=0,
+        )
+    assert holdings.match(keys(1, 2, 3)) == {A: 3, B: pytest.approx(3 * PRIOR[0])}
+    assert (holdings.blocks(A), holdings.blocks(B), len(holdings)) == (3, 3, 6)
+    holdings.add(A, 100.0, guessed=False, order="rlt")  # restarted under another order: starts empty there
+    assert holdings.match(keys(1)) == {B: pytest.approx(PRIOR[0])}
+    holdings.remove(A)
+    holdings.remove(B)
+    assert len(holdings) == 0
