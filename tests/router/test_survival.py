@@ -6,7 +6,8 @@ import random
 import pytest
 
 from router.holdings import Holdings
-from router.survival import BINS, CAPACITIES, EDGES, PRIOR, Curve, SurvivalIndex
+from router.learners.curve import BINS, EDGES, PRIOR
+from router.survival import CAPACITIES, SurvivalIndex
 from router.types import BlockKey, EngineId
 
 A, B = EngineId("a"), EngineId("b")
@@ -60,19 +61,6 @@ def test_a_block_survives_at_most_as_well_as_its_parent():
     curve = index._shelves[A].curve
     curve.chance = [1 - bin_ / BINS for bin_ in range(BINS)]
     assert index.match(keys(1, 2, 3)) == {A: pytest.approx(3 * curve.chance[old])}
-
-
-def test_the_curve_learns_by_bin_and_never_rises():
-    curve = Curve()
-    for _ in range(200):
-        curve.learn([(3, 0.0)])
-    assert curve.chance[3] == pytest.approx(0, abs=0.05)
-    assert curve.chance[2] == PRIOR[2]
-    assert curve.chance == sorted(curve.chance, reverse=True)
-    for _ in range(400):
-        curve.learn([(3, 1.0), (9, 0.5)])
-    assert curve.chance[3] > 0.9
-    assert 0.45 < curve.chance[9] < 0.55
 
 
 def test_an_answer_teaches_the_bins_of_its_walk():

@@ -1,0 +1,34 @@
+"""How likely a cached block survives, by how much was touched after it: learned from what answers report.
+
+A bin's chance is the decayed share of blocks found, shrunk to an optimistic prior, and never above a younger bin's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EDGES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+BINS = len(EDGES) + 1
+PRIOR = (1.0, 0.98, 0.95, 0.92, 0.9, 0.87, 0.83, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2)
+"""Optimistic, so that old copies are tried and the curve is learned."""
+PRIOR_WEIGHT = 2.0
+DECAY = 0.98  # of a bin's evidence, with each answer that tells of it
+
+
+class Curve:
+    """S: chance of survival by bin of rank, never rising. Shared by the engines of one order."""
+
+    def __init__(self) -> None:
+        self._tried = [0.0] * BINS
+        self._found = [0.0] * BINS
+        self.chance = list(PRIOR)
+
+    def learn(self, told: Sequence[tuple[int, float]]) -> None:
+        """One answer: (bin, share of its blocks in that bin that were found)."""
+        for bin_, share in told:
+            self._tried[bin_] = DECAY * self._tried[bin_] + 1.0
+            self._found[bin_] = DECAY * self._found[bin_] + share
+        lowest = 1.0
+        for bin_, prior in enumerate(PRIOR):
+            estimate = (self._found[bin_] + PRIOR_WEIGHT * prior) / (self._tried[bin_] + PRIOR_WEIGHT)
+            lowest = self.chance[bin_] = min(lowest, estimate)

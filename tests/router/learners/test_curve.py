@@ -1,0 +1,16 @@
+import pytest
+
+from router.learners.curve import PRIOR, Curve
+
+
+def test_the_curve_learns_by_bin_and_never_rises():
+    curve = Curve()
+    for _ in range(200):
+        curve.learn([(3, 0.0)])
+    assert curve.chance[3] == pytest.approx(0, abs=0.05)
+    assert curve.chance[2] == PRIOR[2]
+    assert curve.chance == sorted(curve.chance, reverse=True)
+    for _ in range(400):
+        curve.learn([(3, 1.0), (9, 0.5)])
+    assert curve.chance[3] > 0.9
+    assert 0.45 < curve.chance[9] < 0.55
