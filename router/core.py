@@ -138,7 +138,7 @@ class Router:
         raise NoEngine("No engine can take the request at the moment.")
 
     def _ask(self, request: ParsedRequest, now: float) -> Ask:
-        expected_tokens = self._lengths.predict_one((request.model, request.route))
+        expected_tokens = self._lengths.predict_one(_length_classes(request))
         if request.max_tokens is not None:
             expected_tokens = min(expected_tokens, float(request.max_tokens))
         prompt_tokens = request.prompt.units * self._tokens_per_unit(request)
@@ -222,7 +222,7 @@ class Router:
 
     def _measure(self, request: ParsedRequest, outcome: Outcome) -> None:
         if outcome.output_tokens is not None:
-            self._lengths.learn_one((request.model, request.route), outcome.output_tokens)
+            self._lengths.learn_one(_length_classes(request), outcome.output_tokens)
         if outcome.prompt_tokens is not None and not request.prompt.in_tokens:
             self._ratios.learn_one(request.model, request.prompt.units, outcome.prompt_tokens)
 
@@ -236,6 +236,14 @@ class Router:
             view = self.fleet.view(engine)
             told = view.info.capacity_blocks and view.info.block_size
             self._index.add(engine, view.capacity_tokens, guessed=not told, order=view.info.order)
+
+
+def _length_classes(request: ParsedRequest) -> tuple[object, ...]:
+    """Of like answers, the widest class first: of a model, a route, a bound within a factor of two, a session."""
+    route = request.model, request.route
+    bound = *route, None if request.max_tokens is None else request.max_tokens.bit_length()
+    classes = request.model, route, bound
+    return classes if request.session is None else (*classes, (*bound, request.session))
 
 
 def _serves(view: EngineView, model: str) -> bool:

@@ -1,18 +1,19 @@
 """Running means per class of traffic, in maps that forget the class unused for longest.
 
-`OutputLength`: answer length by (model, route): the plain mean of the first answers, then an average over about 200.
+`OutputLength`: answer length by classes within classes: of each the plain mean of the first answers, then an average
+over about 200, shrunk to that of the class around it.
 `TokenRatio`: tokens a byte of text, by model: the gateway does not tokenize, the engines tell `prompt_tokens`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-CLASSES = 256
-"""Most classes kept by each learner; names come from clients."""
+CLASSES = 4096
+"""Most classes kept by each learner, about 300 bytes each; names come from clients."""
 
 T = TypeVar("T")
 
@@ -39,27 +40,34 @@ class _Classes(Generic[T]):
 
 @dataclass(slots=True)
 class _Length:
-    mean_tokens: float
-    answers: int = 4  # the start counts as so many
+    mean_tokens: float = 0.0
+    answers: int = 0
 
 
 class OutputLength:
-    """Expected output, tokens, by class."""
+    """Expected output, tokens. A request's classes stand one within the other, the widest first."""
 
     SLOWEST_GAIN = 1 / 200
+    SHRINK = 4.0  # answers that the mean of the class around it is worth
 
     def __init__(self, start_tokens: float) -> None:
         self._start_tokens = start_tokens
-        self.classes: _Classes[_Length] = _Classes(lambda: _Length(start_tokens))
+        self.classes: _Classes[_Length] = _Classes(_Length)
 
-    def predict_one(self, name: object) -> float:
-        entry = self.classes.find(name)
-        return entry.mean_tokens if entry else self._start_tokens
+    def predict_one(self, classes: Sequence[object]) -> float:
+        mean_tokens = self._start_tokens
+        for name in classes:
+            entry = self.classes.find(name)
+            if entry is not None:
+                answers = min(float(entry.answers), 1 / self.SLOWEST_GAIN)
+                mean_tokens += answers / (answers + self.SHRINK) * (entry.mean_tokens - mean_tokens)
+        return mean_tokens
 
-    def learn_one(self, name: object, output_tokens: float) -> None:
-        entry = self.classes.open(name)
-        entry.answers += 1
-        entry.mean_tokens += max(self.SLOWEST_GAIN, 1 / entry.answers) * (output_tokens - entry.mean_tokens)
+    def learn_one(self, classes: Sequence[object], output_tokens: float) -> None:
+        for name in classes:
+            entry = self.classes.open(name)
+            entry.answers += 1
+            entry.mean_tokens += max(self.SLOWEST_GAIN, 1 / entry.answers) * (output_tokens - entry.mean_tokens)
 
 
 @dataclass(slots=True)
