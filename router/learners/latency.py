@@ -1,7 +1,10 @@
-"""How long a request takes: six coefficients shared by all engines, learned from whatever a request lets us see.
+"""How long a request takes: seven coefficients shared by all engines, learned from whatever a request lets us see.
 
-    prefill = a * requests + b * miss + al * hit            of one engine step, or of a request and the queue before it
-    decode  = output * (g0 + g1 * others + g2 * context)    others: requests beside it; context: their prompt tokens
+    prefill = a * requests + b * miss + al * hit + at * spread   of one step, or of a request and its queue
+    decode  = output * (g0 + g1 * others + g2 * context)         others: requests beside it; context: theirs
+
+spread = miss (hit + miss / 2): attention, each computed token looking back at all before it. It is what makes a long
+prompt cost more than its tokens.
 
 A streamed request teaches the two lines apart (`learn_prefill`, `learn_decode`), an unstreamed one their sum
 (`learn_whole`); one regression takes both, so that mixed traffic shares what it learns. The prior fixes only the
@@ -23,7 +26,7 @@ from router.learners.least_squares import NonNegativeLeastSquares
 
 class Coefficients(NamedTuple):
     """a: ms a request; b, al: ms a thousand uncached, cached tokens; g0: ms an output token; g1: more for each
-    other request; g2: more for each thousand tokens of context."""
+    other request; g2: more for each thousand tokens of context; at: ms a million pairs of tokens."""
 
     a: float
     b: float
@@ -31,14 +34,17 @@ class Coefficients(NamedTuple):
     g0: float
     g1: float
     g2: float
+    at: float
 
     def per_token_s(self) -> Coefficients:
         """The same in seconds and tokens."""
-        return Coefficients(self.a / 1e3, self.b / 1e6, self.al / 1e6, self.g0 / 1e3, self.g1 / 1e3, self.g2 / 1e6)
+        a, b, al, g0, g1, g2, at = self
+        return Coefficients(a / 1e3, b / 1e6, al / 1e6, g0 / 1e3, g1 / 1e3, g2 / 1e6, at / 1e9)
 
 
-PRIOR = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1)
-STRENGTH = Coefficients(1.0, 1.0, 1.0, 5.0, 500.0, 500.0)
+# at: of an 8B model (32 layers, width 4,096), where attention to 30,500 tokens costs as much as all else of a token.
+PRIOR = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1, 3.3)
+STRENGTH = Coefficients(1.0, 1.0, 1.0, 5.0, 500.0, 500.0, 10.0)
 LEAST_OUTPUT = 4  # tokens; shorter answers say nothing about decoding
 FULL_OUTPUT = 64  # tokens from which on an answer has full weight
 HALF = 0.5  # a streamed request gives two samples
@@ -77,20 +83,19 @@ class LatencyModel:
     def samples(self) -> int:
         return self._model.samples
 
-    def prefill_ms(self, requests: float, miss: float, hit: float) -> float:
-        c = self.coefficients
-        return c.a * requests + c.b * miss + c.al * hit
+    def prefill_ms(self, requests: float, miss: float, hit: float, spread: float) -> float:
+        return _prefill_ms(self.coefficients, requests, miss, hit, spread)
 
     def decode_ms(self, output: float, others: float, context: float) -> float:
         c = self.coefficients
         return output * (c.g0 + c.g1 * others + c.g2 * context)
 
-    def learn_prefill(self, requests: float, miss: float, hit: float, y_ms: float) -> None:
+    def learn_prefill(self, requests: float, miss: float, hit: float, spread: float, y_ms: float) -> None:
         """One engine step that gave `requests` first tokens after y_ms of work."""
-        expected_ms = PRIOR.a * requests + PRIOR.b * miss + PRIOR.al * hit
+        expected_ms = _prefill_ms(PRIOR, requests, miss, hit, spread)
         self._prefill_pace.learn_one(y_ms, expected_ms)
         self._prefill_trust = max(FADED, self._prefill_trust * FADE)
-        self._learn((requests, miss, hit, 0.0, 0.0, 0.0), y_ms, _relative(expected_ms), HALF)
+        self._learn((requests, miss, hit, 0.0, 0.0, 0.0, spread), y_ms, _relative(expected_ms), HALF)
 
     def learn_decode(self, output: int, others: float, context: float, y_ms: float) -> None:
         """One answer of `output` tokens that took y_ms after its first."""
@@ -100,38 +105,48 @@ class LatencyModel:
         self._decode_pace.learn_one(token_ms, PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context)
         self._decode_trust = max(FADED, self._decode_trust * FADE)
         weight = min(output, FULL_OUTPUT) / FULL_OUTPUT
-        self._learn((0.0, 0.0, 0.0, 1.0, others, context), token_ms, weight, HALF)
+        self._learn((0.0, 0.0, 0.0, 1.0, others, context, 0.0), token_ms, weight, HALF)
 
     def learn_whole(
         self,
         requests: float,
         miss: float,
         hit: float,
+        spread: float,
         output: int,
         others: float,
         context: float,
         y_ms: float,
     ) -> None:
         """One unstreamed request, the queue before it counted in `requests` and `miss`."""
-        prefill_ms = PRIOR.a * requests + PRIOR.b * miss + PRIOR.al * hit
+        prefill_ms = _prefill_ms(PRIOR, requests, miss, hit, spread)
         token_ms = PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context
         ratio = y_ms / (prefill_ms + output * token_ms)  # cannot be told apart by one sample: the same for both
         self._prefill_pace.learn_one(ratio * prefill_ms, prefill_ms)
         self._decode_pace.learn_one(ratio * token_ms, token_ms)
         self._prefill_trust = min(self._prefill_trust, max(FADED_DROWNED, self._prefill_trust * FADE_DROWNED))
         self._decode_trust = max(FADED, self._decode_trust * FADE)
-        x = (requests, miss, hit, float(output), output * others, output * context)
+        x = (requests, miss, hit, float(output), output * others, output * context, spread)
         self._learn(x, y_ms, _relative(prefill_ms + output * token_ms), 1.0)
 
     def _learn(self, x: tuple[float, ...], y_ms: float, weight: float, share: float) -> None:
         prefill, decode = self._prefill_pace.ratio, self._decode_pace.ratio
-        self._model.prior[:] = [p * r for p, r in zip(PRIOR, (prefill,) * 3 + (decode,) * 3, strict=True)]
-        trust = (self._prefill_trust,) * 3 + (self._decode_trust,) * 3
+        self._model.prior[:] = [p * r for p, r in zip(PRIOR, _each(prefill, decode), strict=True)]
+        trust = _each(self._prefill_trust, self._decode_trust)
         self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
         self._model.learn_one(x, y_ms, weight, share)
         self.coefficients = Coefficients(*self._model.weights)
         self.per_token_s = self.coefficients.per_token_s()
         self.tokens_per_s = 1.0 / max(1e-9, self.per_token_s.b)
+
+
+def _prefill_ms(c: Coefficients, requests: float, miss: float, hit: float, spread: float) -> float:
+    return c.a * requests + c.b * miss + c.al * hit + c.at * spread
+
+
+def _each(prefill: float, decode: float) -> Coefficients:
+    """One number for each coefficient of the two lines."""
+    return Coefficients(prefill, prefill, prefill, decode, decode, decode, prefill)
 
 
 def _relative(expected_ms: float) -> float:

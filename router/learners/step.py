@@ -23,6 +23,8 @@ class Step:
     requests: int = 0
     miss_tokens: float = 0.0
     hit_tokens: float = 0.0
+    token_pairs: float = 0.0
+    """Sum over its prompts of miss (hit + miss / 2): computed tokens, each with all before it."""
     clean: bool = True
     """False: unstreamed prompts may have been computed in it too, so its time says nothing."""
 
@@ -47,8 +49,10 @@ class StepReader:
         self._last_s = now
         step.oldest_dispatch_s = min(step.oldest_dispatch_s, decision.dispatched_s)
         step.requests += 1
-        step.miss_tokens += decision.prompt_tokens - decision.hit_tokens
-        step.hit_tokens += decision.hit_tokens
+        miss_tokens, hit_tokens = decision.prompt_tokens - decision.hit_tokens, decision.hit_tokens
+        step.miss_tokens += miss_tokens
+        step.hit_tokens += hit_tokens
+        step.token_pairs += miss_tokens * (hit_tokens + miss_tokens / 2)
         step.clean = step.clean and clean
         return over
 

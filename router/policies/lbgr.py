@@ -4,14 +4,14 @@ For request j (len = m + h prompt tokens, m uncached, h cached on engine i; o ex
 
     E = c (W + w + D + X + V)                                        seconds; i* = argmin E, exact ties at random
     W = a (nw + u) + b q                         own wait: prompts ahead of it and their uncached tokens q
-    w = a + b m + al h                           own prefill
+    w = a + b m + al h + at p                    own prefill; p = m (h + m / 2): each token's attention to all before it
     D = o (g0 + g1 n~ + g2 ctx~)                 own decoding, slower the more requests n~, context ctx~ run beside
     X = kp n w + kd o (g1 + g2 len) n~           delay imposed on the n requests already there
-    V = kv H min(20, 1 + mean n) b m             price of computing again what another engine holds: H, how much of the
+    V = kv H min(20, 1 + mean n) (b m + at p)    price of computing again what another engine holds: H, how much of the
                                                  traffic repeats, times how busy the fleet is
     c                                            the engine's slowness (learners.scale), or what its silence tells of it
 
-Predicted latency is c (W + w + D). a, b, al, g0, g1, g2: `learners.latency`, one set for all engines, so that a new
+Predicted latency is c (W + w + D). a, b, al, g0, g1, g2, at: `learners.latency`, one set for all engines, so that a new
 engine predicts at once. q, n~, ctx~: `features`. kp, kd, kv: options lbgr_imposed_prefill, lbgr_imposed_decode,
 lbgr_duplication_weight (towards engines that evict by LRU) and lbgr_duplication_weight_learned (others).
 
@@ -86,14 +86,15 @@ class Lbgr(Policy):
             c = self._slowness(view, c, ask.now)
             unseen, q = self._queue(view, ask.now, c)
             others, context = crowd(n, view.context_tokens, view.capacity_tokens)
-        a, b, al, g0, g1, g2 = self._model.per_token_s
-        own = a + b * m + al * h
+        a, b, al, g0, g1, g2, at = self._model.per_token_s
+        computed = b * m + at * m * (h + m / 2)
+        own = a + computed + al * h
         wait = c * (a * (view.waiting + unseen) + b * q)
         prefill = c * own
         decode = c * o * (g0 + g1 * others + g2 * context)
         slower = o * (g1 + g2 * ask.prompt_tokens) * others
         imposed = c * (self._imposed_prefill * n * own + self._imposed_decode * slower)
-        duplication = c * price * b * m
+        duplication = c * price * computed
         predicted = wait + prefill + decode
         terms = {"wait": wait, "prefill": prefill, "decode": decode, "imposed": imposed, "duplication": duplication}
         features = (n, view.waiting, unseen, q, m, h, others, context, o, c)
@@ -112,7 +113,7 @@ class Lbgr(Policy):
         if head is not None:
             silent_s = now - view.head_since_s
             if silent_s > STALL_S:
-                expected_ms = self._model.prefill_ms(1, head.miss_tokens / KILO, head.hit_tokens / KILO)
+                expected_ms = self._model.prefill_ms(1, *_lengths(head.miss_tokens / KILO, head.hit_tokens / KILO))
                 slow = max(slow, self._stalled(view.engine, silent_s, expected_ms, usual))
         if oldest is not None and oldest.predicted_s is not None:
             silent_s = now - view.silent_since_s
@@ -165,7 +166,7 @@ class Lbgr(Policy):
     def _learn_step(self, engine: EngineId, step: Step | None) -> None:
         if step is None or not step.clean or step.duration_s <= 0:
             return
-        x = step.requests, step.miss_tokens / KILO, step.hit_tokens / KILO
+        x = step.requests, step.miss_tokens / KILO, step.hit_tokens / KILO, step.token_pairs / KILO**2
         measured_ms = step.duration_s * MS
         scale = self._learn_scale(engine, measured_ms, self._model.prefill_ms(*x), step.first_s)
         self._model.learn_prefill(*x, measured_ms / scale)
@@ -184,7 +185,7 @@ class Lbgr(Policy):
         hit_tokens = decision.hit_tokens if outcome.cached_tokens is None else outcome.cached_tokens
         miss, hit = max(0.0, prompt_tokens - hit_tokens) / KILO, hit_tokens / KILO
         others, context_tokens = self._company(stay)
-        x = 1 + f.waiting + f.unseen, f.backlog_tokens / KILO + miss, hit
+        x = 1 + f.waiting + f.unseen, f.backlog_tokens / KILO + miss, hit, _lengths(miss, hit)[2]
         decode = output_tokens, others, context_tokens / KILO
         measured_ms = max(0.0, stay.done_s - decision.dispatched_s) * MS
         expected_ms = self._model.prefill_ms(*x) + self._model.decode_ms(*decode)
@@ -220,3 +221,8 @@ class Lbgr(Policy):
             "scale": round(self._scale.predict_one(engine), 4),
             "reuse": round(self._reuse, 4),
         }
+
+
+def _lengths(miss: float, hit: float) -> tuple[float, float, float]:
+    """Of one prompt: uncached and cached tokens, and pairs of an uncached token and one before it."""
+    return miss, hit, miss * (hit + miss / 2)

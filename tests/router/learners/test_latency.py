@@ -5,10 +5,18 @@ import pytest
 from router.learners.latency import PRIOR, Coefficients, LatencyModel
 
 PER_CASE = [
-    Coefficients(9.0, 135.0, 2.0, 25.0, 0.1, 0.2),  # near the prior: a GPU
-    Coefficients(80.0, 1000.0, 20.0, 12.0, 5.0, 1.0),  # prefill ten times slower, decoding faster: two CPU cores
-    Coefficients(1.0, 10.0, 0.1, 2.0, 0.02, 0.01),  # ten times faster
+    Coefficients(9.0, 135.0, 2.0, 25.0, 0.1, 0.2, 4.0),  # near the prior: a GPU
+    Coefficients(80.0, 1000.0, 20.0, 12.0, 5.0, 1.0, 90.0),  # prefill ten times slower, decoding faster: two CPU cores
+    Coefficients(1.0, 10.0, 0.1, 2.0, 0.02, 0.01, 0.2),  # ten times faster
 ]
+
+
+def prefill_of(c, requests, miss, hit):
+    return c.a * requests + c.b * miss + c.al * hit + c.at * spread(miss, hit)
+
+
+def spread(miss, hit):
+    return miss * (hit + miss / 2)
 
 
 def prompts(seed: int, count: int, longest: int = 200):
@@ -23,11 +31,11 @@ def prompts(seed: int, count: int, longest: int = 200):
 def test_streamed_requests_teach_prefill_and_decoding_apart(truth):
     model = LatencyModel()
     for requests, miss, hit, output, others, context in prompts(1, 60):
-        model.learn_prefill(requests, miss, hit, truth.a * requests + truth.b * miss + truth.al * hit)
+        model.learn_prefill(requests, miss, hit, spread(miss, hit), prefill_of(truth, requests, miss, hit))
         token_ms = truth.g0 + truth.g1 * others + truth.g2 * context
         model.learn_decode(output, others, context, (output - 1) * token_ms)
-    assert model.prefill_ms(1, 1.0, 0.5) == pytest.approx(truth.a + truth.b + truth.al / 2, rel=0.1)
-    assert model.prefill_ms(1, 0.0, 2.0) < model.prefill_ms(1, 2.0, 0.0) / 3
+    assert model.prefill_ms(1, 1.0, 0.5, spread(1.0, 0.5)) == pytest.approx(prefill_of(truth, 1, 1.0, 0.5), rel=0.1)
+    assert model.prefill_ms(1, 0.0, 2.0, 0.0) < model.prefill_ms(1, 2.0, 0.0, 2.0) / 3
     assert model.decode_ms(100, 4, 5) == pytest.approx(100 * (truth.g0 + truth.g1 * 4 + truth.g2 * 5), rel=0.1)
 
 
@@ -36,9 +44,11 @@ def test_whole_requests_teach_both_lines(truth):
     model = LatencyModel()
     for requests, miss, hit, output, others, context in prompts(2, 80, longest=40):
         token_ms = truth.g0 + truth.g1 * others + truth.g2 * context
-        prefill_ms = truth.a * requests + truth.b * miss + truth.al * hit
-        model.learn_whole(requests, miss, hit, output, others, context, prefill_ms + output * token_ms)
-    assert model.prefill_ms(1, 1.5, 0.5) == pytest.approx(truth.a + truth.b * 1.5 + truth.al / 2, rel=0.2)
+        prefill_ms = prefill_of(truth, requests, miss, hit)
+        model.learn_whole(
+            requests, miss, hit, spread(miss, hit), output, others, context, prefill_ms + output * token_ms
+        )
+    assert model.prefill_ms(1, 1.5, 0.5, spread(1.5, 0.5)) == pytest.approx(prefill_of(truth, 1, 1.5, 0.5), rel=0.2)
     assert model.decode_ms(100, 4, 5) == pytest.approx(100 * (truth.g0 + truth.g1 * 4 + truth.g2 * 5), rel=0.1)
 
 
@@ -46,12 +56,12 @@ def test_mixed_traffic_shares_the_coefficients():
     truth = PER_CASE[1]
     model = LatencyModel()
     for n, (requests, miss, hit, output, others, context) in enumerate(prompts(3, 120)):
-        prefill_ms = truth.a * requests + truth.b * miss + truth.al * hit
+        prefill_ms = prefill_of(truth, requests, miss, hit)
         decode_ms = output * (truth.g0 + truth.g1 * others + truth.g2 * context)
         if n % 2:
-            model.learn_whole(requests, miss, hit, output, others, context, prefill_ms + decode_ms)
+            model.learn_whole(requests, miss, hit, spread(miss, hit), output, others, context, prefill_ms + decode_ms)
         else:
-            model.learn_prefill(requests, miss, hit, prefill_ms)
+            model.learn_prefill(requests, miss, hit, spread(miss, hit), prefill_ms)
     assert model.coefficients.b == pytest.approx(truth.b, rel=0.1)
     assert model.coefficients.g0 + model.coefficients.g1 * 4 == pytest.approx(truth.g0 + truth.g1 * 4, rel=0.15)
 
@@ -63,7 +73,21 @@ def test_short_answers_say_nothing_of_decoding():
 
 
 def test_seconds_and_tokens_are_the_same_line():
-    c = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1)
+    c = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1, 3.3)
     s = c.per_token_s()
     assert s.a + s.b * 2000 + s.al * 500 == pytest.approx((c.a + c.b * 2 + c.al * 0.5) / 1000)
+    assert s.at * 2000 * (500 + 1000) == pytest.approx(c.at * spread(2.0, 0.5) / 1000)
     assert s.g0 + s.g1 * 3 + s.g2 * 4000 == pytest.approx((c.g0 + c.g1 * 3 + c.g2 * 4) / 1000)
+
+
+def test_long_prompts_show_what_attention_costs():
+    """Prompts up to 60,000 tokens on a machine where it doubles the cost of a token at 20,000: told apart from b."""
+    truth = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1, 5.0)
+    model, rng = LatencyModel(), random.Random(5)
+    for _ in range(300):
+        miss, hit = rng.choice([rng.uniform(0.1, 4), rng.uniform(5, 60)]), rng.choice([0.0, rng.uniform(0, 40)])
+        model.learn_prefill(1, miss, hit, spread(miss, hit), prefill_of(truth, 1, miss, hit) * rng.uniform(0.9, 1.1))
+    for miss, hit in ((1.0, 0.0), (40.0, 0.0), (2.0, 38.0)):
+        assert model.prefill_ms(1, miss, hit, spread(miss, hit)) == pytest.approx(
+            prefill_of(truth, 1, miss, hit), rel=0.1
+        )

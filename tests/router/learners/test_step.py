@@ -15,6 +15,7 @@ def test_first_tokens_within_three_milliseconds_are_one_step():
     step = steps.close(1.01)
     assert step is not None
     assert (step.requests, step.miss_tokens, step.hit_tokens, step.duration_s) == (2, 120.0, 30.0, 1.0)
+    assert step.token_pairs == 80 * (20 + 40) + 40 * (10 + 20)
 
 
 def test_a_later_first_token_ends_the_step_and_starts_the_next_at_the_previous_token():

@@ -30,13 +30,14 @@ def test_worked_example():
     assert Features(*first.features) == (4, 2, 0, 1000.0, 800.0, 1200.0, 4, 4000.0, 50.0, 1.0)
     ms = {name: seconds * 1000 for name, seconds in first.terms_s.items()}
     assert ms["wait"] == pytest.approx(10 * 2 + 0.1 * 1000)  # 120
-    assert ms["prefill"] == pytest.approx(10 + 0.1 * 800 + 0.001 * 1200)  # 91.2
+    pairs = 0.8 * (1.2 + 0.4)  # millions: 800 uncached tokens behind 1200 cached ones
+    assert ms["prefill"] == pytest.approx(10 + 0.1 * 800 + 0.001 * 1200 + 3.3 * pairs)  # 95.424
     assert ms["decode"] == pytest.approx(50 * (20 + 0.2 * 4 + 0.0001 * 4000))  # 1060
-    assert ms["imposed"] == pytest.approx(4 * 91.2 + 50 * (0.2 + 0.0001 * 2000) * 4)  # 444.8
-    assert ms["duplication"] == pytest.approx(4 * 0.3 * (1 + 2) * 0.1 * 800)  # mean n is 2: 288
-    assert first.total_s * 1000 == pytest.approx(120 + 91.2 + 1060 + 444.8 + 288)
-    assert first.predicted_s == pytest.approx((120 + 91.2 + 1060) / 1000)
-    assert second.total_s * 1000 == pytest.approx(210 + 1000 + 4 * 0.3 * 3 * 200)
+    assert ms["imposed"] == pytest.approx(4 * 95.424 + 50 * (0.2 + 0.0001 * 2000) * 4)  # 461.696
+    assert ms["duplication"] == pytest.approx(4 * 0.3 * (1 + 2) * (0.1 * 800 + 3.3 * pairs))  # mean n is 2: 303.2
+    assert first.total_s * 1000 == pytest.approx(120 + 95.424 + 1060 + 461.696 + 303.2064)
+    assert first.predicted_s == pytest.approx((120 + 95.424 + 1060) / 1000)
+    assert second.total_s * 1000 == pytest.approx(210 + 3.3 * 2 + 1000 + 4 * 0.3 * 3 * (200 + 3.3 * 2))
 
 
 def test_a_cache_too_small_for_all_thins_the_crowd():
@@ -203,4 +204,4 @@ def test_mixed_traffic_learns_from_both_kinds():
 def test_duplication_weighs_less_where_a_copy_displaces_little(order, weight):
     view = EngineView(E, EngineInfo(order=order), 1, 0, 0.0, 200.0, 2000.0)
     (score,) = Lbgr(Config()).choose(Ask(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
-    assert score.terms_s["duplication"] * 1000 == pytest.approx(weight * 0.3 * 2 * 0.1 * 1000)
+    assert score.terms_s["duplication"] * 1000 == pytest.approx(weight * 0.3 * 2 * (100 + 3.3 / 2))
