@@ -10,7 +10,20 @@ from dataclasses import dataclass
 
 from router.option import option
 
-POLICIES = ("lbgr", "round_robin", "least_loaded")  # held equal to policies.TABLE by a test
+POLICIES = (  # held equal to policies.TABLE by a test
+    "lbgr",
+    "lbgr_paper",
+    "random",
+    "round_robin",
+    "least_loaded",
+    "power_of_two",
+    "consistent_hash",
+    "cache_aware",
+    "lmetric",
+    "smetric",
+    "dynamo_kv",
+    "preble",
+)
 HARDWARE = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -91,6 +104,56 @@ class Config:
     )
     lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
     lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)
+
+    # Policies to compare with
+    lbgr_paper_miss_ms_per_token: float = option(4.0, "cost of an uncached prompt token (alpha_miss)", unit="ms", low=0)
+    lbgr_paper_cached_ms_per_token: float = option(
+        0.0, "cost of a cached prompt token (alpha_cached)", unit="ms", low=0
+    )
+    lbgr_paper_output_ms_per_token: float = option(0.0, "cost of an output token (O)", unit="ms", low=0)
+    lbgr_paper_decay: float = option(31 / 32, "what a decay interval leaves of an engine's load (rho)", low=0, high=1)
+    lbgr_paper_decay_interval_ms: float = option(20.0, "time between two decays", unit="ms", low=0.001)
+    lbgr_paper_forgetting: float = option(
+        0.95, "factor on older residuals with each new one (the authors' launcher: 0.992)", low=0.01, high=1
+    )
+    lbgr_paper_covariance: float = option(1e6, "start of the residual's covariance", low=1e-6)
+    lbgr_paper_residual: str = option(
+        "linear", "what is learned: linear as in the paper, or bias as in its authors' code", among=("linear", "bias")
+    )
+    consistent_hash_load_factor: float = option(
+        1.25, "load an engine may have against the mean before its keys go to the next", low=1
+    )
+    cache_threshold: float = option(
+        0.3, "share of a prompt that must be cached to be followed (cache_aware)", low=0, high=1
+    )
+    balance_abs_threshold: int = option(
+        64,
+        "queues that differ by more are balanced first, if also by balance_rel_threshold (cache_aware)",
+        unit="requests",
+        low=0,
+    )
+    balance_rel_threshold: float = option(
+        1.5, "longest queue against the shortest, see balance_abs_threshold (cache_aware)", low=0
+    )
+    eviction_interval_secs: float = option(
+        120.0, "time between two trims of the trees (cache_aware)", unit="seconds", low=0
+    )
+    max_tree_size: int = option(
+        67_108_864, "size to which an engine's tree is trimmed (cache_aware)", unit="characters", low=0
+    )
+    smetric_hit_ratio: float = option(
+        0.5, "share of the turn before that must still be cached for a conversation to stay", low=0, high=1
+    )
+    smetric_slack: float = option(1.0, "factor on the target for the first token", low=0)
+    smetric_ttft_slo_secs: float = option(1.0, "target for the first token of any prompt", unit="seconds", low=0)
+    smetric_ttft_slo_secs_per_1k_tokens: float = option(
+        0.0625, "what each thousand prompt tokens add to the target", unit="seconds", low=0
+    )
+    dynamo_kv_overlap_score_weight: float = option(1.0, "weight of blocks to prefill against blocks in use", low=0)
+    preble_window_secs: float = option(180.0, "past assignments that count as load", unit="seconds", low=1)
+    preble_balance_ratio: float = option(
+        15.0, "load against the lightest engine's beyond which a cached prefix is not followed", low=1
+    )
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ async def test_every_policy_serves(policy: str, stream: bool) -> None:
             response = await gateway.post(stream=stream)
             assert response.status_code == 200
         predicts = "x-leafcutter-predicted-ms" in response.headers
-        assert predicts is (policy == "lbgr")
+        assert predicts is (policy in ("lbgr", "lbgr_paper"))
         assert gateway.value("leafcutter_prediction_error_seconds_count") == (5 if predicts else 0)
         assert gateway.router.policy_faults == 0
         await gateway.ended("ok", 5)

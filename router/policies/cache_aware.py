@@ -1,0 +1,66 @@
+"""cache_aware: the engine with the longest cached prefix, or the shortest queue once loads are out of balance.
+
+    if  max n - min n > balance_abs_threshold  and  max n > balance_rel_threshold * min n:     argmin n
+    elif  max h > cache_threshold * len:                                                       argmax h
+    else:                                                                                      argmin tree size
+
+n: requests in flight; h: cached prefix; tree size: characters ever sent to the engine and not cached there before,
+trimmed to max_tree_size every eviction_interval_secs. The rule, the option names and their defaults are those of
+sgl-project/sglang (sgl-router/src/policies/cache_aware.rs) and its descendant vllm-project/router (the same path, and
+py_src/vllm_router/router_args.py). SGLang 0.4.6 had 0.5, 32, 1.0001, 60 s and 2^24.
+
+What differs: h comes from the router's index, which knows how much an engine can hold and forgets as it does, instead
+of a tree of prompts as large as max_tree_size; lengths are tokens of 4 characters; ties are drawn. That new prompts go
+where the tree is smallest, however long the queue there (below the thresholds), is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.config import Config
+from router.policies.base import Ask, Policy
+from router.types import Candidate, Decision, EngineId, Score
+
+CHARS_PER_TOKEN = 4.0
+
+
+class CacheAware(Policy):
+    """`total_s` is a rank: requests in flight, prompt tokens not cached, or characters in the tree."""
+
+    name = "cache_aware"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._tree_chars: dict[EngineId, float] = {}  # one entry an engine
+        self._evicted_s = float("-inf")
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        loads = [view.in_flight for view, _ in candidates]
+        if self._out_of_balance(max(loads), min(loads)):
+            totals = [float(load) for load in loads]
+        elif max([hit for _, hit in candidates]) > self.config.cache_threshold * ask.prompt_tokens:
+            totals = [ask.prompt_tokens - hit for _, hit in candidates]
+        else:
+            totals = [self._tree_chars.get(view.engine, 0.0) for view, _ in candidates]
+        return tuple(
+            [Score(c.view.engine, total, None, c.hit_tokens) for c, total in zip(candidates, totals, strict=True)]
+        )
+
+    def _out_of_balance(self, most: int, least: int) -> bool:
+        config = self.config
+        return most - least > config.balance_abs_threshold and most > config.balance_rel_threshold * least
+
+    def dispatched(self, decision: Decision) -> None:
+        new_chars = CHARS_PER_TOKEN * (decision.prompt_tokens - decision.hit_tokens)
+        self._tree_chars[decision.engine] = self._tree_chars.get(decision.engine, 0.0) + new_chars
+        if decision.dispatched_s - self._evicted_s >= self.config.eviction_interval_secs:
+            self._evicted_s = decision.dispatched_s
+            for engine, chars in self._tree_chars.items():
+                self._tree_chars[engine] = min(chars, float(self.config.max_tree_size))
+
+    def forget(self, engine: EngineId) -> None:
+        self._tree_chars.pop(engine, None)
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        return {"tree_chars": round(self._tree_chars.get(engine, 0.0))}

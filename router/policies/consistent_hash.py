@@ -1,0 +1,74 @@
+"""consistent_hash: a conversation stays on one engine, unless that one has more than its share of the load.
+
+    room = ceil(c (1 + sum n_i) / M)                                 c: option consistent_hash_load_factor, 1.25
+    i*   = the first engine with n_i < room in the key's own order of the engines
+
+Key: the session that the client names; without one the chained key of the prompt's first two blocks, so that prompts
+with a common beginning meet. Order: by a hash of (key, engine), highest first (rendezvous hashing: Thaler and
+Ravishankar, IEEE/ACM ToN 1998): an engine that leaves hands on only its own keys, one that joins takes 1/(M+1) of every
+other's. Load bound: Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (SODA 2018).
+
+vllm-project/router (src/policies/consistent_hash.rs) and sgl-project/sglang hash onto a ring of 160 points an engine
+and have no load bound; a hash order is such a ring without its unevenness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+
+from router.policies.base import Ask, Policy
+from router.types import Candidate, EngineId, ParsedRequest, Score
+
+KEY_BLOCKS = 2
+MASK = 2**64 - 1
+
+
+class ConsistentHash(Policy):
+    """`total_s` is a rank: the engine's place in the key's order, those without room after all others."""
+
+    name = "consistent_hash"
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        count = len(candidates)
+        load = 1 + sum([view.in_flight for view, _ in candidates])
+        room = math.ceil(self.config.consistent_hash_load_factor * load / count)
+        key = key_of(ask.request)
+        weights = [mix(key ^ _seed(view.engine)) for view, _ in candidates]
+        totals = [0.0] * count
+        for place, n in enumerate(sorted(range(count), key=weights.__getitem__, reverse=True)):
+            totals[n] = float(place if candidates[n].view.in_flight < room else place + count)
+        return tuple(
+            [Score(c.view.engine, total, None, c.hit_tokens) for c, total in zip(candidates, totals, strict=True)]
+        )
+
+
+def key_of(request: ParsedRequest) -> int:
+    """64 bits that requests of one conversation have in common."""
+    if request.session is not None:
+        return _hash(request.session.encode(errors="surrogatepass"))
+    prompt = request.prompt
+    if prompt.keys:
+        return prompt.keys[min(KEY_BLOCKS, len(prompt.keys)) - 1]
+    return _hash(repr((prompt.root, prompt.tail)).encode())
+
+
+def mix(x: int) -> int:
+    """A bijection of 64-bit numbers under which near ones part: the finisher of SplitMix64 (Steele, Lea and Flood,
+    OOPSLA 2014)."""
+    x &= MASK
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
+    return x ^ (x >> 31)
+
+
+@lru_cache(maxsize=4096)
+def _seed(engine: EngineId) -> int:
+    return _hash(engine.encode())
+
+
+def _hash(data: bytes) -> int:
+    """The same in every process, unlike `hash`."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")

@@ -1,0 +1,167 @@
+"""lbgr_paper: learning-based greedy routing as published, to the letter: kept to compare with, not to serve with.
+
+    Cost_ij = alpha_cached h_ij + alpha_miss (|q_j| - h_ij) + O_ij      service time            (section 3)
+    P_i    <- P_i + Cost_ij at the choice, rho P_i every dt, P_i - what decay left of Cost_ij at the end   (4.2)
+    E_ij    = Cost_ij + P_i + theta_i . phi_ij                          predicted latency       (4.2)
+    i*      = argmin E_ij;    theta_i: online least squares on the residual E - (Cost + P), P as it stood at the choice
+
+h: cached prefix; O: output; phi = (1, h, |q| - h, P). Wu, Silwal and Zhang, "Randomization Boosts KV Caching,
+Learning Balances Query Load: A Joint Perspective" (ICLR 2026, arXiv 2601.18999). What the text leaves open is as in the
+authors' router (fzwark/KVRouting, EtaOnline3D in sglang-0.4.6/sgl-router/src/router.rs): recursive least squares with
+forgetting from a covariance of 10^6, lengths and P divided by 1000 (LEN_SCALE), rho = 31/32 every 20 ms, predictions of
+at least 1 ms, and the other constants: alpha_cached 0, O 0, alpha_miss 1 ms a character, which is 4 ms a token.
+
+lbgr_paper_residual: `linear` is the paper's; `bias` is what their code does: phi = (1), residuals of at least 1 ms (it
+starts with a forgetting of .992). With the true cost of a token, P forgets a queue within a second, the residual learns
+that queue on whichever engine is slow, and traffic herds to the engines whose theta is stale and low: latencies grow
+tenfold and more once waits exceed the memory of P.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import mul
+
+from router.config import Config
+from router.policies.base import Ask, Policy
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
+
+SCALE = 1000.0  # lengths and loads in phi
+LEAST_MS = 1.0
+WOUND_UP = 1e6  # growth of the covariance after which it starts anew
+
+
+class Residual:
+    """theta_i by recursive least squares; milliseconds."""
+
+    def __init__(self, features: int, forgetting: float, covariance: float) -> None:
+        self.theta = [0.0] * features
+        self._forgetting, self._start = forgetting, covariance
+        self._p = self._fresh()
+
+    def _fresh(self) -> list[list[float]]:
+        n = range(len(self.theta))
+        return [[self._start if row == column else 0.0 for column in n] for row in n]
+
+    def predict_one(self, phi: Sequence[float]) -> float:
+        predicted_ms: float = sum(map(mul, self.theta, phi))
+        return predicted_ms
+
+    def learn_one(self, phi: Sequence[float], y_ms: float) -> None:
+        p_phi = [sum(map(mul, row, phi)) for row in self._p]
+        denominator = self._forgetting + sum(map(mul, phi, p_phi))
+        gain = [px / denominator for px in p_phi]
+        error_ms = y_ms - self.predict_one(phi)
+        self.theta = [weight + k * error_ms for weight, k in zip(self.theta, gain, strict=True)]
+        self._p = [
+            [(p - k * px) / self._forgetting for p, px in zip(row, p_phi, strict=True)]
+            for k, row in zip(gain, self._p, strict=True)
+        ]
+        # Forgetting inflates the directions that no sample excites (P while idle, say) until they overflow.
+        if max(abs(row[n]) for n, row in enumerate(self._p)) > WOUND_UP * self._start:
+            self._p = self._fresh()
+
+
+@dataclass(slots=True)
+class _Engine:
+    """P_i as of a tick of the decay, and (Cost, P at the choice) of the requests there, by booking."""
+
+    residual: Residual
+    load_ms: float = 0.0
+    tick: int = 0
+    open: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+
+class LbgrPaper(Policy):
+    """`total_s` is the predicted latency. Keeps an entry an engine, and one a request in flight."""
+
+    name = "lbgr_paper"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._linear = config.lbgr_paper_residual == "linear"
+        self._alphas = (
+            config.lbgr_paper_cached_ms_per_token,
+            config.lbgr_paper_miss_ms_per_token,
+            config.lbgr_paper_output_ms_per_token,
+        )
+        self._engines: dict[EngineId, _Engine] = {}
+        self._unknown = self._new()
+
+    def _new(self) -> _Engine:
+        config = self.config
+        features = 4 if self._linear else 1
+        return _Engine(Residual(features, config.lbgr_paper_forgetting, config.lbgr_paper_covariance))
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        tick = self._tick(ask.now)
+        return tuple([self._score(ask, candidate, tick) for candidate in candidates])
+
+    def _score(self, ask: Ask, candidate: Candidate, tick: int) -> Score:
+        view, hit = candidate
+        engine = self._engines.get(view.engine, self._unknown)
+        miss = ask.prompt_tokens - hit
+        cost_ms = self._cost_ms(hit, miss, ask.output_tokens)
+        load_ms = self._decayed(engine, tick)
+        residual_ms = engine.residual.predict_one(self._phi(hit, miss, load_ms))
+        total_s = max(LEAST_MS, cost_ms + load_ms + residual_ms) / 1e3  # E_ij
+        terms = {"service": cost_ms / 1e3, "queue": load_ms / 1e3, "residual": residual_ms / 1e3}
+        return Score(view.engine, total_s, total_s, hit, terms)
+
+    def _cost_ms(self, hit: float, miss: float, output: float) -> float:
+        """Cost_ij."""
+        cached, uncached, out = self._alphas
+        return cached * hit + uncached * miss + out * output
+
+    def _phi(self, hit: float, miss: float, load_ms: float) -> tuple[float, ...]:
+        return (1.0, hit / SCALE, miss / SCALE, load_ms / SCALE) if self._linear else (1.0,)
+
+    def _tick(self, now: float) -> int:
+        return math.floor(now * 1e3 / self.config.lbgr_paper_decay_interval_ms)
+
+    def _decayed(self, engine: _Engine, tick: int) -> float:
+        """P_i at a later tick."""
+        if not engine.load_ms:
+            return 0.0
+        return engine.load_ms * self.config.lbgr_paper_decay ** max(0, tick - engine.tick)
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def dispatched(self, decision: Decision) -> None:
+        engine = self._engines.get(decision.engine)
+        if engine is None:
+            engine = self._engines[decision.engine] = self._new()
+        hit = decision.hit_tokens
+        cost_ms = self._cost_ms(hit, decision.prompt_tokens - hit, decision.output_tokens)
+        self._move(engine, decision.dispatched_s)
+        engine.open[decision.booking] = cost_ms, engine.load_ms
+        engine.load_ms += cost_ms  # P_i + Cost_ij
+
+    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+        engine = self._engines.get(decision.engine)
+        booked = engine.open.pop(decision.booking, None) if engine else None
+        if engine is None or booked is None:
+            return  # the engine left in between
+        cost_ms, load_ms = booked
+        elapsed_ms = max(0.0, stay.done_s - decision.dispatched_s) * 1e3
+        self._move(engine, stay.done_s)
+        left = self.config.lbgr_paper_decay ** math.floor(elapsed_ms / self.config.lbgr_paper_decay_interval_ms)
+        engine.load_ms = max(0.0, engine.load_ms - cost_ms * left)  # P_i - rho^(elapsed / dt) Cost_ij
+        if outcome.ending is Ending.OK:
+            y_ms = elapsed_ms - (cost_ms + load_ms)  # E - (Cost + P)
+            phi = self._phi(decision.hit_tokens, decision.prompt_tokens - decision.hit_tokens, load_ms)
+            engine.residual.learn_one(phi, y_ms if self._linear else max(LEAST_MS, y_ms))
+
+    def _move(self, engine: _Engine, now: float) -> None:
+        tick = self._tick(now)
+        engine.load_ms = self._decayed(engine, tick)  # rho P_i, every dt
+        engine.tick = max(engine.tick, tick)
+
+    def forget(self, engine: EngineId) -> None:
+        self._engines.pop(engine, None)
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        known = self._engines.get(engine, self._unknown)
+        return {"load_ms": round(known.load_ms, 3), "theta_ms": [round(weight, 3) for weight in known.residual.theta]}

@@ -1,0 +1,176 @@
+"""preble: E2, exploit a long cached prefix, explore by load where there is none.
+
+    max h > len - max h  (more cached than not), and L_home <= balance_ratio min L:
+                 exploit: of the engines with the longest prefix the one with the least L
+    else:        explore: argmin L_i + M_i + P_i                                         seconds
+
+    L_i = b_i miss_i + out_i tpot_i           work assigned within the last H = 180 s: prefill and decoding
+    M_i = reuse_i b_i (len - h_i)             what the blocks that must go would have saved
+    P_i = b_i (len - h_i)                     own prefill
+
+miss, out: uncached prompt tokens and expected output of the requests sent there within H; reuse: the share of their
+prompts that was cached. Srivatsa et al., "Preble: Efficient Distributed Prompt Scheduling for LLM Serving" (ICLR 2025,
+arXiv 2407.00023) section 3.2; `runtime_selector`, `get_node_cost` and `virtual_evict_for_routing` in
+multi_node/global_scheduler_with_time.py of WukLab/preble (window of 3 minutes, median of the last 200 times per output
+token with a start of .15 s, rebalancing at a load ratio of 15, caches taken as full: as much goes as comes).
+
+A simplified reading. They profile prefill times per GPU offline; here b_i is measured, from one first token on the
+engine to the next, or from the dispatch if that came later. They follow every node of a prefix tree and add up the hit
+rates of the very nodes that would go; here the engine's own share of hits stands for them. Their moving and copying of
+prefixes after assignment is the balance_ratio alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from router.config import Config
+from router.policies.base import Ask, Policy
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
+
+SLICES = 60  # of the window; what is older leaves a slice at a time
+START_TOKENS, START_S, KEEP = 1000.0, 0.1, 0.99  # of b: tokens, their time, and what a sample leaves of older ones
+START_TPOT_S, TPOT_SAMPLES = 0.15, 200
+ASIDE_S = 1e6  # rank of the engines without the prefix while it is exploited
+
+_Seen = tuple[float, float, float]  # L_i, seconds; b_i, seconds a token; reuse_i
+
+
+class _Work(NamedTuple):
+    """Tokens of requests sent to one engine."""
+
+    miss: float = 0.0
+    hit: float = 0.0
+    output: float = 0.0
+
+    def plus(self, other: _Work) -> _Work:
+        return _Work(self.miss + other.miss, self.hit + other.hit, self.output + other.output)
+
+
+@dataclass(slots=True)
+class _Engine:
+    """Work assigned to one engine within the window, at most SLICES of (number, work), oldest first; its sum."""
+
+    slices: deque[tuple[int, _Work]] = field(default_factory=deque)
+    sum: _Work = _Work()  # noqa: RUF009 -- frozen
+    computed_tokens: float = START_TOKENS
+    computing_s: float = START_S
+    first_token_s: float = float("-inf")
+    tpots_s: deque[float] = field(default_factory=lambda: deque([START_TPOT_S], maxlen=TPOT_SAMPLES))
+    tpot_s: float = START_TPOT_S
+
+    def add(self, number: int, work: _Work) -> None:
+        self.sum = self.sum.plus(work)
+        if self.slices and self.slices[-1][0] == number:
+            work = self.slices.pop()[1].plus(work)
+        self.slices.append((number, work))
+
+    def expire(self, number: int) -> None:
+        """Slice `number` begins: drop what is SLICES old, and add up the rest anew, so that no float drifts."""
+        while self.slices and self.slices[0][0] <= number - SLICES:
+            self.slices.popleft()
+        self.sum = self.within(number)
+
+    @property
+    def token_s(self) -> float:
+        """b_i."""
+        return self.computing_s / max(1.0, self.computed_tokens)
+
+    def measure(self, dispatched_s: float, now: float, miss_tokens: float) -> None:
+        """A first token. Several of one step add up: the first brings the time, all of them bring tokens."""
+        elapsed_s = max(0.0, now - max(dispatched_s, self.first_token_s))
+        self.first_token_s = now
+        self.computing_s = KEEP * self.computing_s + elapsed_s
+        self.computed_tokens = KEEP * self.computed_tokens + miss_tokens
+
+    def within(self, number: int) -> _Work:
+        """The window's work at slice `number`."""
+        total = _Work()
+        for each, work in self.slices:
+            if each > number - SLICES:
+                total = total.plus(work)
+        return total
+
+
+class Preble(Policy):
+    """`total_s` is a cost, seconds; the window's work when a prefix is exploited."""
+
+    name = "preble"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._engines: dict[EngineId, _Engine] = {}
+        self._slice = 0
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        number = self._number(ask.now)
+        seen = [self._look(view.engine, number) for view, _ in candidates]
+        longest = max([hit for _, hit in candidates])
+        if longest > ask.prompt_tokens - longest:
+            home = min([load for (load, _, _), c in zip(seen, candidates, strict=True) if c.hit_tokens == longest])
+            if home <= self.config.preble_balance_ratio * min([load for load, _, _ in seen]):
+                return self._exploit(candidates, seen, longest)
+        return self._explore(ask, candidates, seen)
+
+    def _exploit(self, candidates: Sequence[Candidate], seen: Sequence[_Seen], longest: float) -> tuple[Score, ...]:
+        scores = []
+        for (load, _, _), (view, hit) in zip(seen, candidates, strict=True):
+            scores.append(Score(view.engine, load if hit == longest else load + ASIDE_S, None, hit))
+        return tuple(scores)
+
+    def _explore(self, ask: Ask, candidates: Sequence[Candidate], seen: Sequence[_Seen]) -> tuple[Score, ...]:
+        scores = []
+        for (load, token_s, reuse), (view, hit) in zip(seen, candidates, strict=True):
+            prefill = token_s * (ask.prompt_tokens - hit)  # P_i
+            eviction = reuse * prefill  # M_i
+            terms = {"load": load, "eviction": eviction, "prefill": prefill}
+            scores.append(Score(view.engine, load + eviction + prefill, None, hit, terms))
+        return tuple(scores)
+
+    def _look(self, engine: EngineId, number: int) -> _Seen:
+        known = self._engines.get(engine)
+        if known is None:
+            return 0.0, START_S / START_TOKENS, 0.0
+        miss, hit, output = known.sum if number <= self._slice else known.within(number)
+        token_s = known.token_s
+        load = token_s * miss + output * known.tpot_s  # L_i
+        return load, token_s, hit / (miss + hit) if hit else 0.0
+
+    def _number(self, now: float) -> int:
+        return int(now / self.config.preble_window_secs * SLICES)
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def dispatched(self, decision: Decision) -> None:
+        number = self._number(decision.dispatched_s)
+        if number > self._slice:
+            self._slice = number
+            for each in self._engines.values():
+                each.expire(number)
+        known = self._engines.setdefault(decision.engine, _Engine())
+        miss_tokens = decision.prompt_tokens - decision.hit_tokens
+        known.add(self._slice, _Work(miss_tokens, decision.hit_tokens, decision.output_tokens))
+
+    def first_token(self, decision: Decision, now: float) -> None:
+        known = self._engines.get(decision.engine)
+        if known is not None:
+            known.measure(decision.dispatched_s, now, decision.prompt_tokens - decision.hit_tokens)
+
+    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+        known = self._engines.get(decision.engine)
+        output_tokens = outcome.output_tokens or 0
+        if known is None or outcome.ending is not Ending.OK or stay.first_token_s is None or output_tokens < 2:
+            return
+        known.tpots_s.append((stay.done_s - stay.first_token_s) / (output_tokens - 1))
+        known.tpot_s = median(known.tpots_s)
+
+    def forget(self, engine: EngineId) -> None:
+        self._engines.pop(engine, None)
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        load, _, reuse = self._look(engine, self._slice)
+        return {"load_s": round(load, 3), "hit_share": round(reuse, 3)}

@@ -1,0 +1,127 @@
+"""smetric: conversations stay where their prefix is while that engine can keep the TTFT target; all else as lmetric.
+
+    first turn, or evicted (max h <= hit_ratio len'):   argmin (Q + len - h) (n + 1)
+    follow-up: argmax h, if  (Q + len - h) / speed <= slack (ttft_slo_secs + ttft_slo_secs_per_1k_tokens len / 1000)
+               there, or nowhere; else as a first turn
+
+len': prompt of the turn before; speed: `PrefillSpeed`, an engine without enough samples is taken to keep the target.
+Wang et al., "SMetric: Rethink LLM Scheduling for Serving Agents with Balanced Session-centric Scheduling" (arXiv
+2607.08565) section 4.2. Rule, option names and defaults as in vllm-project/router, the policy's section in
+docs/load_balancing/README.md, `select_prefill` in src/policies/smetric.rs; n + 1 as in lmetric, whose score it takes.
+
+What differs: a turn's number is not read from the messages. A prompt is a follow-up if it continues an earlier one: if
+that one's last full block is among its own. So it works for any route and needs no session id, as theirs. Prefill is
+priced by new tokens alone, their default, without the attention term c n (L - n / 2).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from router.config import Config
+from router.policies.base import Ask, Policy
+from router.policies.lmetric import product
+from router.types import BlockKey, Candidate, Decision, EngineId, Score
+
+TURNS = 65_536
+"""Most prompts whose end is remembered (about 100 bytes each): those used least recently go first."""
+
+SAMPLES, LEAST_SAMPLES, PERCENTILE = 64, 8, 0.9
+
+
+@dataclass(slots=True)
+class _Samples:
+    last: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    tokens_per_s: float | None = None
+
+
+class PrefillSpeed:
+    """How fast each engine computes prompts: uncached tokens over time to first token, of streamed requests. Those that
+    waited give too little, hence a high percentile: requests that found the engine free. Keeps SAMPLES an engine."""
+
+    def __init__(self) -> None:
+        self._engines: dict[EngineId, _Samples] = {}
+
+    def predict_one(self, engine: EngineId) -> float | None:
+        """Uncached tokens a second; None before LEAST_SAMPLES."""
+        samples = self._engines.get(engine)
+        return samples.tokens_per_s if samples else None
+
+    def learn_one(self, engine: EngineId, miss_tokens: float, elapsed_s: float) -> None:
+        """A first token after elapsed_s. Whole hits and clocks that stand still say nothing."""
+        if miss_tokens <= 0 or elapsed_s <= 0:
+            return
+        samples = self._engines.setdefault(engine, _Samples())
+        samples.last.append(miss_tokens / elapsed_s)
+        if len(samples.last) >= LEAST_SAMPLES:
+            samples.tokens_per_s = sorted(samples.last)[round((len(samples.last) - 1) * PERCENTILE)]
+
+    def forget(self, engine: EngineId) -> None:
+        self._engines.pop(engine, None)
+
+
+class SMetric(Policy):
+    """`total_s` is a rank: prompt tokens not cached if the conversation stays, tokens times requests if not."""
+
+    name = "smetric"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._speeds = PrefillSpeed()
+        self.turns: OrderedDict[BlockKey, None] = OrderedDict()
+        """Last full blocks of prompts, at most TURNS."""
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        if self._stays(ask, candidates):
+            return tuple([Score(view.engine, ask.prompt_tokens - hit, None, hit) for view, hit in candidates])
+        return tuple([Score(c.view.engine, product(ask, c), None, c.hit_tokens) for c in candidates])
+
+    def _stays(self, ask: Ask, candidates: Sequence[Candidate]) -> bool:
+        """A follow-up, its prefix not evicted, and at home in time or nowhere."""
+        before = self._before(ask)
+        longest = max([hit for _, hit in candidates])
+        if before is None or longest <= self.config.smetric_hit_ratio * before:
+            return False
+        if any(self._in_time(ask, c) for c in candidates if c.hit_tokens == longest):
+            return True
+        return not any(self._in_time(ask, c) for c in candidates)
+
+    def _before(self, ask: Ask) -> float | None:
+        """len', tokens: the longest earlier prompt that this one continues; None for a first turn."""
+        prompt = ask.request.prompt
+        blocks = len(prompt.keys)
+        for key in reversed(prompt.keys):
+            if key in self.turns:
+                return ask.prompt_tokens * blocks * prompt.block_units / prompt.units
+            blocks -= 1
+        return None
+
+    def _in_time(self, ask: Ask, candidate: Candidate) -> bool:
+        view, hit = candidate
+        speed = self._speeds.predict_one(view.engine)
+        if speed is None:
+            return True
+        config = self.config
+        target_s = config.smetric_ttft_slo_secs + config.smetric_ttft_slo_secs_per_1k_tokens * ask.prompt_tokens / 1000
+        return (view.waiting_tokens + ask.prompt_tokens - hit) / speed <= config.smetric_slack * target_s
+
+    def dispatched(self, decision: Decision) -> None:
+        keys = decision.request.prompt.keys
+        if keys:
+            self.turns[keys[-1]] = None
+            self.turns.move_to_end(keys[-1])
+            if len(self.turns) > TURNS:
+                self.turns.popitem(last=False)
+
+    def first_token(self, decision: Decision, now: float) -> None:
+        miss_tokens = decision.prompt_tokens - decision.hit_tokens
+        self._speeds.learn_one(decision.engine, miss_tokens, now - decision.dispatched_s)
+
+    def forget(self, engine: EngineId) -> None:
+        self._speeds.forget(engine)
+
+    def describe(self, engine: EngineId) -> dict[str, object]:
+        speed = self._speeds.predict_one(engine)
+        return {"prefill_tokens_per_s": None if speed is None else round(speed)}
