@@ -10,8 +10,10 @@ A streamed request teaches the two lines apart (`learn_prefill`, `learn_decode`)
 (`learn_whole`); one regression takes both, so that mixed traffic shares what it learns. The prior fixes only the
 *ratios* of the coefficients: `_Pace`, measured over prior-predicted time, moves it to the hardware at hand within a few
 samples, and weights come from the prior too (relative errors count, whatever the speed; no estimate weighs its own
-evidence). The prior fades as evidence comes: within some tens of samples on hardware of another shape the data rule. It
-stays longest for prefill under unstreamed traffic only, where the noise of decoding drowns it.
+evidence). The shape of decoding is learned freely: its prior fades within some tens of samples. That of prefill stays,
+for the steps of a busy engine are full whatever the prompt whose first token ends them: left alone, the regression
+takes their length for a cost of each request and none of its tokens, and the queue of a short prompt looks like a long
+one's. Under unstreamed traffic only, where prefill is drowned in the noise of decoding, it fades slowly.
 
 UNITS HERE ONLY: milliseconds, and thousands of tokens for miss, hit and context; output in tokens. The prior, its
 strengths and the weights are stated in them.
@@ -48,8 +50,8 @@ STRENGTH = Coefficients(1.0, 1.0, 1.0, 5.0, 500.0, 500.0, 10.0)
 LEAST_OUTPUT = 4  # tokens; shorter answers say nothing about decoding
 FULL_OUTPUT = 64  # tokens from which on an answer has full weight
 HALF = 0.5  # a streamed request gives two samples
-FADE, FADED = 0.9, 0.001  # the prior's strength: by so much a sample, down to
-FADE_DROWNED, FADED_DROWNED = 0.95, 0.02  # the same of prefill, by samples of whole requests
+FADE, FADED = 0.9, 0.001  # the strength of decoding's prior: by so much a sample, down to
+FADE_DROWNED, FADED_DROWNED = 0.95, 0.02  # of prefill's, by samples of whole requests
 
 
 class _Pace:
@@ -94,7 +96,6 @@ class LatencyModel:
         """One engine step that gave `requests` first tokens after y_ms of work."""
         expected_ms = _prefill_ms(PRIOR, requests, miss, hit, spread)
         self._prefill_pace.learn_one(y_ms, expected_ms)
-        self._prefill_trust = max(FADED, self._prefill_trust * FADE)
         self._learn((requests, miss, hit, 0.0, 0.0, 0.0, spread), y_ms, _relative(expected_ms), HALF)
 
     def learn_decode(self, output: int, others: float, context: float, y_ms: float) -> None:

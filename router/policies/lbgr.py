@@ -53,6 +53,10 @@ class _Seen:
 
     backlog: Backlog = field(default_factory=Backlog)
     steps: StepReader = field(default_factory=StepReader)
+    prefill_ms: float = 0.0
+    """Prefill work of all first tokens so far, as predicted, at usual speed."""
+    prefill_at: dict[int, float] = field(default_factory=dict)
+    """The same when a request's first token came, by its booking; of requests in flight."""
 
 
 class Lbgr(Policy):
@@ -145,12 +149,16 @@ class Lbgr(Policy):
     def first_token(self, decision: Decision, now: float) -> None:
         seen = self._seen.setdefault(decision.engine, _Seen())
         seen.backlog.reach(decision.booking, now, self._speed(decision.engine, now))
+        miss, hit = (decision.prompt_tokens - decision.hit_tokens) / KILO, decision.hit_tokens / KILO
+        seen.prefill_ms += self._model.prefill_ms(1, *_lengths(miss, hit))
+        seen.prefill_at[decision.booking] = seen.prefill_ms
         f = self._features(decision)
         self._learn_step(decision.engine, seen.steps.add(decision, now, clean=f is not None and not f.unseen))
 
     def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
         seen = self._seen.setdefault(decision.engine, _Seen())
         self._learn_step(decision.engine, seen.steps.close(stay.done_s))
+        beside_ms = seen.prefill_ms - seen.prefill_at.pop(decision.booking, seen.prefill_ms)
         if outcome.ending is not Ending.OK:
             seen.backlog.drop(decision.booking)
             return
@@ -159,7 +167,7 @@ class Lbgr(Policy):
         if decision.request.choices > 1 or not output_tokens:
             return  # usage counts all choices together
         if stay.first_token_s is not None:
-            self._learn_decode(stay, output_tokens)
+            self._learn_decode(stay, output_tokens, beside_ms)
         elif not stay.booking.streamed:
             self._learn_whole(decision, stay, outcome, output_tokens)
 
@@ -171,10 +179,12 @@ class Lbgr(Policy):
         scale = self._learn_scale(engine, measured_ms, self._model.prefill_ms(*x), step.first_s)
         self._model.learn_prefill(*x, measured_ms / scale)
 
-    def _learn_decode(self, stay: Stay, output_tokens: int) -> None:
+    def _learn_decode(self, stay: Stay, output_tokens: int, beside_ms: float) -> None:
+        """`beside_ms`: prefill of others whose first token came while this one decoded: X prices it, not D."""
         assert stay.first_token_s is not None
         others, context_tokens = self._company(stay)
         decode_ms = (stay.done_s - stay.first_token_s) * MS / self._scale.predict_one(stay.booking.engine)
+        decode_ms = max(0.0, decode_ms - beside_ms)
         self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms)
 
     def _learn_whole(self, decision: Decision, stay: Stay, outcome: Outcome, output_tokens: int) -> None:

@@ -91,3 +91,21 @@ def test_long_prompts_show_what_attention_costs():
         assert model.prefill_ms(1, miss, hit, spread(miss, hit)) == pytest.approx(
             prefill_of(truth, 1, miss, hit), rel=0.1
         )
+
+
+def test_full_steps_of_a_busy_engine_do_not_hide_the_cost_of_tokens():
+    """Chunked prefill with 2,048 tokens a step and a queue that never empties: first tokens come a step or more apart,
+    whatever the prompts, at 25 ms a step and 135 ms a thousand tokens."""
+    model, rng = LatencyModel(), random.Random(7)
+    carried = 0.0  # thousands of tokens of the next prompts that the last step has done already
+    for _ in range(1500):
+        miss = rng.choice((0.25, 0.5, 1.0, 2.0, 4.0))
+        steps = 0
+        while carried < miss:
+            carried += 2.048
+            steps += 1
+        carried -= miss
+        if steps:
+            model.learn_prefill(1, miss, miss, spread(miss, miss), steps * (25 + 135 * 2.048))
+    assert 40 < model.coefficients.b < 200
+    assert model.prefill_ms(1, 8.0, 0.0, 32.0) > 2 * model.prefill_ms(1, 0.5, 0.0, 0.125)

@@ -205,3 +205,19 @@ def test_duplication_weighs_less_where_a_copy_displaces_little(order, weight):
     view = EngineView(E, EngineInfo(order=order), 1, 0, 0.0, 200.0, 2000.0)
     (score,) = Lbgr(Config()).choose(Ask(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
     assert score.terms_s["duplication"] * 1000 == pytest.approx(weight * 0.3 * 2 * (100 + 3.3 / 2))
+
+
+def test_prefill_of_others_is_not_taken_for_slow_decoding():
+    """Four tokens take 20 ms each alone; here each answer waits out the 300 ms prefill of the next request as well."""
+    router = router_with(1)
+    open_: list = []
+    for n in range(60):
+        sent = 0.4 * n
+        decision = router.route(ask_for(*range(100 * n, 100 * n + 32)), sent)  # 2,048 new tokens
+        open_.append(decision)
+        router.first_token(decision, sent + 0.3)
+        if n:
+            router.complete(open_[n - 1], answered(sent + 0.36, output=4))
+    coefficients = router.describe(E)["coefficients"]
+    token_ms = coefficients["g0"] + coefficients["g1"] + coefficients["g2"] * 2
+    assert 10 < token_ms < 60  # 133 with the prefill counted in
