@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from router.errors import ConfigError, SetupError
 from router.sim.study import OPTIMUM, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+R = TypeVar("R")
 
 BASELINE = "lru"
 HEADINGS = ("capacity", "order", "hit rate", "[min-max]", "/ lru", "/ opt", "us/access", "fallback")
@@ -65,7 +67,7 @@ def _ratio(row: Row, other: Row) -> str:
     return f"{row.hit_rate / other.hit_rate:.3f}"
 
 
-def plotter(path: str) -> Callable[[Sequence[Row]], None]:
+def plotter(path: str, draw: Callable[[Sequence[R], Figure], Figure]) -> Callable[[Sequence[R]], None]:
     """What draws rows into the file at `path`; called before a long run, so that it does not fail after.
 
     Raises ConfigError if that file cannot be written, SetupError if matplotlib is missing.

@@ -1,7 +1,6 @@
 """`leafcutter bench eviction`, in this process and as a command."""
 
 import gzip
-import io
 import json
 import os
 import signal
@@ -11,8 +10,6 @@ import time
 
 import pytest
 
-from router import bench
-from router.bench import Progress
 from router.cli import main
 from router.sim.study import NAMES
 
@@ -61,9 +58,7 @@ def test_json(capsys, trace):
     assert rows[0]["hit_rate"] == 3 / 9  # the first four requests
 
 
-def test_kebab_spelling_and_a_repeated_value(capsys, trace, monkeypatch):
-    monkeypatch.setattr(bench, "NAMES", ("rlt", "some_order"))
-    assert bench._order("some-order") == "some_order"
+def test_a_repeated_value(capsys, trace):
     _, out, _ = run(capsys, "--trace", trace, "--trace", trace, "--capacity", "4,4", "--orders", "rlt,rlt", "--json")
     assert len(out.splitlines()) == 1
 
@@ -76,9 +71,6 @@ def test_a_file_whose_name_holds_a_comma(capsys, tmp_path):
 
 
 def test_seeds(capsys):
-    assert bench._seeds("3") == [0, 1, 2]
-    assert bench._seeds("3,7") == [3, 7]
-    assert bench._seeds("5,") == [5]
     flags = ["--workload", "cyclic", "--requests", "1300", "--capacity", "10000", "--orders", "rlt", "--json"]
     rates = []
     for seeds in ("3,", "7,", "3,7"):
@@ -148,29 +140,6 @@ def test_plot(capsys, trace, tmp_path):
 def test_bench_alone_prints_help(capsys):
     assert main(["bench"]) == 0
     assert "eviction" in capsys.readouterr().out
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    terminal, file = Terminal(), io.StringIO()
-    on_terminal, on_file = Progress(terminal), Progress(file)
-    for progress in (on_terminal, on_file):
-        progress.show([0.1, 0.0])
-        progress.clear()
-    assert terminal.getvalue() == ""  # short runs stay silent
-    now[0] = 30.0
-    for progress in (on_terminal, on_file):
-        progress.show([1.0, 0.5])
-        progress.show([1.0, 0.6])
-        progress.clear()
-    assert file.getvalue() == ""
-    assert terminal.getvalue() == "\r\x1b[K[##################......] 1 of 2 runs, 10 s left\r\x1b[K"
 
 
 COMMAND = [sys.executable, "-m", "router", "bench", "eviction"]

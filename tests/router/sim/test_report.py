@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from router.errors import ConfigError, SetupError
-from router.sim.report import Table, plotter, to_json
+from router.sim.report import Table, draw, plotter, to_json
 from router.sim.study import Row
 
 LRU = Row("conv", 5000, "lru", 0.1, 0.1, 0.1, 1.25, 0.0)
@@ -61,7 +61,7 @@ def test_ratio_to_nothing():
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_plot(tmp_path, suffix, start):
     file = tmp_path / f"figure{suffix}"
-    plotter(str(file))(
+    plotter(str(file), draw)(
         [LRU, RLT, OPT, Row("gsp", 100, "rlt", 0.5, 0.4, 0.6, 1, 0), Row("gsp", 900, "rlt", 0, 0, 0, 1, 0)]
     )
     assert file.read_bytes().startswith(start)
@@ -70,10 +70,10 @@ def test_plot(tmp_path, suffix, start):
 @pytest.mark.parametrize("path", ["figure.bmp", "figure", "none/figure.png"])
 def test_a_figure_that_cannot_be_written(tmp_path, path):
     with pytest.raises(ConfigError, match="plot"):
-        plotter(str(tmp_path / path))
+        plotter(str(tmp_path / path), draw)
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SetupError, match="pip install"):
-        plotter(str(tmp_path / "figure.png"))
+        plotter(str(tmp_path / "figure.png"), draw)

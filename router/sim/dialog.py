@@ -1,0 +1,83 @@
+"""What a simulated client says, token by token, so that the router and the engines chain it as they do in the gateway.
+
+A dialog's next prompt is all that was said so far, answers included, and the turn's new tokens. Nobody reads the
+tokens: they only have to be equal where prompts share a prefix, and new elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from router import blocks
+from router.sim.trace import Block
+from router.types import BlockKey, ParsedRequest, Prompt
+
+MODEL = "simulated"
+ROUTE = "/v1/completions"
+ROOT = b""
+ID_BITS = (1 << 63) - 1  # ids are chained as signed 64-bit integers
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """pause_s: from the answer before it, or the session's arrival; fresh_tokens: of its own, behind the dialog."""
+
+    pause_s: float
+    fresh_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request. keys: of the full blocks that prompt and answer fill together."""
+
+    request: ParsedRequest
+    reply: tuple[int, ...]
+    keys: tuple[BlockKey, ...]
+
+
+def chain_tokens(tokens: Iterable[int], block_tokens: int) -> Prompt:
+    return blocks.chain(ROOT, tuple(tokens), block_tokens)
+
+
+def chain_ids(ids: Sequence[Block], id_tokens: int, tokens: int, block_tokens: int) -> Prompt:
+    """As many whole blocks of a prompt of `tokens` as the ids of a trace name, `id_tokens` a piece.
+
+    Blocks must divide an id's tokens: each id stands for so many of them. Equal ids behind equal ids are equal blocks.
+    """
+    each = id_tokens // block_tokens
+    count = min(tokens // block_tokens, len(ids) * each)
+    pairs = [part for id in ids for index in range(each) for part in (hash(id) & ID_BITS, index)]
+    keys = blocks.chain(ROOT, pairs[: 2 * count], 2).keys
+    return Prompt(blocks.chain(ROOT, b"", 1).root, keys, block_tokens, count * block_tokens, (), True)
+
+
+def grow(prompt: Prompt, tokens: tuple[int, ...]) -> Prompt:
+    """The prompt with `tokens` behind it."""
+    said = (*prompt.tail, *tokens)
+    keys = (*prompt.keys, *blocks.extend(prompt, tokens))
+    units = prompt.units + len(tokens)
+    return Prompt(
+        prompt.root, keys, prompt.block_units, units, said[len(said) - units % prompt.block_units :], prompt.in_tokens
+    )
+
+
+class Dialog:
+    """One session's talk so far. `token`: the first of the ids for what is new in it."""
+
+    def __init__(self, head: Prompt, token: int) -> None:
+        self._said, self._token = head, token
+
+    def ask(self, turn: Turn, name: str, session: str | None, *, stream: bool, told: bool) -> Asked:
+        """The next request, as if it were answered already. `name`: its id; `told`: it says how long it will be."""
+        prompt = grow(self._said, self._new(turn.fresh_tokens))
+        reply = self._new(turn.output_tokens)
+        self._said = grow(prompt, reply)
+        most = turn.output_tokens if told else None
+        request = ParsedRequest(name, ROUTE, MODEL, prompt, stream, most, session=session)
+        return Asked(request, reply, self._said.keys)
+
+    def _new(self, tokens: int) -> tuple[int, ...]:
+        first, self._token = self._token, self._token + tokens
+        return tuple(range(first, first + tokens))

@@ -1,0 +1,295 @@
+"""A simulated engine: continuous batching and chunked prefill as vLLM schedules them, over a cache of blocks.
+
+Each step takes, until the token budget is spent: a token for every request that decodes; the next chunk of every prompt
+begun; new requests, first come first served, of which the cached prefix is not computed again (but for its last token).
+Room is taken chunk by chunk. Where there is none for a request that runs, the newest one is preempted: it gives its
+blocks back and comes first among the waiting, to hit what is left of them and compute the rest, its answer included.
+A block is cached as soon as a step is to fill it; the generated ones when the next one is needed or at the end.
+
+Nothing happens while all requests decode and none can join, so that such steps are one event: their number k is known
+from the nearest end and from the room there is, their time is k A + B k (k - 1) / 2 since the context grows evenly. A
+request that arrives cuts the stretch behind the step that runs. Every decoding request gains a token a step, so what
+is due is kept by the number of the step: ends and needs of a block are two heaps, and a step costs what is due in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heappop, heappush, nsmallest
+from itertools import count
+
+from engine_patches.orders import EvictionOrder
+from router.sim.hardware import Hardware
+from router.sim.pool import Pool
+from router.types import BlockKey
+
+NEVER = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request inside an engine. keys: of the full blocks of prompt and answer."""
+
+    keys: tuple[BlockKey, ...]
+    prompt_tokens: int
+    output_tokens: int
+    tag: object = None
+    """The caller's."""
+    cached_tokens: int | None = None
+    """Of the prompt, found when it was first admitted."""
+    first_s: float | None = None
+    preemptions: int = 0
+    blocks: list[int] = field(default_factory=list)
+    keyed: int = 0  # of them, those that have their key
+    target: int = 0  # tokens to compute until a token comes out: prompt, and answer before a preemption
+    computed: int = 0  # tokens; while it decodes, those of the step numbered `since`
+    generated: int = 0  # tokens, likewise
+    since: int = -1  # the step it decodes from; -1: it does not
+    stamp: int = 0  # counts preemptions in what is due, so that what was due before is void
+
+
+Due = tuple[int, int, Job, int]  # number of the step, tie-break, job and its stamp
+
+
+class Engine:
+    """Drive it by `submit` and, whenever the clock reaches `next_s`, `advance`."""
+
+    def __init__(self, hardware: Hardware, order: EvictionOrder, block_tokens: int, slowness: float = 1.0) -> None:
+        self.hardware, self.pool, self.block_tokens = hardware, Pool(order), block_tokens
+        self.slowness = slowness
+        """f, the factor on every step that begins from now on."""
+        self.next_s = NEVER
+        """When the steps under way end."""
+        self.busy_s = 0.0
+        self.preemptions = 0
+        self.waiting: deque[Job] = deque()
+        self.running: dict[Job, None] = {}  # the newest last
+        self._prefilling: dict[Job, None] = {}
+        self._chunks: list[tuple[Job, int]] = []  # of the step under way
+        self._decoding = 0
+        self._context = 0  # tokens computed of those that decode
+        self._step = 0  # steps that are over
+        self._ends: list[Due] = []
+        self._needs: list[Due] = []  # of a further block
+        self._serial = count()
+        self._began_s = 0.0
+        self._steps = 0  # under way
+        self._step_s = self._growth_s = 0.0  # A and B
+        self._open = True  # a request that arrives might join the next step
+
+    def fits(self, job: Job) -> bool:
+        """Whether it can ever be served."""
+        return job.prompt_tokens + job.output_tokens <= self.pool.size * self.block_tokens
+
+    def submit(self, job: Job, now: float) -> None:
+        job.target = job.prompt_tokens
+        self.waiting.append(job)
+        if self.next_s == NEVER:
+            self._begin(now)
+        elif self._open:
+            self._cut(now)
+
+    def slow_down(self, slowness: float, now: float) -> None:
+        """Another factor f, from the next step on."""
+        self.slowness = slowness
+        if self.next_s < NEVER:
+            self._cut(now)
+
+    def advance(self) -> tuple[list[Job], list[Job]]:
+        """The steps under way are over, the next ones begin. (Requests that gave their first token, those done)."""
+        now = self.next_s
+        self.busy_s += now - self._began_s
+        self._step += self._steps
+        self._context += self._steps * self._decoding
+        self._supply(self._step)
+        first = [job for job, tokens in self._chunks if self._chunk_done(job, tokens, now)]
+        done = []
+        while self._ends and self._ends[0][0] <= self._step:
+            _, _, job, stamp = heappop(self._ends)
+            if stamp == job.stamp:
+                done.append(job)
+                self._leave(job)
+        self._begin(now)
+        return first, done
+
+    def kill(self) -> list[Job]:
+        """The process dies, and its cache with it. The requests it had, oldest first."""
+        lost = [*self.running, *self.waiting]
+        self.running.clear()
+        self.waiting.clear()
+        self.next_s = NEVER
+        return lost
+
+    # --- the steps under way --------------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        self._chunks = []
+        preempted = self.preemptions
+        self._supply(self._step + 1)
+        budget = self.hardware.budget_tokens - self._decoding
+        budget = self._continue(budget)
+        if self.preemptions == preempted:
+            self._admit(budget)
+        self._began_s = now
+        if not self.running:
+            assert not self.waiting, "an idle engine has room"
+            self.next_s = NEVER
+            return
+        tokens = sum([tokens for _, tokens in self._chunks])
+        lookback = sum([chunk * (job.computed + chunk / 2) for job, chunk in self._chunks])
+        sequences = self._decoding + len(self._chunks)
+        factor, hardware = self.slowness, self.hardware
+        self._step_s = factor * hardware.step_s(tokens, lookback, sequences, self._context)
+        self._growth_s = factor * hardware.context_ms * self._decoding / 1e3
+        alone = not self._chunks and self.preemptions == preempted
+        self._steps = self._stretch() if alone else 1
+        self._open = not self.waiting
+        self.next_s = now + self._lasting_s(self._steps)
+
+    def _lasting_s(self, steps: int) -> float:
+        return steps * self._step_s + self._growth_s * (steps * (steps - 1) / 2)
+
+    def _stretch(self) -> int:
+        """Steps until one of those that decode is done, as far as there is room for their blocks."""
+        while self._ends[0][3] != self._ends[0][2].stamp:
+            heappop(self._ends)
+        steps, free = self._ends[0][0] - self._step, self.pool.free
+        each = free // self._decoding  # blocks for each of them: enough for so many times a block's tokens
+        if each or steps == 1:
+            return min(steps, max(1, each * self.block_tokens))
+        due = nsmallest(free + 1, [need[0] for need in self._needs if need[3] == need[2].stamp])
+        steps = min(steps, self.block_tokens)  # in which none needs two
+        return min(steps, due[free] - 1 - self._step) if len(due) > free else steps
+
+    def _cut(self, now: float) -> None:
+        """End the stretch with the step that runs at `now`."""
+        if self._steps == 1:
+            return
+        elapsed_s, half_s = now - self._began_s, self._growth_s / 2
+        first_s = self._step_s - half_s
+        # The root of half k^2 + first k = elapsed, in a form that bears half = 0; its rounding is made good below.
+        steps = max(1, int(2 * elapsed_s / (first_s + math.sqrt(first_s * first_s + 4 * half_s * elapsed_s))))
+        while steps < self._steps and self._lasting_s(steps) < elapsed_s:
+            steps += 1
+        self._steps = min(self._steps, steps)
+        self.next_s = self._began_s + self._lasting_s(self._steps)
+
+    # --- who takes part -------------------------------------------------------------------------------------------
+
+    def _supply(self, step: int) -> None:
+        """A block for each decoding request that needs one up to that step."""
+        needs = self._needs
+        while needs and needs[0][0] <= step:
+            due, _, job, stamp = heappop(needs)
+            if stamp != job.stamp:
+                continue
+            self._key(job, len(job.blocks))
+            if self._grow(job, 1):
+                self._need(job, due + self.block_tokens)
+
+    def _need(self, job: Job, step: int) -> None:
+        if step <= job.since + job.output_tokens - job.generated:
+            heappush(self._needs, (step, next(self._serial), job, job.stamp))
+
+    def _continue(self, budget: int) -> int:
+        """The next chunks of prompts that were begun. The budget left."""
+        for job in list(self._prefilling):
+            if budget <= 0:
+                break
+            if job in self._prefilling:  # not preempted for one before it
+                chunk = min(budget, job.target - job.computed)
+                if self._grow(job, self._lacking(job, chunk)):
+                    self._compute(job, chunk)
+                    budget -= chunk
+        return budget
+
+    def _admit(self, budget: int) -> None:
+        while self.waiting and budget > 0 and len(self.running) < self.hardware.most_sequences:
+            job = self.waiting[0]
+            hits = self.pool.find(job.keys, (job.target - 1) // self.block_tokens)
+            job.computed = len(hits) * self.block_tokens
+            job.blocks = hits
+            chunk = min(budget, job.target - job.computed)
+            lacking = self._lacking(job, chunk)
+            if lacking > self.pool.room_beside(hits):
+                job.blocks = []
+                break
+            self.waiting.popleft()
+            self.pool.use(hits)
+            job.keyed = len(hits)
+            job.blocks.extend(self.pool.take(lacking))
+            if job.cached_tokens is None:
+                job.cached_tokens = job.computed
+            self.running[job] = self._prefilling[job] = None
+            self._compute(job, chunk)
+            budget -= chunk
+
+    def _lacking(self, job: Job, chunk: int) -> int:
+        """Blocks beside its own that it needs for so many more tokens."""
+        return -(-(job.computed + chunk) // self.block_tokens) - len(job.blocks)
+
+    def _grow(self, job: Job, blocks: int) -> bool:
+        """Give it so many more blocks; False if it was preempted itself before there was room."""
+        while blocks > self.pool.free:
+            newest = next(reversed(self.running))
+            self._preempt(newest)
+            if newest is job:
+                return False
+        if blocks:
+            job.blocks.extend(self.pool.take(blocks))
+        return True
+
+    def _compute(self, job: Job, chunk: int) -> None:
+        self._key(job, (job.computed + chunk) // self.block_tokens)
+        self._chunks.append((job, chunk))
+
+    def _key(self, job: Job, full: int) -> None:
+        """Its first `full` blocks are full."""
+        end = min(full, len(job.keys))
+        if end > job.keyed:
+            self.pool.cache(job.blocks, job.keys, job.keyed, end)
+            job.keyed = end
+
+    def _chunk_done(self, job: Job, chunk: int, now: float) -> bool:
+        """Whether its first token came out of the step."""
+        job.computed += chunk
+        if job.computed < job.target:
+            return False
+        del self._prefilling[job]
+        job.generated += 1
+        job.since = self._step
+        self._decoding += 1
+        self._context += job.computed
+        heappush(self._ends, (self._step + job.output_tokens - job.generated, next(self._serial), job, job.stamp))
+        self._need(job, self._step + 1 + len(job.blocks) * self.block_tokens - job.computed)
+        if job.first_s is not None:
+            return False
+        job.first_s = now
+        return True
+
+    def _preempt(self, job: Job) -> None:
+        self.preemptions += 1
+        job.preemptions += 1
+        self._leave(job)
+        job.target = job.prompt_tokens + job.generated
+        job.keyed = 0
+        self.waiting.appendleft(job)
+
+    def _leave(self, job: Job) -> None:
+        """It no longer runs: done, or preempted."""
+        if job.since >= 0:
+            steps = self._step - job.since
+            job.generated += steps
+            job.computed += steps
+            job.since = -1
+            self._decoding -= 1
+            self._context -= job.computed
+        else:
+            del self._prefilling[job]
+        job.stamp += 1
+        self._key(job, job.computed // self.block_tokens)
+        self.pool.give_back(job.blocks[::-1])
+        job.blocks = []
+        del self.running[job]

@@ -1,0 +1,61 @@
+"""What one engine step costs on a kind of hardware.
+
+    step = f (a0 + max(w, b P) + q A + c n + d C)          milliseconds
+
+P: prompt tokens computed in the step; A: for each of them the tokens it looks back at, summed up; n: sequences in the
+step; C: tokens in the caches of those that decode. a0: the step's own cost; w: reading the weights, which is hidden
+behind b P, the arithmetic of the prompt tokens, when that is longer; f: 1, or how much slower this one engine is.
+
+The GPU profiles are estimates for Llama-3.1-8B in 16 bits, from arithmetic and bandwidth, not measured:
+- w: 16 GB of weights at 760 GB/s (L40) and 3.2 TB/s (H100); d: 128 KiB of keys and values a token, 32 layers of
+  8 heads of 128, at about 650 GB/s and 2.4 TB/s;
+- b: 2 * 8e9 operations a token at an effective 119 and 571 Tflop/s;
+- q: attention takes 4 * 32 layers * 4096 = 524,288 operations for each token a token looks back at, at the same pace:
+  q = b * 524,288 / 16e9, so that looking back at 30,500 tokens doubles a token's cost.
+
+`cpu` is a placeholder from a few facts, SmolLM2-135M on one core: 1 ms a prompt token, 12 ms a token decoded alone;
+there is no second pipe to hide a sequence's arithmetic behind, so c is b; q = b * 4 * 30 * 576 / 0.27e9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+ATTENTION_8B = 524_288 / 16e9  # q / b
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The constants above, milliseconds and milliseconds a token; and what an engine on it is configured with."""
+
+    name: str
+    step_ms: float
+    weights_ms: float
+    prompt_ms: float
+    lookback_ms: float
+    sequence_ms: float
+    context_ms: float
+    budget_tokens: int
+    """Most tokens of one step, max_num_batched_tokens."""
+    cache_tokens: int
+    most_sequences: int = 256
+
+    def step_s(self, prompt: float, lookback: float, sequences: float, context: float) -> float:
+        """Seconds of a step: P, A, n, C above, at f = 1."""
+        compute_ms = max(self.weights_ms, self.prompt_ms * prompt)
+        rest_ms = self.lookback_ms * lookback + self.sequence_ms * sequences + self.context_ms * context
+        return (self.step_ms + compute_ms + rest_ms) / 1e3
+
+
+HARDWARE: Mapping[str, Hardware] = MappingProxyType(
+    {
+        each.name: each
+        for each in (
+            Hardware("l40-8b", 4, 21, 0.135, 0.135 * ATTENTION_8B, 0.05, 2e-4, 2048, 150_000),
+            Hardware("h100-8b", 4, 5, 0.028, 0.028 * ATTENTION_8B, 0.03, 5.5e-5, 8192, 400_000),
+            Hardware("cpu", 1, 10, 1.0, 2.6e-4, 1.0, 2e-3, 2048, 40_000),
+        )
+    }
+)

@@ -1,0 +1,153 @@
+"""What a simulated run comes to: one row of numbers, as JSON or as a line of a table.
+
+Counted are the answered requests of the sessions behind the first tenth, as far as they were asked before the last
+session began: neither the warm-up, nor the end of conversations on a fleet that empties.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from statistics import fmean
+
+from router.errors import SetupError
+from router.sim.play import Played, play
+from router.sim.setup import Run
+from router.sim.trace import ignore
+
+WARM_UP = 0.1
+
+KEYS = (
+    "workload",
+    "policy",
+    "order",
+    "engines",
+    "rate",
+    "seed",
+    "mean_s",
+    "p50_s",
+    "p95_s",
+    "p99_s",
+    "ttft_mean_s",
+    "ttft_p99_s",
+    "hit_rate",
+    "throughput_rps",
+    "imbalance",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`KEYS`, then counts. Latencies from a request's arrival, seconds; rate: sessions a second.
+
+    hit_rate: cached tokens over prompt tokens; throughput_rps: requests answered between the first and the last arrival
+    that count, over that time; imbalance: busy time of the busiest engine over the mean.
+    """
+
+    workload: str
+    policy: str
+    order: str
+    engines: int
+    rate: float
+    seed: int
+    mean_s: float
+    p50_s: float
+    p95_s: float
+    p99_s: float
+    ttft_mean_s: float
+    ttft_p99_s: float
+    hit_rate: float
+    throughput_rps: float
+    imbalance: float
+    failed: float = 0
+    preemptions: float = 0
+
+
+def measure(run: Run, report: Callable[[float], None] = ignore) -> Row:
+    """Plays a run. Raises TraceError, and SetupError if nothing was answered."""
+    return summarize(run, play(run, report))
+
+
+def summarize(run: Run, played: Played) -> Row:
+    start = WARM_UP * played.requests
+    counted = [s for s in played.served if s.number >= start and s.arrival_s <= played.last_arrival_s]
+    if not counted:
+        raise SetupError(f"{run.policy} with {run.order}: no request that counts was answered; simulate more of them")
+    latencies = sorted([s.done_s - s.arrival_s for s in counted])
+    firsts = sorted([s.first_s - s.arrival_s for s in counted])
+    begin_s, end_s = min(s.arrival_s for s in counted), played.last_arrival_s
+    answered = sum(begin_s <= s.done_s <= end_s for s in played.served)
+    return Row(
+        run.traffic.label,
+        run.policy,
+        run.order,
+        run.site.engines,
+        round(run.traffic.rate, 6),
+        run.seed,
+        fmean(latencies),
+        percentile(latencies, 0.50),
+        percentile(latencies, 0.95),
+        percentile(latencies, 0.99),
+        fmean(firsts),
+        percentile(firsts, 0.99),
+        sum(s.cached_tokens for s in counted) / sum(s.prompt_tokens for s in counted),
+        answered / (end_s - begin_s) if end_s > begin_s else 0.0,
+        max(played.busy_s) / fmean(played.busy_s),
+        played.failed,
+        played.preemptions,
+    )
+
+
+def percentile(ordered: Sequence[float], part: float) -> float:
+    """The least of the `ordered` values that so many are not above (nearest rank)."""
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
+
+
+def mean_of(rows: Sequence[Row]) -> Row:
+    """The rows of one cell, that differ in the seed: means; the seed of the first."""
+    first = astuple(rows[0])
+    numbers = [fmean(column) for column in zip(*[astuple(row)[6:] for row in rows], strict=True)]
+    return Row(*first[:6], *numbers)
+
+
+def to_json(row: Row) -> str:
+    """One object on one line, its keys exactly `KEYS`."""
+    return json.dumps({key: getattr(row, key) for key in KEYS})
+
+
+COLUMNS: tuple[tuple[str, int, str], ...] = (
+    ("engines", 7, "d"),
+    ("rate", 7, ".4g"),
+    ("mean s", 8, ".3f"),
+    ("P50", 8, ".3f"),
+    ("P95", 8, ".3f"),
+    ("P99", 8, ".3f"),
+    ("TTFT s", 8, ".3f"),
+    ("TTFT P99", 8, ".3f"),
+    ("hit", 6, ".3f"),
+    ("req/s", 8, ".2f"),
+    ("imbal.", 6, ".2f"),
+    ("failed", 6, ".4g"),
+)
+
+
+class Table:
+    """Lines of a Markdown table of fixed widths, so that each can be printed before the next is known."""
+
+    def __init__(self, workloads: Sequence[str], policies: Sequence[str], orders: Sequence[str]) -> None:
+        self._widths = [max(map(len, names)) for names in (("workload", *workloads), ("policy", *policies))]
+        self._widths.append(max(map(len, ("order", *orders))))
+
+    def head(self) -> str:
+        names = [name.ljust(width) for name, width in zip(("workload", "policy", "order"), self._widths, strict=True)]
+        heads = [name.rjust(width) for name, width, _ in COLUMNS]
+        rules = ["-" * (width + 2) for width in self._widths] + ["-" * (width + 1) + ":" for _, width, _ in COLUMNS]
+        return "| " + " | ".join(names + heads) + " |\n|" + "|".join(rules) + "|"
+
+    def line(self, row: Row) -> str:
+        names = [n.ljust(w) for n, w in zip((row.workload, row.policy, row.order), self._widths, strict=True)]
+        shown = (row.engines, row.rate, *astuple(row)[6:16])
+        cells = [f"{value:{width}{form}}" for value, (_, width, form) in zip(shown, COLUMNS, strict=True)]
+        return "| " + " | ".join(names + cells) + " |"

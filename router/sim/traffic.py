@@ -1,0 +1,271 @@
+"""What clients ask of a fleet: sessions of one or more turns, with lengths, answers and times.
+
+    gsp            128 groups, prompts of 512 to 8192 tokens of which the first half is the group's, 4 tokens out; the
+                   groups in random order, each as often as the others
+    gsp_rotating   the same, the groups in turn
+    hot            the same in random order, but 30 % of the requests go to one group of 2048 tokens
+    chat           conversations of 1 to 11 turns, a question of 310 tokens and an answer of 311 each, 10 s between
+    answer
+                   and question; each turn repeats those before
+    chat_long      the same with 1 to 15 turns and questions of 720 tokens
+    longdoc        questions on long documents: 32 documents of 12,000 tokens in use at a time, 8 questions each
+    heavy          64 system prompts of 1280 tokens, questions of 960, heavy-tailed answers of 170 (the longest 4096)
+    agents         loops of 12 steps over one of 4 tool prompts of 2048 tokens: 120 tokens out, 500 back, 2 s between
+
+All lengths and pauses are means; lengths are log-normal. Sessions begin in a Poisson process; a later turn is asked a
+pause after the answer before it, whenever that came (a closed loop). The shapes are stand-ins for kinds of traffic:
+`gsp` is that of arXiv 2601.18999, `chat` that of ShareGPT-like data, `longdoc` of LooGLE's. Their free numbers were
+picked for plausible loads on the profiles of `hardware`: under `lru` and `lbgr` four `l40-8b` can do about 14 requests
+of `gsp` or 1.5 sessions of `chat` a second, four `h100-8b` 2 sessions of `chat_long`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import cycle, islice
+from types import MappingProxyType
+from typing import Protocol
+
+from router.errors import TraceError
+from router.sim.dialog import Turn, chain_ids, chain_tokens
+from router.sim.trace import Request, TraceFile
+from router.types import Prompt
+
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+GROUPS = 128
+TRACE_BLOCK = 512  # tokens for each id of a trace
+OWN_IDS = 1 << 32  # token ids a session may use up
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One client's turns. head: what its first prompt begins with; its further tokens are numbered from `token`."""
+
+    arrival_s: float
+    head: Prompt
+    turns: tuple[Turn, ...]
+    token: int
+    name: str | None = None
+    """Told to the router as the session; None: not told."""
+    told: bool = False
+    """Each request bounds its output to what it will be (max_tokens)."""
+
+
+class Traffic(Protocol):
+    """Gives the same sessions for the same seed, in the order of their arrival. `rate`: sessions a second."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def requests(self) -> int:
+        """About so many."""
+        ...
+
+    def open(self, seed: int, block_tokens: int) -> Iterator[Session]: ...
+
+
+@dataclass(slots=True)
+class Writer:
+    """Makes the content of a workload, every token new."""
+
+    rng: random.Random
+    block_tokens: int
+    _next: int = 0
+
+    def text(self, tokens: int) -> Prompt:
+        """A new text that several sessions begin with."""
+        first, self._next = self._next, self._next + tokens
+        return chain_tokens(range(first, first + tokens), self.block_tokens)
+
+    def length(self, mean: float, sigma: float = 0.6, most: int = 1 << 20) -> int:
+        """Log-normal; `sigma`: of its logarithm."""
+        return max(1, min(most, round(self.rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
+
+    def turns(self, mean: float, most: int) -> int:
+        """Geometric from 1."""
+        u = self.rng.random()
+        return min(most, 1 + int(math.log(1 - u) / math.log(1 - 1 / mean)))
+
+
+Begun = Iterator[tuple[Prompt, tuple[Turn, ...]]]
+
+
+def gsp(write: Writer, *, rotating: bool = False, hot: float = 0.0) -> Begun:
+    lengths = [LENGTHS[group % len(LENGTHS)] for group in range(GROUPS)]
+    write.rng.shuffle(lengths)
+    heads = [write.text(length // 2) for length in lengths]
+    favourite = heads[lengths.index(2048)]
+
+    def deal() -> Iterator[Prompt]:
+        while True:
+            write.rng.shuffle(deck)
+            yield from deck
+
+    deck = heads * 32
+    for head in cycle(heads) if rotating else deal():
+        chosen = favourite if hot and write.rng.random() < hot else head
+        yield chosen, (Turn(0.0, chosen.units, 4),)
+
+
+def chat(write: Writer, most_turns: int, question: float) -> Begun:
+    start = write.text(0)
+    while True:
+        yield (
+            start,
+            tuple(
+                Turn(write.rng.expovariate(0.1), write.length(question), write.length(311, 0.4))
+                for _ in range(write.rng.randint(1, most_turns))
+            ),
+        )
+
+
+def longdoc(write: Writer, documents: int = 32) -> Begun:
+    def document() -> list[Prompt]:
+        return [write.text(write.length(12_000, 0.5, 32_000))] * write.rng.randint(4, 12)
+
+    asked = [document() for _ in range(documents)]
+    while True:
+        index = write.rng.randrange(documents)
+        yield asked[index].pop(), (Turn(0.0, write.length(40), write.length(60)),)
+        asked[index] = asked[index] or document()
+
+
+def heavy(write: Writer) -> Begun:
+    heads = [write.text(1280) for _ in range(64)]
+    while True:
+        yield write.rng.choice(heads), (Turn(0.0, write.length(960), write.length(170, 1.1, 4096)),)
+
+
+def agents(write: Writer) -> Begun:
+    heads = [write.text(2048) for _ in range(4)]
+    while True:
+        steps = write.turns(12, 40)
+        first = Turn(0.0, write.length(300), write.length(120))
+        later = (
+            Turn(write.length(2000, 0.8) / 1e3, write.length(500, 0.8), write.length(120)) for _ in range(steps - 1)
+        )
+        yield write.rng.choice(heads), (first, *later)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """named: sessions tell their name; told: requests bound their output to what it will be."""
+
+    begin: Callable[[Writer], Begun]
+    named: bool = False
+    told: bool = False
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {
+        "gsp": Shape(gsp, told=True),
+        "gsp_rotating": Shape(lambda write: gsp(write, rotating=True), told=True),
+        "hot": Shape(lambda write: gsp(write, hot=0.3), told=True),
+        "chat": Shape(lambda write: chat(write, 11, 310), named=True),
+        "chat_long": Shape(lambda write: chat(write, 15, 720), named=True),
+        "longdoc": Shape(longdoc),
+        "heavy": Shape(heavy),
+        "agents": Shape(agents, named=True),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One of `SHAPES`: sessions until they have `requests` turns or a few more."""
+
+    label: str
+    rate: float
+    requests: int
+
+    def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
+        shape = SHAPES[self.label]
+        times, now, turns = random.Random(~seed), 0.0, 0
+        for number, (head, asked) in enumerate(shape.begin(Writer(random.Random(seed), block_tokens)), start=1):
+            now += times.expovariate(self.rate)
+            name = f"{self.label}-{number}" if shape.named else None
+            yield Session(now, head, asked, number * OWN_IDS, name, shape.told)
+            turns += len(asked)
+            if turns >= self.requests:
+                return
+
+
+@dataclass(frozen=True)
+class Replay:
+    """`requests` lines of a trace file behind the first `skip`, each a session; times between them times `scale`.
+
+    spread: requests of one time arrive evenly until the next one, since published traces round times to seconds. The
+    trace must tell times and lengths. Raises TraceError while it goes on.
+    """
+
+    file: TraceFile
+    skip: int
+    requests: int
+    rate: float
+    scale: float
+    spread: bool
+
+    @property
+    def label(self) -> str:
+        return self.file.label
+
+    def open(self, seed: int, block_tokens: int) -> Iterator[Session]:  # noqa: ARG002  (a trace is what it is)
+        lines = islice(self.file.open(0), self.skip, self.skip + self.requests)
+        facts = (facts_of(self.file, number, request) for number, request in enumerate(lines, self.skip + 1))
+        start_s: float | None = None
+        for number, (arrival_s, (request, prompt_tokens, output_tokens)) in enumerate(paced(facts, self.spread), 1):
+            start_s = arrival_s if start_s is None else start_s
+            head = chain_ids(request.blocks, TRACE_BLOCK, prompt_tokens, block_tokens)
+            turns = (Turn(0.0, prompt_tokens - head.units, output_tokens),)
+            yield Session((arrival_s - start_s) * self.scale, head, turns, number * OWN_IDS)
+
+
+Facts = tuple[float, tuple[Request, int, int]]  # arrival; request, prompt tokens, output tokens
+
+
+def facts_of(file: TraceFile, number: int, request: Request) -> Facts:
+    """Raises TraceError if the trace does not tell one of them."""
+    if request.arrival_s is None or not request.prompt_tokens or request.output_tokens is None:
+        raise TraceError(
+            file.label, None, f"no times or lengths in request {number}", "timestamp, input_length and output_length"
+        )
+    return request.arrival_s, (request, request.prompt_tokens, max(1, request.output_tokens))
+
+
+def paced(facts: Iterator[Facts], spread: bool) -> Iterator[Facts]:
+    """In the order of the file, no time before the one above it; with `spread` those of one time until the next."""
+    together: list[Facts] = []
+    for arrival_s, what in facts:
+        last_s = together[-1][0] if together else arrival_s
+        if not spread or arrival_s > last_s:
+            step_s = (arrival_s - last_s) / max(1, len(together)) if spread else 0.0
+            yield from ((at_s + index * step_s, each) for index, (at_s, each) in enumerate(together))
+            together.clear()
+        together.append((max(arrival_s, last_s), what))
+    yield from together
+
+
+def replay(
+    file: TraceFile, *, skip: int, requests: int | None, rate: float | None, scale: float, spread: bool
+) -> Replay:
+    """A part of a trace as traffic, its rate measured; with `rate` the times are scaled to that instead.
+
+    Reads the part once. Raises TraceError if there is nothing in it, or no time passes where a rate is wanted.
+    """
+    first_s = last_s = 0.0
+    count = 0
+    for number, request in enumerate(islice(file.open(0), skip, None if requests is None else skip + requests), 1):
+        arrival_s, _ = facts_of(file, skip + number, request)
+        first_s = arrival_s if number == 1 else first_s
+        last_s, count = max(last_s, arrival_s), number
+    span_s = last_s - first_s
+    if not count or (rate and not span_s):
+        raise TraceError(file.label, None, f"{count} requests in {span_s:g} s", "requests at different times")
+    if rate:
+        scale = count / span_s / rate
+    return Replay(file, skip, count, count / (span_s * scale) if span_s * scale else 0.0, scale, spread)

@@ -1,0 +1,230 @@
+"""`leafcutter simulate`: what a fleet would do under another policy, order, load, or with other engines.
+
+Discrete events on a clock of its own, the gateway's router and policies, the eviction orders that run inside the
+engines; the engines themselves are a model (`sim.engine`, `sim.hardware`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from router.config import Config
+from router.errors import ConfigError
+from router.flag import integer, names, number, seeds, words
+from router.option import check, options_of
+from router.policies import TABLE
+from router.progress import Watch, show
+from router.sim.chart import draw
+from router.sim.hardware import HARDWARE
+from router.sim.parallel import measure_all
+from router.sim.report import plotter
+from router.sim.result import Row, Table, mean_of, measure, to_json
+from router.sim.setup import ORDER_NAMES, Run, Site, Spell
+from router.sim.trace import TraceFile
+from router.sim.traffic import SHAPES, TRACE_BLOCK, Traffic, Workload, replay
+from router.sim.verdict import judge
+
+MOST_ENGINES = 256
+BLOCK = 128
+REQUESTS_AN_ENGINE = 1024, 2048  # of workloads with one turn a session, with several
+ORDER = "rlt_gix"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one call of the command is to do. sites: one for each traffic and number of engines, beside it."""
+
+    loads: list[tuple[Traffic, Site]]
+    policies: list[str]
+    orders: list[str]
+    seeds: list[int]
+    options: dict[str, Any]
+    json: bool
+    plot: str | None
+    jobs: int
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """The options of `simulate`."""
+    add = command.add_argument
+    many: dict[str, Any] = {"action": "append", "default": []}
+    add("--workload", metavar="NAME[,...]", help=", ".join(SHAPES), **many)
+    add("--rate", metavar="R[,...]", help="sessions a second; of a trace: its times are scaled to it", **many)
+    add(
+        "--requests", metavar="N", help="about so many; of a trace: its first N; default: 1024 an engine, 2048 of chats"
+    )
+    add("--trace", metavar="FILE", help="Mooncake JSONL, gzip too, in place of a workload", **many)
+    add("--time-scale", metavar="X", default="1", help="the times of a trace times X: 0.5 doubles the load; default: 1")
+    add("--skip", metavar="N", default="0", help="leave out the first N requests of a trace")
+    add("--spread", action="store_true", help="requests of one time in a trace arrive evenly until the next time")
+    add("--engines", metavar="N[,...]", default="4", help=f"1 to {MOST_ENGINES}; default: 4")
+    add("--hardware", metavar="H[,...]", default="l40-8b", help=f"{', '.join(HARDWARE)}; several: in turn")
+    add("--policies", metavar="A[,...]", help=f"of {', '.join(TABLE)}; default: all", **many)
+    add("--orders", metavar="A[,...]", help=f"of {', '.join(ORDER_NAMES)}; a+b: in turn; default: {ORDER}", **many)
+    add("--seeds", metavar="N|A,B,...", default="3", help="N: seeds 0 to N-1; a list: those; default: 3")
+    add("--block-size", metavar="N", help=f"tokens in a block; default: {BLOCK}, or {TRACE_BLOCK} with a trace")
+    add("--cache-tokens", metavar="N", help="cache of each engine; default: the hardware's")
+    add("--told", metavar="X", default="1", help="the cache size engines tell over the true one; 0: none; default: 1")
+    add("--unstreamed", metavar="PART", default="0", help="of the requests, 0 to 1, without a visible first token")
+    add("--slow", metavar="ENGINE:FACTOR", help="an engine, from 0, that many times slower", **many)
+    add("--degrade", metavar="ENGINE:FACTOR:FROM:TO", help="the same between two seconds", **many)
+    add("--fail", metavar="ENGINE:AT", help="an engine dies at a second", **many)
+    add("--join", metavar="ENGINE:AT", help="an engine starts then; without --fail before: for the first time", **many)
+    add("--set", metavar="NAME=VALUE", help="an option of the gateway, such as lbgr_duplication_weight=3", **many)
+    add("--jobs", metavar="N", default="1", help="processes; default: 1")
+    add("--json", action="store_true", help="one JSON object a line, for each seed")
+    add("--plot", metavar="FILE", help="draw latency over rate into a .png, .svg or .pdf file")
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """The parsed flags, checked. Raises ConfigError and TraceError."""
+    block = None if arguments.block_size is None else integer("block-size", arguments.block_size)
+    counts = [integer("engines", word, high=MOST_ENGINES) for word in words("engines", [arguments.engines])]
+    loads: list[tuple[Traffic, Site]] = []
+    for engines in counts:
+        loads += [(traffic, site_of(arguments, engines, block or BLOCK)) for traffic in workloads(arguments, engines)]
+        loads += [(traffic, site_of(arguments, engines, block or TRACE_BLOCK)) for traffic in traces(arguments, block)]
+    if not loads:
+        raise ConfigError("workload", "", f"one of {', '.join(SHAPES)}, or a --trace")
+    return Plan(
+        loads=loads,
+        policies=names("policies", arguments.policies or [",".join(TABLE)], tuple(TABLE)),
+        orders=orders_of(arguments.orders or [ORDER]),
+        seeds=seeds(arguments.seeds),
+        options=options_set(arguments.set),
+        json=arguments.json,
+        plot=arguments.plot,
+        jobs=integer("jobs", arguments.jobs),
+    )
+
+
+def workloads(arguments: argparse.Namespace, engines: int) -> list[Traffic]:
+    if not arguments.workload:
+        return []
+    rates = [number("rate", word) for word in words("rate", arguments.rate)]
+    found: list[Traffic] = []
+    for name in names("workload", arguments.workload, tuple(SHAPES)):
+        usual = REQUESTS_AN_ENGINE[SHAPES[name].named] * engines
+        requests = usual if arguments.requests is None else integer("requests", arguments.requests)
+        found += [Workload(name, rate, requests) for rate in rates]
+    return found
+
+
+def traces(arguments: argparse.Namespace, block: int | None) -> list[Traffic]:
+    found: list[Traffic] = []
+    for path in dict.fromkeys(arguments.trace):
+        if not Path(path).is_file():  # it is read anew for every run
+            raise ConfigError("trace", path, "a file")
+        if block is not None and TRACE_BLOCK % block:
+            raise ConfigError("block-size", block, f"a divisor of {TRACE_BLOCK}, the tokens of a trace's block")
+        skip = integer("skip", arguments.skip, low=0)
+        requests = None if arguments.requests is None else integer("requests", arguments.requests)
+        scale = number("time-scale", arguments.time_scale)
+        rates = [number("rate", word) for word in words("rate", arguments.rate)] if arguments.rate else [None]
+        for rate in rates:
+            found.append(
+                replay(TraceFile(path), skip=skip, requests=requests, rate=rate, scale=scale, spread=arguments.spread)
+            )
+    return found
+
+
+def site_of(arguments: argparse.Namespace, engines: int, block: int) -> Site:
+    hardware = [word.strip() for word in arguments.hardware.split(",")]  # twice the same is no mistake here
+    for name in hardware:
+        if name not in HARDWARE:
+            raise ConfigError("hardware", name, f"some of {', '.join(HARDWARE)}")
+    size = None if arguments.cache_tokens is None else integer("cache-tokens", arguments.cache_tokens, low=block)
+    return Site(
+        engines,
+        tuple(hardware),
+        block,
+        cache_tokens=size,
+        told=number("told", arguments.told, low=0),
+        unstreamed=number("unstreamed", arguments.unstreamed, low=0, high=1),
+        slow=tuple((int(e), f) for e, f in events("slow", arguments.slow, engines, "FACTOR")),
+        degrade=tuple(
+            Spell(int(e), f, *times) for e, f, *times in events("degrade", arguments.degrade, engines, "FACTOR:FROM:TO")
+        ),
+        fail=tuple((int(e), at) for e, at in events("fail", arguments.fail, engines, "AT")),
+        join=tuple((int(e), at) for e, at in events("join", arguments.join, engines, "AT")),
+    )
+
+
+def events(key: str, texts: Sequence[str], engines: int, form: str) -> list[list[float]]:
+    """What happens to engines: the engine, then numbers, as many as `form` names, a FACTOR above 0."""
+    found = []
+    for word in words(key, texts) if texts else []:
+        parts = word.split(":")
+        kinds = form.split(":")
+        if len(parts) != 1 + len(kinds):
+            raise ConfigError(key, word, f"ENGINE:{form}")
+        engine = integer(key, parts[0], low=0, high=engines - 1)
+        numbers = [
+            number(key, part, low=1e-3 if kind == "FACTOR" else 0) for part, kind in zip(parts[1:], kinds, strict=True)
+        ]
+        found.append([engine, *numbers])
+    return found
+
+
+def orders_of(texts: Sequence[str]) -> list[str]:
+    found = []
+    for word in words("orders", texts):
+        found.append("+".join(name for part in word.split("+") for name in names("orders", [part], ORDER_NAMES)))
+    return found
+
+
+def options_set(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of the gateway, but for those that the command has flags for."""
+    known = {option.name: option for option in options_of(Config) if option.name not in ("policy", "seed")}
+    found = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        name = key.strip().replace("-", "_")
+        if name not in known:
+            raise ConfigError("set", text, "NAME=VALUE, an option of the gateway (leafcutter serve --help)")
+        found[name] = check(known[name], value.strip())
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command. Raises ConfigError, TraceError and SetupError."""
+    plan = plan_of(arguments)
+    plot = plotter(plan.plot, draw) if plan.plot else None
+    shown = show(lambda watch: lines_of(plan, watch))
+    if plot:
+        plot([row for rows in shown for row in rows])
+    return 0
+
+
+def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None, None]:
+    """What is printed, line after line, and the rows that it shows."""
+    runs = [
+        Run(traffic, site, policy, order, seed, plan.options)
+        for traffic, site in plan.loads
+        for policy in plan.policies
+        for order in plan.orders
+        for seed in plan.seeds
+    ]
+    with closing(measure_all(measure, runs, watch, plan.jobs)) as rows:
+        if plan.json:
+            for row in rows:
+                yield to_json(row), [row]
+            return
+        table = Table([traffic.label for traffic, _ in plan.loads], plan.policies, plan.orders)
+        head = table.head() + "\n"
+        verdicts = []
+        for _ in plan.loads:
+            cells = []
+            for _ in range(len(plan.policies) * len(plan.orders)):
+                cell = list(islice(rows, len(plan.seeds)))
+                cells.append(cell)
+                yield head + table.line(mean_of(cell)), cell
+                head = ""
+            verdicts.append(judge(cells))
+        yield "\n" + "\n".join(verdicts), []

@@ -1,0 +1,236 @@
+"""Whole runs: clients, the router, engines."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from router.errors import NoEngine
+from router.policies import TABLE
+from router.sim import play as module
+from router.sim.play import play
+from router.sim.setup import Run, Site, Spell
+from router.sim.trace import TraceFile
+from router.sim.traffic import SHAPES, Workload, replay
+
+L40 = Site(3, ("l40-8b",), 128)
+
+
+def run_of(name="gsp", rate=6.0, requests=150, site=L40, policy="lbgr", order="rlt_gix", seed=0, **options):
+    return Run(Workload(name, rate, requests), site, policy, order, seed, options)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_request_is_answered_once(name):
+    played = play(run_of(name, rate=1.5, requests=120))
+    assert sorted(served.number for served in played.served) == list(range(played.requests))
+    assert (played.failed, played.requests >= 120) == (0, True)
+    for served in played.served:
+        assert served.arrival_s < served.first_s <= served.done_s
+        assert 0 <= served.cached_tokens < served.prompt_tokens
+    assert all(0 < busy <= max(s.done_s for s in played.served) for busy in played.busy_s)
+
+
+@pytest.mark.parametrize("policy", TABLE)
+def test_every_policy_routes(policy):
+    played = play(run_of(policy=policy, requests=60))
+    assert len(played.served) == 60
+
+
+def test_the_same_seed_the_same_run():
+    assert play(run_of()) == play(run_of())
+    assert play(run_of()) != play(run_of(seed=1))
+
+
+def test_a_chat_waits_for_its_answers():
+    run = run_of("chat", rate=0.5, requests=80)
+    at = {served.number: served for served in play(run).served}
+    number = 0
+    for session in run.traffic.open(0, 128):
+        assert at[number].arrival_s == session.arrival_s
+        for turn, before in zip(session.turns[1:], range(number, number + len(session.turns)), strict=False):
+            assert at[before + 1].arrival_s == pytest.approx(at[before].done_s + turn.pause_s)
+            assert at[before + 1].prompt_tokens > at[before].prompt_tokens + at[before].output_tokens
+        number += len(session.turns)
+
+
+def test_what_a_chat_said_is_cached():
+    played = play(run_of("chat", rate=0.05, requests=60))
+    later = [s for s in played.served if s.cached_tokens]
+    assert len(later) > 30
+    assert sum(s.cached_tokens for s in later) / sum(s.prompt_tokens for s in later) > 0.6
+
+
+def decisions_of(run):
+    seen = []
+    play(run, watcher=seen.append)
+    return seen
+
+
+def test_the_router_is_told_of_engines():
+    (decision,) = decisions_of(run_of(requests=1))
+    assert {score.engine for score in decision.scores} == {"engine-0", "engine-1", "engine-2"}
+
+
+@pytest.mark.parametrize(("told", "blocks"), [(1.0, 78), (3.0, 234), (0.0, None)])
+def test_the_size_that_engines_tell(told, blocks, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "describe_engine", lambda *a: seen.append(describe(*a)) or seen[-1])
+    play(run_of(requests=5, site=replace(L40, cache_tokens=10_000, told=told)))
+    assert {info.capacity_blocks for info in seen} == {blocks}
+    assert {(info.block_size, info.order) for info in seen} == {(128, "rlt_gix")}
+
+
+describe = module.describe_engine
+
+
+def test_orders_and_hardware_in_turn(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "describe_engine", lambda *a: note(seen, *a))
+    monkeypatch.setattr(module.Router, "route", refuse)
+    play(run_of(requests=1, order="lru+gix", site=replace(L40, hardware=("l40-8b", "h100-8b"))))
+    assert seen == [("l40-8b", "lru"), ("h100-8b", "gix"), ("l40-8b", "lru")]
+
+
+def note(seen, run, index, engine):
+    info = describe(run, index, engine)
+    seen.append((engine.hardware.name, info.order))
+    return info
+
+
+def refuse(*_args, **_kwargs):
+    raise NoEngine("none")
+
+
+def test_a_request_without_an_engine_fails(monkeypatch):
+    monkeypatch.setattr(module.Router, "route", refuse)
+    monkeypatch.setattr(module, "describe_engine", describe)
+    played = play(run_of(requests=7))
+    assert (len(played.served), played.failed) == (0, 7)
+
+
+def shares(played):
+    return Counter(served.engine for served in played.served)
+
+
+def test_a_slow_engine_gets_less():
+    for site in (replace(L40, slow=((1, 3.0),)), replace(L40, degrade=(Spell(1, 3.0, 0.0, 1e9),))):
+        got = shares(play(run_of(requests=400, site=site)))
+        assert got[1] < 0.6 * min(got[0], got[2])
+
+
+def test_a_spell_ends():
+    site = replace(L40, engines=1, degrade=(Spell(0, 10.0, 50.0, 100.0),))
+    served = play(run_of(rate=0.2, requests=40, site=site)).served
+    slowest = max(served, key=lambda s: (s.done_s - s.first_s) / (s.output_tokens - 1))
+    assert 50 <= slowest.first_s <= 100
+    usual = [s.done_s - s.first_s for s in served if s.first_s > 102]
+    assert usual
+    assert max(usual) < 0.5 * (slowest.done_s - slowest.first_s)
+
+
+def test_unstreamed_requests():
+    streams = [d.request.stream for d in decisions_of(run_of(requests=200, site=replace(L40, unstreamed=0.5)))]
+    assert 60 < sum(streams) < 140
+    assert not any(d.request.stream for d in decisions_of(run_of(requests=20, site=replace(L40, unstreamed=1.0))))
+
+
+def test_an_engine_fails():
+    seen = []
+    played = play(run_of("heavy", rate=8, requests=400, site=replace(L40, fail=((1, 20.0),))), watcher=seen.append)
+    assert len(played.served) + played.failed == played.requests
+    assert 0 < played.failed < 60  # those that had begun their answers
+    assert max(s.done_s for s in played.served if s.engine == 1) <= 20.0
+    again = Counter(decision.request.request_id for decision in seen)
+    assert set(again.values()) <= {1, 2, 3}
+    retried = {int(name) for name, count in again.items() if count > 1}
+    assert retried & {s.number for s in played.served}
+    # The first refusal marks it; nothing goes there any more.
+    late = [d for d in seen if d.dispatched_s > 21]
+    assert late
+    assert not any(d.engine == "engine-1" for d in late)
+
+
+def test_unstreamed_requests_survive_their_engine():
+    site = replace(L40, fail=((1, 20.0),), unstreamed=1.0)
+    played = play(run_of("heavy", rate=8, requests=300, site=site))
+    assert (played.failed, len(played.served)) == (0, 300)
+
+
+def test_the_last_engine_fails():
+    played = play(run_of("heavy", rate=2, requests=100, site=replace(L40, engines=1, fail=((0, 20.0),))))
+    assert played.failed + len(played.served) == 100
+    assert max(s.done_s for s in played.served) <= 20.0
+
+
+def test_a_check_finds_a_dead_engine():
+    site = replace(L40, fail=((0, 1.0),))
+    seen = decisions_of(run_of(rate=0.02, requests=4, policy="round_robin", site=site))
+    assert "engine-0" not in {d.engine for d in seen if d.dispatched_s > 1.0 + 15.0}
+
+
+def test_an_engine_joins():
+    played = play(run_of(requests=300, site=replace(L40, join=((2, 20.0),))))
+    assert (len(played.served), played.failed) == (300, 0)
+    joined = [s for s in played.served if s.engine == 2]
+    assert joined
+    assert min(s.arrival_s for s in joined) >= 20.0
+
+
+def test_an_engine_comes_back_empty():
+    site = replace(L40, engines=1, fail=((0, 40.0),), join=((0, 41.0),))
+    run = run_of("chat", rate=0.05, requests=40, site=site)
+    played = play(run)
+    before = [s for s in played.served if s.done_s <= 40.0]
+    first = min((s for s in played.served if s.done_s > 41.0), key=lambda s: s.arrival_s)
+    assert before
+    assert first.cached_tokens == 0
+
+
+def test_all_engines_join_late():
+    played = play(run_of(rate=1.0, requests=20, site=replace(L40, engines=1, join=((0, 10.0),))))
+    assert 0 < played.failed < 20
+    assert len(played.served) == 20 - played.failed
+
+
+def test_a_request_longer_than_the_cache_is_refused():
+    played = play(run_of(requests=60, site=replace(L40, cache_tokens=2000)))
+    assert played.failed > 0
+    assert all(s.prompt_tokens < 2000 for s in played.served)
+    assert len(played.served) + played.failed == 60
+
+
+def test_preemptions_are_counted():
+    played = play(run_of("heavy", rate=40, requests=200, site=replace(L40, cache_tokens=30_000)))
+    assert played.preemptions > 0
+    assert len(played.served) == 200
+
+
+def test_options_reach_the_router():
+    plain, other = run_of(order="lru"), run_of(order="lru", lbgr_duplication_weight=0.0)
+    assert play(plain) != play(other)
+
+
+def test_a_trace_is_replayed(tmp_path):
+    lines = [
+        {"timestamp": 100 * n, "input_length": 1000, "output_length": 5, "hash_ids": [n % 3, 10 + n]} for n in range(30)
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    traffic = replay(TraceFile(str(path)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
+    played = play(Run(traffic, Site(2, ("h100-8b",), 512), "lbgr", "lru", 0))
+    assert {s.prompt_tokens for s in played.served} == {1000}
+    assert {s.cached_tokens for s in played.served} == {0, 512}
+    assert [s.arrival_s for s in sorted(played.served)] == pytest.approx([0.1 * n for n in range(30)])
+
+
+def test_many_engines():
+    played = play(run_of(rate=200.0, requests=250, site=replace(L40, engines=256)))
+    assert len(shares(played)) > 50
+
+
+def test_progress():
+    parts = []
+    play(run_of(requests=600), parts.append)
+    assert parts == [256 / 600, 512 / 600]

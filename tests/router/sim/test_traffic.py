@@ -1,0 +1,161 @@
+"""Traffic by name and from traces."""
+
+import json
+from itertools import islice
+from statistics import fmean
+
+import pytest
+
+from router.errors import TraceError
+from router.sim.trace import TraceFile
+from router.sim.traffic import GROUPS, SHAPES, Workload, replay
+
+
+def sessions(name, requests=400, rate=10.0, seed=0, block=128):
+    return list(Workload(name, rate, requests).open(seed, block))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_same_for_the_same_seed(name):
+    assert sessions(name) == sessions(name)
+    assert sessions(name) != sessions(name, seed=1)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_arrivals_and_number(name):
+    found = sessions(name)
+    turns = sum(len(session.turns) for session in found)
+    assert 400 <= turns < 400 + 40
+    times = [session.arrival_s for session in found]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(len(found) / 10, rel=0.35)
+    assert len({session.token for session in found}) == len(found)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_blocks_change_no_lengths(name):
+    small, large = sessions(name, block=16), sessions(name, block=128)
+    assert [session.turns for session in small] == [session.turns for session in large]
+    assert [session.head.units for session in small] == [session.head.units for session in large]
+
+
+def test_gsp():
+    found = sessions("gsp", requests=32 * GROUPS)
+    by_head = {}
+    for session in found:
+        (turn,) = session.turns
+        assert turn.fresh_tokens == session.head.units
+        assert turn.output_tokens == 4
+        by_head[session.head.keys] = by_head.get(session.head.keys, 0) + 1
+    assert set(by_head.values()) == {32}
+    assert len(by_head) == GROUPS
+    assert fmean(2 * session.head.units for session in found) == pytest.approx(3174, rel=0.02)
+
+
+def test_gsp_in_turn():
+    heads = [session.head for session in sessions("gsp_rotating", requests=2 * GROUPS)]
+    assert heads[:GROUPS] == heads[GROUPS:]
+    assert len({head.keys for head in heads}) == GROUPS
+
+
+def test_a_hot_group():
+    heads = [session.head for session in sessions("hot", requests=3000)]
+    most = max(set(heads), key=heads.count)
+    assert heads.count(most) / 3000 == pytest.approx(0.3, abs=0.03)
+    assert most.units == 1024
+
+
+def test_chats_have_turns_and_names():
+    found = sessions("chat", requests=2000)
+    assert fmean(len(session.turns) for session in found) == pytest.approx(6, rel=0.1)
+    assert len({session.name for session in found}) == len(found)
+    turns = [turn for session in found for turn in session.turns]
+    assert fmean(turn.output_tokens for turn in turns) == pytest.approx(311, rel=0.05)
+    assert fmean(turn.pause_s for turn in turns) == pytest.approx(10, rel=0.1)
+
+
+def test_documents_are_asked_about_several_times():
+    heads = [session.head.keys for session in sessions("longdoc", requests=800)]
+    assert 4 <= len(heads) / len(set(heads)) <= 9
+
+
+def test_answers_are_heavy_tailed():
+    outputs = sorted(session.turns[0].output_tokens for session in sessions("heavy", requests=4000))
+    assert outputs[len(outputs) // 2] < fmean(outputs) * 0.65
+    assert max(outputs) <= 4096
+
+
+def write(tmp_path, *lines):
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return TraceFile(str(path))
+
+
+def line(timestamp, prompt=600, output=7, ids=(1, 2)):
+    return {"timestamp": timestamp, "input_length": prompt, "output_length": output, "hash_ids": list(ids)}
+
+
+def traffic(file, **changes):
+    return replay(file, **({"skip": 0, "requests": None, "rate": None, "scale": 1.0, "spread": False} | changes))
+
+
+def test_a_trace(tmp_path):
+    file = write(tmp_path, line(1000), line(3000, 1100, 9, (1, 3, 4)), line(5000, output=0))
+    found = list(traffic(file).open(0, 512))
+    assert [session.arrival_s for session in found] == [0.0, 2.0, 4.0]
+    assert [session.head.units + session.turns[0].fresh_tokens for session in found] == [600, 1100, 600]
+    assert [session.turns[0].output_tokens for session in found] == [7, 9, 1]
+    assert found[0].head.keys == found[1].head.keys[:1]
+
+
+def test_scaled_times(tmp_path):
+    file = write(tmp_path, line(1000), line(3000), line(5000))
+    assert traffic(file).rate == 3 / 4
+    assert traffic(file, scale=0.5).rate == 3 / 2
+    fast = traffic(file, rate=30.0)
+    assert fast.rate == pytest.approx(30)
+    assert [session.arrival_s for session in fast.open(0, 512)] == pytest.approx([0, 0.05, 0.1])
+
+
+def test_parts(tmp_path):
+    file = write(tmp_path, *(line(1000 * index, output=index + 1) for index in range(6)))
+    part = traffic(file, skip=2, requests=3)
+    assert (part.requests, part.rate) == (3, 1.5)
+    assert [session.turns[0].output_tokens for session in part.open(0, 512)] == [3, 4, 5]
+    assert [session.arrival_s for session in part.open(0, 512)] == [0.0, 1.0, 2.0]
+
+
+def test_spread_times(tmp_path):
+    file = write(tmp_path, line(0), line(0), line(0), line(3000), line(3000), line(9000))
+    times = [session.arrival_s for session in traffic(file, spread=True).open(0, 512)]
+    assert times == pytest.approx([0, 1, 2, 3, 6, 9])
+
+
+def test_times_that_run_backwards_stand_still(tmp_path):
+    file = write(tmp_path, line(0), line(3000), line(2000), line(4000))
+    for spread, expected in ((False, [0, 3, 3, 4]), (True, [0, 3, 3.5, 4])):
+        assert [session.arrival_s for session in traffic(file, spread=spread).open(0, 512)] == pytest.approx(expected)
+
+
+def test_a_burst_has_no_rate(tmp_path):
+    file = write(tmp_path, line(0), line(0))
+    assert traffic(file).rate == 0.0
+    with pytest.raises(TraceError, match="2 requests in 0 s; expected requests at different times"):
+        traffic(file, rate=3.0)
+
+
+@pytest.mark.parametrize("missing", ["timestamp", "input_length", "output_length"])
+def test_a_trace_without_times_or_lengths(tmp_path, missing):
+    bad = {key: value for key, value in line(5).items() if key != missing}
+    file = write(tmp_path, line(0), bad)
+    with pytest.raises(TraceError, match="request 2; expected timestamp"):
+        traffic(file)
+
+
+def test_nothing_left_to_replay(tmp_path):
+    with pytest.raises(TraceError, match="0 requests"):
+        traffic(write(tmp_path, line(0)), skip=1)
+
+
+def test_a_workload_goes_on():
+    assert len(list(islice(Workload("gsp", 5.0, 10**9).open(0, 128), 5000))) == 5000
