@@ -7,6 +7,7 @@ through FastAPI and httpx costs ten times the CPU.)
 from __future__ import annotations
 
 import hmac
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,15 +21,17 @@ from starlette.exceptions import HTTPException
 
 from router.client import JSON_HEADER, Client, Receive, Scope, Send
 from router.config import Config
+from router.control import PATHS, add_control
 from router.core import Router
 from router.errors import RequestError, Unauthorized, UnknownUrl
 from router.forward import Forwarder
 from router.gateway import Gateway
-from router.metrics import FleetCollector, Metrics
+from router.metrics import FleetCollector, Metrics, PolicyCollector, RecordCollector
 from router.parse import ROUTES
+from router.record import Recorder
 from router.types import EngineId
 
-GUARDED = ("/v1/", "/workers")  # paths that want the key, if there is one; health and metrics do not
+GUARDED = ("/v1/", *PATHS)  # what wants the key, if there is one; health and metrics do not
 
 
 class Watch(Protocol):
@@ -76,17 +79,26 @@ def create_app(
 
     discovery: runs as long as the application; without it somebody else has to say which engines are healthy.
     registry: where the metrics live, a fresh one if none is given. clock: monotonic, seconds.
+
+    Raises ConfigError if the file to record to cannot be written.
     """
     registry = registry or CollectorRegistry()
     forwarder = forwarder or Forwarder(config)
     for engine in engines:
         router.fleet.add(engine)
     registry.register(FleetCollector(lambda: _states(router), lambda: router.index_blocks))
-    gateway = Gateway(config, router, engines, forwarder, Metrics(registry), clock=clock, new_id=new_id)
+    panel = router.panel
+    registry.register(PolicyCollector(lambda: panel.seats, lambda: panel.tallies, router.drift.alarms))
+    recorder = _recorder(config, registry)
+    gateway = Gateway(
+        config, router, engines, forwarder, Metrics(registry), recorder=recorder, clock=clock, new_id=new_id
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if recorder is not None:
+                stack.enter_context(recorder.running())
             await stack.enter_async_context(forwarder.running())
             if discovery is not None:
                 await stack.enter_async_context(discovery.running())
@@ -95,13 +107,23 @@ def create_app(
     control = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
     control.add_exception_handler(HTTPException, _unknown)
     _add_health(control, router)
-    _add_fleet(control, router, engines, round(wall_clock()))
+    _add_models(control, router, round(wall_clock()))
+    add_control(control, config, router, engines, clock)
 
     @control.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return App(config, gateway, control)
+
+
+def _recorder(config: Config, registry: CollectorRegistry) -> Recorder | None:
+    if config.record is None:
+        return None
+    salt = secrets.token_bytes(32)
+    recorder = Recorder(config.record, max_bytes=config.record_max_bytes, files=config.record_files, salt=salt)
+    registry.register(RecordCollector(lambda: recorder.counts))
+    return recorder
 
 
 def _states(router: Router) -> list[tuple[EngineId, int, bool]]:
@@ -129,7 +151,7 @@ def _add_health(control: FastAPI, router: Router) -> None:
         return JSONResponse(content, status_code=200 if healthy else 503)
 
 
-def _add_fleet(control: FastAPI, router: Router, engines: Mapping[EngineId, str], started: int) -> None:
+def _add_models(control: FastAPI, router: Router, started: int) -> None:
     @control.get("/v1/models")
     async def models() -> dict[str, Any]:
         """Every model that a healthy engine serves, once. `created`: when this gateway started, Unix seconds."""
@@ -137,28 +159,6 @@ def _add_fleet(control: FastAPI, router: Router, engines: Mapping[EngineId, str]
         names = {m: None for engine in fleet.ids() if fleet.healthy(engine) for m in fleet.view(engine).info.models}
         data = [{"id": name, "object": "model", "created": started, "owned_by": "vllm"} for name in names]
         return {"object": "list", "data": data}
-
-    @control.get("/workers")
-    async def workers() -> list[dict[str, Any]]:
-        """For operators, so with URLs: every engine, what it tells of itself and what the router has learned of it."""
-        return [_describe(router, engine, engines.get(engine)) for engine in router.fleet.ids()]
-
-
-def _describe(router: Router, engine: EngineId, url: str | None) -> dict[str, Any]:
-    view = router.fleet.view(engine)
-    return {
-        "engine": engine,
-        "url": url,
-        "healthy": router.fleet.healthy(engine),
-        "order": view.info.order,
-        "block_size": view.info.block_size,
-        "capacity_blocks": view.info.capacity_blocks,
-        "plugin_version": view.info.plugin_version,
-        "vllm_version": view.info.vllm_version,
-        "in_flight": view.in_flight,
-        "models": view.info.models,
-        **router.describe(engine),
-    }
 
 
 async def _unknown(request: Request, problem: Exception) -> Response:

@@ -1,19 +1,23 @@
 """The `leafcutter` command: the only reader of argv and the environment.
 
-leafcutter up       start engines and the gateway in front of them
-leafcutter serve    the gateway alone, in front of engines that run already
-leafcutter doctor   say what is wrong with engines and options
-leafcutter bench    measure the eviction orders on traces
+leafcutter up        start engines and the gateway in front of them
+leafcutter serve     the gateway alone, in front of engines that run already
+leafcutter record    the same, and its traffic written as a trace
+leafcutter doctor    say what is wrong with engines and options
+leafcutter bench     measure the eviction orders on traces
+leafcutter simulate compare policies, orders and fleets on a simulated one
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import logging
 import os
 import random
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, TypeVar
@@ -21,13 +25,14 @@ from typing import Any, TypeVar
 import uvloop
 import yaml
 
-from router import bench
+from router import bench, simulate
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
 from router.option import Option, build, options_of
 
 log = logging.getLogger("leafcutter")
 C = TypeVar("C", bound=Config)
+RECORD = "traffic.jsonl.gz"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     for name, spec, run, words in (
         ("up", UpConfig, run_up, "start engines and the gateway in front of them"),
         ("serve", Config, run_serve, "run the gateway in front of engines that run already"),
+        ("record", Config, run_record, f"as serve, and write the traffic as a trace (--record, or {RECORD})"),
         ("doctor", Config, run_doctor, "say what is wrong with the engines and how to mend it"),
     ):
         command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
@@ -76,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
         for option in options_of(spec):
             _add(command, option)
     _add_bench(commands)
+    words = "compare policies, orders and fleets on simulated engines"
+    command = commands.add_parser("simulate", help=words, description=words, allow_abbrev=False)
+    command.set_defaults(start=simulate.run)
+    simulate.add_arguments(command)
     return top
 
 
@@ -148,7 +158,7 @@ async def serve(config: Config) -> None:
     from router.discovery import Discovery, engines_of
 
     engines = engines_of(config.worker_urls)
-    router = Router(config, rng=random.Random(config.seed))
+    router = Router(config, rng=random.Random(config.seed), timer=time.perf_counter)
     app = create_app(config, router, engines, discovery=Discovery(config, router.fleet, engines))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -176,6 +186,8 @@ async def serve(config: Config) -> None:
 def run_up(config: UpConfig) -> int:
     from router.up import up
 
+    if config.record and not os.access(os.path.dirname(config.record) or ".", os.W_OK):  # before engines start
+        raise ConfigError("record", config.record, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
     return 0
 
@@ -183,6 +195,10 @@ def run_up(config: UpConfig) -> int:
 def run_serve(config: Config) -> int:
     uvloop.run(serve(config))
     return 0
+
+
+def run_record(config: Config) -> int:
+    return run_serve(dataclasses.replace(config, record=config.record or RECORD))
 
 
 def run_doctor(config: Config) -> int:

@@ -81,6 +81,9 @@ class Config:
 
     # Routing
     policy: str = option("lbgr", "how an engine is chosen", among=POLICIES)
+    shadow: tuple[str, ...] = option(
+        (), "policies that score every request beside the one that decides, and are only counted", among=POLICIES
+    )
     seed: int | None = option(None, "seed of the tie-break; nothing: drawn anew at each start", low=0)
     prefix_block_tokens: int = option(
         64,
@@ -104,6 +107,29 @@ class Config:
     )
     lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
     lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)
+
+    # What is kept of the traffic
+    ledger_decisions: int = option(
+        10_000,
+        "decisions kept for /explain and /decisions (up to about 3 KB each); 0: none",
+        low=0,
+        high=10_000_000,
+    )
+    drift_answers: int = option(
+        64, "answers over which an engine's prediction error is averaged for the drift alarm", low=1, high=1_000_000
+    )
+    drift_bound: float = option(
+        0.5,
+        "mean of (actual - predicted) / predicted, to either side, from which the alarm is on; off below half of it",
+        low=0.001,
+    )
+    record: str | None = option(
+        None, "file that gets a line for every answered request, no text, for simulate --trace; .gz: compressed"
+    )
+    record_max_bytes: int = option(
+        268_435_456, "size at which that file becomes FILE.1 and a new one begins", unit="bytes", low=4096
+    )
+    record_files: int = option(8, "older files kept, FILE.1 the newest; beyond, the oldest is deleted", low=1, high=999)
 
     # Policies to compare with
     lbgr_paper_miss_ms_per_token: float = option(4.0, "cost of an uncached prompt token (alpha_miss)", unit="ms", low=0)

@@ -6,19 +6,20 @@ choice and the booking of its load are one call, so no two requests can be place
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import ParamSpec
 
 from router import blocks, policies
 from router.config import Config
+from router.drift import Drift
 from router.errors import NoEngine, NotFound
 from router.fleet import Change, Fleet
 from router.holdings import Holdings, evicts_by_age
 from router.learners.mean import OutputLength, TokenRatio
-from router.policies.base import Ask, pick
+from router.ledger import Ledger
+from router.panel import Create, Panel
+from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
 from router.types import (
     BlockKey,
@@ -28,28 +29,36 @@ from router.types import (
     Ending,
     EngineId,
     EngineView,
+    Lookup,
     Outcome,
     ParsedRequest,
     Score,
     Stay,
 )
 
-logger = logging.getLogger(__name__)
-
 COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
-
-P = ParamSpec("P")
 
 
 class Router:
-    """Picks an engine for every request and learns from how it went. Holds no request after `complete`."""
+    """Picks an engine for every request and learns from how it went.
 
-    def __init__(self, config: Config, *, rng: random.Random) -> None:
+    create: makes a policy by its name, `policies.create` if not given. timer: seconds, for what policies cost.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        rng: random.Random,
+        create: Create | None = None,
+        timer: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        create = create or (lambda name: policies.create(name, config))
         self.fleet = Fleet(config.default_capacity_tokens, self._engine_changed)
-        self.policy = policies.create(config.policy, config)
-        self.policy_faults = 0
-        """How often the policy raised or gave a cost that is not a number; each is logged."""
-        self._safe = LeastLoaded(config)
+        self.panel = Panel(create, LeastLoaded(config), rng=rng, timer=timer)
+        self.panel.assign({config.policy: 1.0}, config.shadow)
+        self.ledger = Ledger(config.ledger_decisions)
+        self.drift = Drift(config.drift_answers, config.drift_bound)
         self._rng = rng
         self._index = Holdings(config.prefix_index_blocks)
         self._ratios = TokenRatio()
@@ -61,41 +70,38 @@ class Router:
         exclude: engines tried already. Raises NotFound if no engine serves the model, NoEngine if none that does can
         take the request now.
         """
-        views = self._eligible(request.model, exclude)
-        ask = self._ask(request, now)
-        block_tokens = self._block_tokens(request)
-        matched = self._index.match(request.prompt.keys)
-        hits = {
-            v.engine: _hit_tokens(v, matched[v.engine] * block_tokens, ask.prompt_tokens)
-            for v in views
-            if v.engine in matched
-        }
-        candidates = [Candidate(v, hits.get(v.engine, 0.0)) for v in views]
-        scores, chosen, reason = self._choose(ask, candidates)
-        booking = self._book(ask, chosen)
-        lookup = self._index.book(chosen.engine, request.prompt.keys, matched.get(chosen.engine, 0), block_tokens)
-        decision = Decision(
-            request=request,
-            engine=chosen.engine,
-            policy=self.policy.name,
-            reason=reason,
-            predicted_s=chosen.predicted_s,
-            prompt_tokens=ask.prompt_tokens,
-            hit_tokens=chosen.hit_tokens,
-            output_tokens=ask.output_tokens,
-            scores=scores,
-            booking=booking.serial,
-            dispatched_s=now,
-            lookup=lookup,
-        )
-        self._tell(self.policy.dispatched, decision)
+        ask, candidates, matched = self._look(request, now, exclude)
+        choice = self.panel.choose(ask, candidates)
+        chosen = choice.chosen.engine
+        booking = self._book(ask, choice.chosen)
+        lookup = self._index.book(chosen, request.prompt.keys, matched.get(chosen, 0), self._block_tokens(request))
+        decision = choice.decision(ask, booking.serial, lookup, tuple(exclude))
+        self.panel.dispatched(decision)
+        self.ledger.open(decision)
         return decision
+
+    def explain(self, request: ParsedRequest, now: float) -> Decision:
+        """What `route` would decide now, and why. Nothing is booked, and nothing changes, chance included.
+
+        Raises as `route` does.
+        """
+        chance = self._rng.getstate()
+        try:
+            ask, candidates, _ = self._look(request, now, ())
+            return self.panel.choose(ask, candidates).decision(ask, 0, Lookup(0, False), ())
+        finally:
+            self._rng.setstate(chance)
+
+    def assign(self, shares: Mapping[str, float], shadows: Sequence[str] | None = None) -> None:
+        """Who decides from now on, and by what share (`Panel.assign`). Raises ConfigError for an unknown name."""
+        self.panel.assign(shares, shadows)
+        self.drift.clear()
 
     def first_token(self, decision: Decision, now: float) -> None:
         """A streamed request's first token was seen. Harmless when repeated, too late, or the request is unstreamed."""
         booking = self.fleet.first_token(decision.booking, now)
         if booking is not None and decision.engine in self.fleet:
-            self._tell(self.policy.first_token, decision, now)
+            self.panel.first_token(decision, now)
 
     def complete(self, decision: Decision, outcome: Outcome) -> None:
         """The request is over: give its load back, and learn from it if it went well. Repeated calls do nothing."""
@@ -107,8 +113,11 @@ class Router:
         if answered and decision.request.choices == 1:
             self._measure(decision.request, outcome)
         if decision.engine in self.fleet:
-            self._tell(self.policy.learn, decision, stay, outcome)
+            self.panel.learn(decision, stay, outcome)
+            if answered and decision.predicted_s is not None:
+                self.drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
         self._settle(decision, stay, outcome)
+        self.ledger.close(decision, outcome)
 
     def describe(self, engine: EngineId) -> dict[str, object]:
         """What was learned of one engine, JSON types only. Raises KeyError for an unknown one."""
@@ -121,11 +130,36 @@ class Router:
         }
 
     @property
+    def policy(self) -> Policy:
+        """The one that decides, or decides most."""
+        return self.panel.lead
+
+    @property
+    def policy_faults(self) -> int:
+        """How often a policy on the panel raised or gave a cost that is not a number; they are logged."""
+        return self.panel.faults
+
+    @property
     def index_blocks(self) -> int:
         """(block, engine) pairs in the prefix index."""
         return len(self._index)
 
     # --- the choice ---------------------------------------------------------------------------------------------
+
+    def _look(
+        self, request: ParsedRequest, now: float, exclude: Collection[EngineId]
+    ) -> tuple[Ask, list[Candidate], dict[EngineId, float]]:
+        """(the request as policies see it, who may get it, index blocks matched by engine)."""
+        views = self._eligible(request.model, exclude)
+        ask = self._ask(request, now)
+        block_tokens = self._block_tokens(request)
+        matched = self._index.match(request.prompt.keys)
+        hits = {
+            v.engine: _hit_tokens(v, matched[v.engine] * block_tokens, ask.prompt_tokens)
+            for v in views
+            if v.engine in matched
+        }
+        return ask, [Candidate(v, hits.get(v.engine, 0.0)) for v in views], matched
 
     def _eligible(self, model: str, exclude: Collection[EngineId]) -> list[EngineView]:
         """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones."""
@@ -150,16 +184,6 @@ class Router:
     def _block_tokens(self, request: ParsedRequest) -> float:
         return request.prompt.block_units * self._tokens_per_unit(request)
 
-    def _choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[tuple[Score, ...], Score, str]:
-        """(all scores, the winner, why). A policy that fails loses no request: the least loaded engine gets it."""
-        try:
-            scores = self.policy.choose(ask, candidates)
-            return scores, pick(scores, ask.chance), "lowest_cost" if len(candidates) > 1 else "only_engine"
-        except Exception:
-            self._fault("choose")
-        scores = self._safe.choose(ask, candidates)
-        return scores, pick(scores, ask.chance), self._safe.name
-
     def _book(self, ask: Ask, chosen: Score) -> Booking:
         return self.fleet.book(
             chosen.engine,
@@ -170,17 +194,6 @@ class Router:
             output_tokens=ask.output_tokens,
             predicted_s=chosen.predicted_s,
         )
-
-    def _tell(self, event: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """An event for the policy, whose failure must not become the request's."""
-        try:
-            event(*args, **kwargs)
-        except Exception:
-            self._fault(getattr(event, "__name__", "event"))
-
-    def _fault(self, where: str) -> None:
-        self.policy_faults += 1
-        logger.exception("policy %s failed in %s", self.policy.name, where)
 
     # --- what an outcome teaches --------------------------------------------------------------------------------
 
@@ -229,7 +242,8 @@ class Router:
     def _engine_changed(self, engine: EngineId, change: Change) -> None:
         if change is Change.REMOVED:
             self._index.remove(engine)
-            self._tell(self.policy.forget, engine)
+            self.panel.forget(engine)
+            self.drift.forget(engine)
         elif change is Change.RETURNED:
             self._index.forget(engine)
         else:

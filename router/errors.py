@@ -81,6 +81,12 @@ class UnknownUrl(NotFound):
     code = "unknown_url"
 
 
+class UnknownRequest(NotFound):
+    """No decision of that request id is kept."""
+
+    code = "request_not_found"
+
+
 class PayloadTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
 

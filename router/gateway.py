@@ -28,6 +28,7 @@ from router.forward import Answer, Forwarder, Headers
 from router.metrics import Metrics, Record
 from router.observe import Seen
 from router.parse import Parsed, parse
+from router.record import Recorder
 from router.relay import relay_stream, relay_whole
 from router.types import Decision, Ending, EngineId, Outcome
 
@@ -52,13 +53,16 @@ class Exchange:
         headers = [(b"x-request-id", self.request_id.encode())]
         if decision := self.record.decision:
             headers.append((b"x-leafcutter-engine", decision.engine.encode()))
+            headers.append((b"x-leafcutter-policy", decision.policy.encode()))
+            headers.append((b"x-leafcutter-reason", decision.reason.encode()))
             if decision.predicted_s is not None:
                 headers.append((b"x-leafcutter-predicted-ms", b"%.0f" % (decision.predicted_s * 1000)))
         return headers
 
 
 class Gateway:
-    """engines: base URL of each. clock: monotonic, seconds. new_id: makes a fresh request id."""
+    """engines: base URL of each. recorder: writes what was answered as a trace; None: nobody does. clock: monotonic,
+    seconds. new_id: makes a fresh request id."""
 
     def __init__(
         self,
@@ -68,11 +72,12 @@ class Gateway:
         forwarder: Forwarder,
         metrics: Metrics,
         *,
+        recorder: Recorder | None = None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
         self._config, self._router, self._engines = config, router, engines
-        self._forwarder, self._metrics = forwarder, metrics
+        self._forwarder, self._metrics, self._recorder = forwarder, metrics, recorder
         self._clock, self._new_id = clock, new_id
         self._id_headers = tuple(name.lower().encode() for name in config.request_id_headers)
 
@@ -81,6 +86,7 @@ class Gateway:
         client = Client(scope, receive, send)
         record = Record(route=scope["path"], started_s=self._clock())
         exchange = Exchange(client, record, self._request_id(client), scope["query_string"])
+        number = self._recorder.arrived(record.started_s) if self._recorder else 0
         try:
             body = await client.read_body(self._config.max_payload_size)
             parsed = self._parse(exchange, body)
@@ -98,6 +104,8 @@ class Gateway:
             await client.fail(RequestError("The gateway failed."), exchange.headers)
         finally:
             self._metrics.ended(record, self._clock())
+            if self._recorder:
+                self._recorder.ended(number, record.started_s, record.decision, record.outcome)
 
     def _parse(self, exchange: Exchange, body: bytes) -> Parsed:
         return parse(
@@ -114,7 +122,7 @@ class Gateway:
         breaks = 0
         decision = self._decide(parsed, tried)
         while True:
-            exchange.record.decision = decision
+            exchange.record.decision, exchange.record.outcome = decision, None
             tried.append(decision.engine)
             try:
                 return await self._try(exchange, parsed, decision)
@@ -132,7 +140,7 @@ class Gateway:
     def _decide(self, parsed: Parsed, tried: list[EngineId]) -> Decision:
         now_s = self._clock()
         decision = self._router.route(parsed.request, now_s, exclude=tried)
-        self._metrics.decided(self._clock() - now_s)
+        self._metrics.decided(decision, self._clock() - now_s)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("request %s to %s (%s)", parsed.request.request_id, decision.engine, _explain(decision))
         return decision
@@ -191,6 +199,7 @@ class Gateway:
             output_tokens=seen.usage.output_tokens,
             reply=parsed.reply(seen.message.fields(), seen.message.token_ids),
         )
+        record.outcome = outcome
         self._router.complete(decision, outcome)
         self._metrics.completed(decision, outcome)
 

@@ -7,13 +7,14 @@ it and however many engines were tried: `engine` and `policy` are those of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from router.panel import Seat, Tally
 from router.types import Decision, Ending, EngineId, Outcome
 
 NONE = "none"
@@ -21,6 +22,7 @@ REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60, 120, 240)
 DECISION_BUCKETS_S = (10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 0.1)
 ERROR_BUCKETS_S = (-60, -15, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60)
+ERROR_BUCKETS_RATIO = (-0.95, -0.9, -0.75, -0.5, -0.33, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 9, 19)
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class Record:
     ending: Ending = Ending.CANCELLED
     """Until something better is known: what leaves no trace was cut off."""
     decision: Decision | None = None
+    outcome: Outcome | None = None
+    """Of the decision."""
     first_token_s: float | None = None
 
 
@@ -54,16 +58,24 @@ class Metrics:
         )
         self._ttft_s = histogram("ttft_seconds", "From arrival to the first token.", TTFT_BUCKETS_S, "route")
         self._decision_s = histogram("decision_seconds", "Time to choose an engine.", DECISION_BUCKETS_S)
+        self._decisions = counter("decisions", "Engines chosen, by who chose and why.", "policy", "reason")
         self._prompt = counter("prompt_tokens", "Prompt tokens, as engines count them.", "engine")
         self._cached = counter("cached_tokens", "Prompt tokens found in an engine's prefix cache.", "engine")
         self._output = counter("output_tokens", "Generated tokens.", "engine")
         self._error_s = histogram(
             "prediction_error_seconds", "Predicted less actual end-to-end latency.", ERROR_BUCKETS_S, "engine"
         )
+        self._error_ratio = histogram(
+            "prediction_error_ratio",
+            "(Actual less predicted) over predicted latency: above 0 it took longer than predicted.",
+            ERROR_BUCKETS_RATIO,
+            "engine",
+        )
         self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
 
-    def decided(self, took_s: float) -> None:
+    def decided(self, decision: Decision, took_s: float) -> None:
         self._decision_s.observe(took_s)
+        self._decisions.labels(decision.policy, decision.reason).inc()
 
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()
@@ -81,6 +93,8 @@ class Metrics:
         if outcome.ending is Ending.OK and decision.predicted_s is not None:
             actual_s = outcome.done_s - decision.dispatched_s
             self._error_s.labels(engine).observe(decision.predicted_s - actual_s)
+            if decision.predicted_s > 0:
+                self._error_ratio.labels(engine).observe((actual_s - decision.predicted_s) / decision.predicted_s)
 
     def ended(self, record: Record, now_s: float) -> None:
         """A client's request has ended."""
@@ -111,3 +125,70 @@ class FleetCollector(Collector):
         index = GaugeMetricFamily("leafcutter_prefix_index_blocks", "Blocks in the router's prefix index.")
         index.add_metric([], self._index_blocks())
         yield index
+
+
+class PolicyCollector(Collector):
+    """What the policies beside one another did, as it is when scraped. drifts: whether each engine's alarm is on."""
+
+    def __init__(
+        self,
+        seats: Callable[[], Sequence[Seat]],
+        tallies: Callable[[], Mapping[tuple[str, str], Tally]],
+        drifts: Callable[[], Mapping[EngineId, bool]],
+    ) -> None:
+        self._seats, self._tallies, self._drifts = seats, tallies, drifts
+
+    def collect(self) -> Iterable[Metric]:
+        share = GaugeMetricFamily(
+            "leafcutter_policy_share", "Part of the decisions that a policy makes; 0: a shadow.", labels=["policy"]
+        )
+        faults = CounterMetricFamily(
+            "leafcutter_policy_faults", "A policy raised, or gave a cost that is no number.", labels=["policy"]
+        )
+        took = CounterMetricFamily(
+            "leafcutter_policy_seconds", "Time that a policy took to score and to learn.", labels=["policy"]
+        )
+        for seat in self._seats():
+            share.add_metric([seat.name], seat.share)
+            faults.add_metric([seat.name], seat.faults)
+            took.add_metric([seat.name], seat.seconds)
+        yield from (share, faults, took, *self._opinions())
+        drift = GaugeMetricFamily(
+            "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
+        )
+        for engine, alarm in self._drifts().items():
+            drift.add_metric([engine], float(alarm))
+        yield drift
+
+    def _opinions(self) -> Iterable[Metric]:
+        labels = ["policy", "shadow"]
+        opinions = CounterMetricFamily(
+            "leafcutter_shadow_opinions", "Decisions of `policy` that `shadow` scored too.", labels=labels
+        )
+        agreed = CounterMetricFamily("leafcutter_shadow_agreements", "Of these, the same engine chosen.", labels=labels)
+        regret = CounterMetricFamily(
+            "leafcutter_shadow_regret_seconds",
+            "What the shadow's choices would have cost more by the policy's scores, where those are seconds.",
+            labels=labels,
+        )
+        for names, tally in self._tallies().items():
+            opinions.add_metric(names, tally.opinions)
+            agreed.add_metric(names, tally.agreed)
+            if tally.regret_s is not None:
+                regret.add_metric(names, tally.regret_s)
+        return opinions, agreed, regret
+
+
+class RecordCollector(Collector):
+    """What became of the answers that were to be recorded. counts: by result (`record.Recorder.counts`)."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "leafcutter_record_requests", "Ended requests by what the recording did with them.", labels=["result"]
+        )
+        for result, count in self._counts().items():
+            requests.add_metric([result], count)
+        yield requests

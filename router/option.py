@@ -140,6 +140,8 @@ def check(option: Option, value: Any) -> Any:
     items = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(items, Sequence):
         raise ConfigError(option.name, value, option.expected)
+    if option.among:  # no name has a comma or a blank in it: `--shadow a,b` and `--shadow a b` are the same
+        items = [name for item in items for name in str(item).replace(",", " ").split()]
     return tuple(_scalar(option, item) for item in items)
 
 

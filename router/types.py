@@ -164,6 +164,17 @@ class Score(NamedTuple):
     """What the policy saw of the engine (`features.Features` for lbgr); it learns from it at completion."""
 
 
+class Opinion(NamedTuple):
+    """What a policy that did not decide made of the same candidates."""
+
+    policy: str
+    engine: EngineId
+    """Its own choice."""
+    regret_s: float | None
+    """How much more that choice costs by the deciding policy's scores; None where those are no seconds."""
+    scores: tuple[Score, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Where a request goes and why; carries what its completion needs later."""
@@ -182,9 +193,14 @@ class Decision:
     """Expected output, tokens."""
     scores: tuple[Score, ...]
     booking: int
-    """Serial number of the load booked for this decision; released exactly once by `core.Router.complete`."""
+    """Serial number of the load booked for this decision; released exactly once by `core.Router.complete`. 0: nothing
+    is booked, the decision was only asked for."""
     dispatched_s: float
     lookup: Lookup = Lookup(0, False)
+    tried: tuple[EngineId, ...] = ()
+    """Engines that failed the request before."""
+    opinions: tuple[Opinion, ...] = ()
+    """Of the policies beside the one that decided."""
 
     @property
     def score(self) -> Score:

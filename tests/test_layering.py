@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"types", "errors", "option", "config"},
     {"blocks", "transcript", "prefix", "survival", "holdings", "fleet", "features", "learners"},
+    {"ledger", "drift"},
     {"policies"},
+    {"panel"},
     {"core"},
 ]
-SHELL = {"gateway", "app"}
-EDGE = {"client", "forward", "metrics", "observe", "parse", "relay"}  # used by one another and by the shell only
-SIMULATION = {"sim", "bench"}  # of the router, `sim` alone drives the orders of the engines
+SHELL = {"gateway", "control", "app"}
+EDGE = {"client", "forward", "metrics", "observe", "parse", "record", "relay"}  # used by one another and the shell only
+SIMULATION = {"sim", "bench", "simulate"}  # of the router, `sim` alone drives the orders of the engines
 NO_IO = {
     "fastapi",
     "starlette",

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Metric
 
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
-from router.metrics import FleetCollector, Metrics
+from router.metrics import FleetCollector, Metrics, PolicyCollector
 from tests.deploy.files import DEPLOY, compose, dashboard, metrics, panels, prometheus, queries
 
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count"]}
@@ -29,7 +29,8 @@ def declared() -> set[str]:
     pool = Pool(order=ORDERS["rlt"](8), hash_block_size=16, num_gpu_blocks=8)
     exporter = Exporter(0, "", "0.32.0", serve=lambda *_: None)
     exporter.show(pool)
-    families: list[Metric] = [*registry.collect(), *exporter.collect(), *FleetCollector(list, int).collect()]
+    shown = (exporter, FleetCollector(list, int), PolicyCollector(list, dict, dict))
+    families: list[Metric] = [*registry.collect(), *(family for each in shown for family in each.collect())]
     return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
 
 

@@ -21,7 +21,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
-from router.metrics import FleetCollector, Metrics, Record
+from router.config import Config
+from router.metrics import FleetCollector, Metrics, PolicyCollector, Record
+from router.panel import Seat, Tally
+from router.policies import RoundRobin
 from router.types import Ending
 from tests.deploy.files import DEPLOY, prometheus, queries, targets
 
@@ -52,13 +55,17 @@ def gateway_page() -> bytes:
     metrics = Metrics(registry)
     names = [target.split(":")[0] for target in targets()["vllm"]]
     for name in names:
-        decision: Any = SimpleNamespace(engine=name, policy="lbgr", predicted_s=1.0, dispatched_s=0.0)
+        decision: Any = SimpleNamespace(
+            engine=name, policy="lbgr", reason="lowest_cost", predicted_s=1.0, dispatched_s=0.0
+        )
         outcome: Any = SimpleNamespace(ending=Ending.OK, done_s=2.0, prompt_tokens=9, cached_tokens=3, output_tokens=4)
-        metrics.decided(1e-4)
+        metrics.decided(decision, 1e-4)
         metrics.completed(decision, outcome)
         metrics.ended(Record("/v1/completions", 0.0, Ending.OK, decision, first_token_s=0.5), 2.0)
     metrics.retried("connect")
     registry.register(FleetCollector(lambda: [(name, 1, True) for name in names], lambda: 5))
+    seats, tallies = [Seat(RoundRobin(Config()), 0, 1.0)], {("lbgr", "lmetric"): Tally(2, 1, 0.5)}
+    registry.register(PolicyCollector(lambda: seats, lambda: tallies, lambda: dict.fromkeys(names, False)))
     return generate_latest(registry)
 
 
@@ -193,8 +200,32 @@ def test_promtool_accepts_config_and_alerts() -> None:
             },
             {},
         ),
+        (
+            {
+                'leafcutter_prediction_drift{engine="engine-0"}': UP,
+                'leafcutter_prediction_drift{engine="engine-1"}': DOWN,
+            },
+            {"PredictionDrift": [{"engine": "engine-0"}]},
+        ),
+        (
+            {
+                'leafcutter_policy_faults_total{policy="lbgr"}': "0+1x20",
+                'leafcutter_policy_faults_total{policy="lmetric"}': "3x20",
+            },
+            {"PolicyFaults": [{"policy": "lbgr"}]},
+        ),
     ],
-    ids=["gateway down", "one engine out", "no engine", "plugin silent", "engine down", "lost", "given up"],
+    ids=[
+        "gateway down",
+        "one engine out",
+        "no engine",
+        "plugin silent",
+        "engine down",
+        "lost",
+        "given up",
+        "drift",
+        "faults",
+    ],
 )
 def test_alerts_fire_when_they_should(
     tmp_path: Path, series: dict[str, str], fired: dict[str, list[dict[str, str]]]
@@ -219,4 +250,5 @@ def test_alerts_fire_when_they_should(
 def filled(summary: str, labels: dict[str, str]) -> str:
     """The annotation as Prometheus writes it, for the values these tests give."""
     text = summary.replace("{{ $labels.engine }}", labels.get("engine", ""))
+    text = text.replace("{{ $labels.policy }}", labels.get("policy", ""))
     return text.replace("{{ $value | humanizePercentage }}", "10%")

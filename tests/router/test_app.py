@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,8 @@ from gateway_server import BODIES, CHAT, COMPLETIONS, listening, served
 from router.app import create_app
 from router.config import Config
 from router.core import Router
+from router.errors import ConfigError
+from router.sim.trace import TraceFile
 from router.types import EngineId, EngineInfo
 
 NAMES = [
@@ -27,6 +30,16 @@ NAMES = [
     "prediction_error_seconds_bucket",
     "retries_total",
     "prefix_index_blocks",
+    "decisions_total",
+    "policy_share",
+    "policy_faults_total",
+    "policy_seconds_total",
+    "shadow_opinions_total",
+    "shadow_agreements_total",
+    "shadow_regret_seconds_total",
+    "prediction_error_ratio_bucket",
+    "prediction_drift",
+    "record_requests_total",
 ]
 
 
@@ -81,16 +94,42 @@ async def test_workers_tell_what_is_known_of_each_engine() -> None:
         assert second["order"] is None
 
 
-async def test_every_metric_is_exposed() -> None:
-    async with served(Script(), Script(status=503)) as gateway:
+async def test_every_metric_is_exposed(tmp_path: Path) -> None:
+    options = {"policy": "lbgr", "shadow": ("lmetric",), "record": str(tmp_path / "trace")}
+    async with served(Script(), Script(status=503), **options) as gateway:
         for route in (CHAT, COMPLETIONS):
             for _ in range(4):
                 assert (await gateway.post(route, stream=True)).status_code == 200
         page = (await gateway.client.get("/metrics")).text
         lines = {line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")}
-        # The policy of these tests predicts no latency, so no error of a prediction is there.
-        assert {f"leafcutter_{name}" for name in NAMES} - lines <= {"leafcutter_prediction_error_seconds_bucket"}
+        assert {f"leafcutter_{name}" for name in NAMES} <= lines
         assert "127.0.0.1" not in page
+
+
+async def test_traffic_is_recorded_if_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with served(record=str(path)) as gateway:
+        for n in range(3):
+            assert (await gateway.post(stream=n % 2 == 0, user="somebody", max_tokens=9)).status_code == 200
+        assert (await gateway.post(n=2)).status_code == 200
+        assert (await gateway.post(messages=3)).status_code == 400
+    requests = list(TraceFile(str(path)).open(0))
+    assert [(request.prompt_tokens, request.output_tokens) for request in requests] == [(40, 3)] * 3
+    assert gateway.value("leafcutter_record_requests_total", result="written") == 3
+    assert gateway.value("leafcutter_record_requests_total", result="left_out") == 2
+    assert "somebody" not in path.read_text()
+    assert "capital" not in path.read_text()
+
+
+async def test_nothing_is_recorded_if_not() -> None:
+    async with served() as gateway:
+        assert "leafcutter_record" not in (await gateway.client.get("/metrics")).text
+
+
+def test_a_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    config = Config(record=str(tmp_path / "no" / "trace"))
+    with pytest.raises(ConfigError, match="record"):
+        create_app(config, Router(config, rng=random.Random(1)), {})
 
 
 @pytest.mark.parametrize(
@@ -114,16 +153,22 @@ async def test_a_key_is_asked_for(given: str | None) -> None:
             await gateway.client.post(CHAT, json=BODIES[CHAT], headers=headers),
             await gateway.client.get("/v1/models", headers=headers),
             await gateway.client.get("/workers", headers=headers),
+            await gateway.client.get("/explain/a", headers=headers),
+            await gateway.client.post("/explain", json=BODIES[CHAT], headers=headers),
+            await gateway.client.get("/decisions", headers=headers),
+            await gateway.client.get("/policy", headers=headers),
+            await gateway.client.put("/policy", json={"policy": "random"}, headers=headers),
         ):
             assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert not gateway.engines[0].requests
+        assert gateway.router.policy.name == "least_loaded"
 
 
 async def test_the_right_key_opens_and_health_needs_none() -> None:
     async with served(api_key="key") as gateway:
         headers = {"authorization": "Bearer key"}
         assert (await gateway.client.post(CHAT, json=BODIES[CHAT], headers=headers)).status_code == 200
-        for path in ("/v1/models", "/workers"):
+        for path in ("/v1/models", "/workers", "/decisions", "/policy"):
             assert (await gateway.client.get(path, headers=headers)).status_code == 200
         for path in ("/health", "/readiness", "/metrics"):
             assert (await gateway.client.get(path)).status_code == 200

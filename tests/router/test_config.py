@@ -40,6 +40,28 @@ def test_flags_environment_and_file_meet_in_one_parser(tmp_path: Path) -> None:
     assert config == Config(port=4321, policy="round_robin", worker_urls=("http://b:1", "http://c:1"))
 
 
+@pytest.mark.parametrize("words", [["lmetric,cache-aware"], ["lmetric", "cache-aware"], ["lmetric,", "cache_aware"]])
+def test_shadows_are_named_with_commas_or_blanks(words: list[str]) -> None:
+    config = load(Config, parser().parse_args(["serve", "--shadow", *words]), {})
+    assert config.shadow == ("lmetric", "cache_aware")
+    assert load(Config, parser().parse_args(["serve"]), {"LEAFCUTTER_SHADOW": "lmetric,cache-aware"}) == config
+
+
+def test_an_unknown_shadow_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--worker-urls", "http://a:1", "--shadow", "lmetric,fastest"]) == 2
+    assert "'shadow' = 'fastest': expected a list, each one of lbgr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["record", "serve", "up"])
+def test_a_file_to_record_to_that_cannot_be_written_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "no" / "trace")
+    urls = [] if command == "up" else ["--worker-urls", "http://127.0.0.1:1"]
+    assert main([command, "--record", file, *urls]) == 2
+    assert f"option 'record' = {file!r}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "port: [\n", "prot: 3\n"])
 def test_a_bad_file_is_refused(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "options.yaml"
@@ -53,7 +75,7 @@ def test_a_missing_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["serve", "doctor"])
+@pytest.mark.parametrize("command", ["serve", "record", "doctor"])
 def test_without_engines_the_command_says_how_to_name_them(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command]) == 2
     assert "--worker-urls http://127.0.0.1:8000" in capsys.readouterr().err

@@ -202,6 +202,50 @@ def test_what_the_index_keeps_of_a_request_depends_on_its_end(ending, seen, kept
     assert (router.route(ask_for(1, 2, 3, 4), 2.0).hit_tokens > 0) == kept
 
 
+def test_a_dry_run_says_what_would_be_decided_and_draws_no_chance():
+    router = router_with(4, "random", seed=5)
+    for n in range(10):
+        foretold = [router.explain(ask_for(n), float(n)) for _ in range(3)]
+        decision = router.route(ask_for(n), float(n))
+        assert {each.engine for each in foretold} == {decision.engine}
+        assert (foretold[0].booking, foretold[0].reason) == (0, decision.reason)
+    router.complete(foretold[0], answered(99.0))
+    assert router.fleet.in_flight == 10
+    assert len(router.ledger.newest(99)) == 10
+    other = router_with(4, "random", seed=5)
+    assert [other.route(ask_for(n), float(n)).engine for n in range(10)] == [
+        entry.engine for entry in reversed(router.ledger.newest(10))
+    ]
+    with pytest.raises(NotFound):
+        router.explain(ParsedRequest("r", "/v1/completions", "gpt-9", prompt_of(1), False, None), 9.0)
+
+
+def test_predictions_that_come_to_be_wrong_ring_until_others_predict():
+    router = router_with(1, drift_answers=8, drift_bound=0.5)
+    for n in range(8):
+        decision = router.route(ask_for(n), 100.0 * n)
+        assert decision.predicted_s is not None
+        ending = Ending.OK if n else Ending.CANCELLED  # which says nothing
+        router.complete(decision, Outcome(ending, decision.dispatched_s + 3 * decision.predicted_s))
+    assert router.drift.alarms() == {E0: False}
+    decision = router.route(ask_for(9), 900.0)
+    router.complete(decision, answered(900.0 + 3 * (decision.predicted_s or 0.0)))
+    assert router.drift.alarms() == {E0: True}
+    router.assign({"lmetric": 1.0})
+    assert router.drift.alarms() == {}
+    router.complete(router.route(ask_for(9), 990.0), answered(991.0))
+    assert router.drift.alarms() == {}
+
+
+def test_a_retry_is_kept_with_the_try_before():
+    router = router_with(2)
+    first = router.route(ask_for(1, 2), 0.0)
+    router.complete(first, Outcome(Ending.ENGINE_LOST, 0.1))
+    second = router.route(ask_for(1, 2), 0.1, exclude=[first.engine])
+    assert second.tried == (first.engine,)
+    assert [entry.engine for entry in router.ledger.find("r")] == [first.engine, second.engine]
+
+
 def test_a_retry_goes_elsewhere_and_leaves_no_load():
     router = router_with(2)
     first = router.route(ask_for(1, 2), 0.0)
@@ -213,8 +257,7 @@ def test_a_retry_goes_elsewhere_and_leaves_no_load():
 
 @pytest.mark.parametrize("where", ["choose", "nan", "dispatched", "first_token", "learn"])
 def test_a_failing_policy_loses_no_request(where, caplog):
-    router = router_with(2)
-    router.policy = Broken(where)
+    router = router_with(2, create=lambda _: Broken(where))
     router.route(ask_for(5), 0.0, exclude={E1})
     decision = router.route(ask_for(1), 0.0)
     router.first_token(decision, 0.5)

@@ -21,6 +21,8 @@ async def test_answers(route: str, stream: bool) -> None:
         response = await gateway.post(route, stream=stream)
         assert response.status_code == 200
         assert response.headers["x-leafcutter-engine"] == "engine-0"
+        assert response.headers["x-leafcutter-policy"] == "least_loaded"
+        assert response.headers["x-leafcutter-reason"] == "only_engine"
         assert response.headers["x-request-id"] == gateway.engines[0].requests[0].headers["x-request-id"]
         if stream:
             assert text_of(route, response.content) == "The capital of France is Paris."

@@ -1,9 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prometheus_client import CollectorRegistry
 
 from router.blocks import chain
-from router.metrics import ERROR_BUCKETS_S, REQUEST_BUCKETS_S, FleetCollector, Metrics, Record
+from router.config import Config
+from router.metrics import (
+    ERROR_BUCKETS_RATIO,
+    ERROR_BUCKETS_S,
+    REQUEST_BUCKETS_S,
+    FleetCollector,
+    Metrics,
+    PolicyCollector,
+    Record,
+    RecordCollector,
+)
+from router.panel import Seat, Tally
+from router.policies import RoundRobin
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 
 ENGINE = EngineId("engine-0")
@@ -45,7 +59,58 @@ def test_tokens_and_the_signed_error_of_the_prediction() -> None:
         assert registry.get_sample_value("leafcutter_prediction_error_seconds_bucket", bucket) == count
 
 
+def test_the_error_of_the_prediction_against_it() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.completed(DECISION, Outcome(Ending.OK, 13.0))  # 3 s for 2 s
+    metrics.completed(DECISION, Outcome(Ending.OK, 11.0))  # 1 s for 2 s
+    metrics.completed(DECISION, Outcome(Ending.CANCELLED, 99.0))
+    metrics.completed(replace(DECISION, predicted_s=None), Outcome(Ending.OK, 99.0))
+    metrics.completed(replace(DECISION, predicted_s=0.0), Outcome(Ending.OK, 99.0))
+    assert registry.get_sample_value("leafcutter_prediction_error_ratio_count", {"engine": ENGINE}) == 2
+    for bound, count in (("-0.75", 0), ("-0.5", 1), ("0.2", 1), ("0.5", 2)):
+        bucket = {"engine": ENGINE, "le": bound}
+        assert registry.get_sample_value("leafcutter_prediction_error_ratio_bucket", bucket) == count
+
+
+def test_decisions_are_counted_by_who_made_them_and_why() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.decided(DECISION, 1e-5)
+    metrics.decided(replace(DECISION, reason="only_engine"), 1e-5)
+    for reason in ("lowest_cost", "only_engine"):
+        labels = {"policy": "lbgr", "reason": reason}
+        assert registry.get_sample_value("leafcutter_decisions_total", labels) == 1
+    assert registry.get_sample_value("leafcutter_decision_seconds_count") == 2
+
+
+def test_the_panel_is_read_when_scraped() -> None:
+    registry = CollectorRegistry()
+    policy = RoundRobin(Config())
+    seats, tallies, drifts = [Seat(policy, 0, 0.75, 2, 1.5)], {}, {}
+    registry.register(PolicyCollector(lambda: seats, lambda: tallies, lambda: drifts))
+    value = registry.get_sample_value
+    for name, expected in (("policy_share", 0.75), ("policy_faults_total", 2), ("policy_seconds_total", 1.5)):
+        assert value(f"leafcutter_{name}", {"policy": "round_robin"}) == expected
+    tallies["lbgr", "lmetric"], drifts[ENGINE] = Tally(4, 3, 0.5), True
+    tallies["lmetric", "lbgr"] = Tally(1, 1)
+    labels = {"policy": "lbgr", "shadow": "lmetric"}
+    assert value("leafcutter_shadow_opinions_total", labels) == 4
+    assert value("leafcutter_shadow_agreements_total", labels) == 3
+    assert value("leafcutter_shadow_regret_seconds_total", labels) == 0.5
+    assert value("leafcutter_shadow_regret_seconds_total", {"policy": "lmetric", "shadow": "lbgr"}) is None
+    assert value("leafcutter_prediction_drift", {"engine": ENGINE}) == 1
+
+
+def test_what_is_recorded_is_counted_by_result() -> None:
+    registry = CollectorRegistry()
+    registry.register(RecordCollector(lambda: {"written": 3, "dropped": 0}))
+    for result, count in (("written", 3), ("dropped", 0)):
+        assert registry.get_sample_value("leafcutter_record_requests_total", {"result": result}) == count
+
+
 def test_buckets_reach_far_enough() -> None:
+    assert min(ERROR_BUCKETS_RATIO) > -1 < 0 < max(ERROR_BUCKETS_RATIO)
     assert max(REQUEST_BUCKETS_S) >= 240
     assert min(ERROR_BUCKETS_S) < 0 < max(ERROR_BUCKETS_S)
 

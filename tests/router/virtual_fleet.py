@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from router.config import Config
 from router.core import Router
+from router.panel import Create
 from router.types import BlockKey, Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
 
 BLOCK = 64
@@ -29,9 +30,11 @@ def ask_for(
     return ParsedRequest("r", "/v1/completions", "m", prompt_of(*blocks, units=units), stream, max_tokens)
 
 
-def router_with(engines: int, policy: str = "lbgr", *, seed: int = 0, **options: object) -> Router:
+def router_with(
+    engines: int, policy: str = "lbgr", *, seed: int = 0, create: Create | None = None, **options: object
+) -> Router:
     """A router with healthy engines e0, e1, ..., each of 1000 blocks of 16 tokens."""
-    router = Router(replace(Config(policy=policy), **options), rng=random.Random(seed))
+    router = Router(replace(Config(policy=policy), **options), rng=random.Random(seed), create=create)
     for n in range(engines):
         router.fleet.add(EngineId(f"e{n}"))
         router.fleet.set_info(EngineId(f"e{n}"), EngineInfo(models=("m",), block_size=16, capacity_blocks=1000))

@@ -1,0 +1,186 @@
+"""What operators ask and set, as routes of the control application: engines, decisions and policies.
+
+GET  /workers               every engine, what it tells of itself and what was learned of it
+GET  /explain/{request_id}  why that request went where it did, every try of it, with what came of it
+POST /explain               a request as for the endpoint: where it would go now and why; nothing is sent or booked.
+                            Its route: `?route=` or header x-leafcutter-route; chat completions if neither is there
+GET  /decisions?limit=      the last decisions, newest first
+GET  /policy                who decides by what share, who scores beside, and what they would have done
+PUT  /policy                {"policy": NAME} or {"split": {NAME: share, ...}}, shares adding up to 1, and optionally
+                            "shadow": [NAME, ...]; without it everyone who was there before goes on learning
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from router.client import JSON_HEADER, Client, ClientGone, Message
+from router.config import Config
+from router.core import Router
+from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
+from router.ledger import pack
+from router.parse import CHAT, ROUTES, parse
+from router.types import EngineId
+
+PATHS = ("/workers", "/explain", "/decisions", "/policy")
+MOST_POLICY_BYTES = 65_536
+DECISIONS, MOST_DECISIONS = 20, 1000
+ROUTE_HEADER = b"x-leafcutter-route"
+
+
+def add_control(
+    control: FastAPI, config: Config, router: Router, engines: Mapping[EngineId, str], clock: Callable[[], float]
+) -> None:
+    """Adds the routes above. engines: base URL of each; clock: that of the decisions."""
+    control.add_exception_handler(RequestError, _refused)
+    control.add_exception_handler(ClientGone, _unheard)
+
+    @control.get("/workers")
+    async def workers() -> list[dict[str, Any]]:
+        return [_describe(router, engine, engines.get(engine)) for engine in router.fleet.ids()]
+
+    @control.get("/explain/{request_id:path}")
+    async def explain(request_id: str) -> Response:
+        entries = router.ledger.find(request_id)
+        if not entries:
+            raise UnknownRequest(f"No decision is kept of the request `{request_id}`.", param="request_id")
+        now = clock()
+        tries = [entry.describe(now) for entry in entries]
+        return JSONResponse({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
+
+    @control.post("/explain")
+    async def foresee(request: Request) -> Response:
+        client = Client(request.scope, request.receive, _unsendable)
+        body = await client.read_body(config.max_payload_size)
+        route = request.query_params.get("route") or client.headers.get(ROUTE_HEADER, CHAT.encode()).decode("latin-1")
+        if route not in ROUTES:
+            raise BadRequest(f"`route` must be one of {', '.join(ROUTES)}.", param="route")
+        block_tokens = config.prefix_block_tokens
+        parsed = parse(body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens)
+        now = clock()
+        return JSONResponse(pack(router.explain(parsed.request, now), None).describe(now))
+
+    @control.get("/decisions")
+    async def decisions(request: Request) -> Response:
+        now, limit = clock(), _limit(request.query_params.get("limit"))
+        return JSONResponse({"decisions": [entry.describe(now) for entry in router.ledger.newest(limit)]})
+
+    @control.get("/policy")
+    async def policy() -> Response:
+        return JSONResponse(_standing(router))
+
+    @control.put("/policy")
+    async def assign(request: Request) -> Response:
+        body = await Client(request.scope, request.receive, _unsendable).read_body(MOST_POLICY_BYTES)
+        shares, shadows = read_assignment(body)
+        try:
+            router.assign(shares, shadows)
+        except ConfigError as error:
+            raise BadRequest(f"{error.value!r} is not {error.expected}.", param="policy") from None
+        return JSONResponse(_standing(router))
+
+
+def read_assignment(body: bytes) -> tuple[dict[str, float], list[str] | None]:
+    """(share of the decisions by policy, shadows if any are named) from the body of PUT /policy. Raises BadRequest."""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body must be JSON.") from None
+    if not isinstance(fields, dict) or ("policy" in fields) == ("split" in fields):
+        raise BadRequest('The body must be an object with either "policy" or "split".')
+    if unknown := set(fields) - {"policy", "split", "shadow"}:
+        raise BadRequest(f"Unknown field `{min(unknown)}`: expected policy or split, and shadow.", param=min(unknown))
+    shadows = fields.get("shadow")
+    if shadows is not None and not (isinstance(shadows, list) and all(isinstance(name, str) for name in shadows)):
+        raise BadRequest("`shadow` must be a list of policies.", param="shadow")
+    if "split" in fields:
+        return _shares(fields["split"]), shadows
+    if not isinstance(fields["policy"], str):
+        raise BadRequest("`policy` must be the name of a policy.", param="policy")
+    return {fields["policy"]: 1.0}, shadows
+
+
+def _shares(split: object) -> dict[str, float]:
+    expected = 'an object of shares above 0 that add up to 1, such as {"lbgr": 0.9, "lmetric": 0.1}'
+    if not isinstance(split, dict) or not split:
+        raise BadRequest(f"`split` must be {expected}.", param="split")
+    for share in split.values():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise BadRequest(f"`split` must be {expected}; found {str(share)[:40]}.", param="split")
+    if not math.isclose(sum(split.values()), 1.0, abs_tol=1e-6):
+        raise BadRequest(f"`split` must be {expected}; these add up to {sum(split.values()):g}.", param="split")
+    return {name: float(share) for name, share in split.items()}
+
+
+def _standing(router: Router) -> dict[str, object]:
+    """Who decides, who scores beside, and how often they would have done otherwise."""
+    panel = router.panel
+    opinions = [
+        {
+            "policy": policy,
+            "shadow": shadow,
+            "opinions": tally.opinions,
+            "agreement": round(tally.agreed / tally.opinions, 6),
+            "mean_regret_s": None if tally.regret_s is None else round(tally.regret_s / tally.opinions, 9),
+        }
+        for (policy, shadow), tally in panel.tallies.items()
+    ]
+    return {
+        "policy": panel.lead.name,
+        "split": {seat.name: seat.share for seat in panel.seats if seat.share},
+        "shadow": [seat.name for seat in panel.seats if not seat.share],
+        "faults": {seat.name: seat.faults for seat in panel.seats},
+        "seconds": {seat.name: round(seat.seconds, 6) for seat in panel.seats},
+        "opinions": opinions,
+    }
+
+
+def _describe(router: Router, engine: EngineId, url: str | None) -> dict[str, Any]:
+    """For operators, so with URLs."""
+    view = router.fleet.view(engine)
+    error = router.drift.mean(engine)
+    return {
+        "engine": engine,
+        "url": url,
+        "healthy": router.fleet.healthy(engine),
+        "order": view.info.order,
+        "block_size": view.info.block_size,
+        "capacity_blocks": view.info.capacity_blocks,
+        "plugin_version": view.info.plugin_version,
+        "vllm_version": view.info.vllm_version,
+        "in_flight": view.in_flight,
+        "models": view.info.models,
+        "prediction_error_ratio": None if error is None else round(error, 4),
+        **router.describe(engine),
+    }
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DECISIONS
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MOST_DECISIONS):
+        raise BadRequest(f"`limit` must be a whole number from 1 to {MOST_DECISIONS}.", param="limit")
+    return int(text)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    name, value = JSON_HEADER
+    headers = {name.decode(): value.decode()}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    return Response(error.body(), status_code=error.status, headers=headers)
+
+
+async def _unheard(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)
+
+
+async def _unsendable(message: Message) -> None:
+    raise AssertionError(f"the application answers, not its body's reader: {message['type']}")

@@ -1,0 +1,234 @@
+"""The last decisions with their outcomes, for people who ask why: a ring, and the newest request of each id.
+
+A decision is kept as it is while its request is on its way, and packed once it is over: what policies and indexes need
+of it no more is dropped, the scores become one array of floats. Opening costs a store, closing some microseconds.
+
+Memory: at most `most` decisions of at most about 3 KB each (16 engines with 5 terms, 3 shadows; .6 KB with one
+engine), besides those whose requests are on their way and in memory anyway. Of more engines than ENGINES the cheapest
+are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import NamedTuple
+
+from router.features import Features
+from router.types import Decision, Ending, EngineId, Outcome
+
+ENGINES = 16
+"""Most engines whose scores are kept of one decision."""
+NAME_CHARS = 64
+"""As much is kept of names that clients choose."""
+FEATURES = len(Features._fields)
+_PLAIN = 4  # values of every score before its terms: total, prediction, hit, scale
+
+
+class Result(NamedTuple):
+    """How one try ended; None where it was not seen."""
+
+    ending: Ending
+    latency_s: float
+    ttft_s: float | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+
+
+class Shadow(NamedTuple):
+    """What a policy beside the deciding one would have done."""
+
+    policy: str
+    engine: EngineId
+    regret_s: float | None
+
+
+class Entry(NamedTuple):
+    """One decision, packed. scores: for each of `engines` total_s, predicted_s, hit_tokens, scale (nan where there is
+    none), then one value for each of `terms`."""
+
+    request_id: str
+    route: str
+    model: str
+    session: str | None
+    stream: bool
+    at_s: float
+    policy: str
+    reason: str
+    engine: EngineId
+    tried: tuple[EngineId, ...]
+    prompt_tokens: float
+    output_tokens: float
+    predicted_s: float | None
+    engines: tuple[EngineId, ...]
+    candidates: int
+    terms: tuple[str, ...]
+    scores: array[float]
+    shadows: tuple[Shadow, ...]
+    result: Result | None
+
+    def describe(self, now: float) -> dict[str, object]:
+        """For people, JSON types only. now: on the clock of the decisions."""
+        known = self._scores()
+        return {
+            "request_id": self.request_id,
+            "route": self.route,
+            "model": self.model,
+            "session": self.session,
+            "stream": self.stream,
+            "age_s": round(now - self.at_s, 6),
+            "policy": self.policy,
+            "reason": self.reason,
+            "engine": self.engine,
+            "tried": list(self.tried),
+            "prompt_tokens": _number(self.prompt_tokens),
+            "expected_output_tokens": _number(self.output_tokens),
+            "predicted_s": _number(self.predicted_s),
+            "engines": known,
+            "engines_left_out": self.candidates - len(known),
+            "shadows": [self._shadow(shadow) for shadow in self.shadows],
+            "outcome": self._outcome(),
+        }
+
+    def _scores(self) -> list[dict[str, object]]:
+        """The cheapest first."""
+        width, found = _PLAIN + len(self.terms), []
+        for place, engine in enumerate(self.engines):
+            values = [_number(value) for value in self.scores[place * width : (place + 1) * width]]
+            total_s, predicted_s, hit_tokens, scale, *terms_s = values
+            score = {
+                "engine": engine,
+                "chosen": engine == self.engine,
+                "hit_tokens": hit_tokens,
+                "terms_s": dict(zip(self.terms, terms_s, strict=True)),
+                "scale": scale,
+                "predicted_s": predicted_s,
+                "total_s": total_s,
+            }
+            found.append((self.scores[place * width], engine != self.engine, score))
+        return [score for _, _, score in sorted(found, key=lambda each: each[:2])]
+
+    def _shadow(self, shadow: Shadow) -> dict[str, object]:
+        agrees, regret_s = shadow.engine == self.engine, _number(shadow.regret_s)
+        return {"policy": shadow.policy, "engine": shadow.engine, "agrees": agrees, "regret_s": regret_s}
+
+    def _outcome(self) -> dict[str, object] | None:
+        if self.result is None:
+            return None
+        r, predicted_s = self.result, self.predicted_s
+        error = (r.latency_s - predicted_s) / predicted_s if r.ending is Ending.OK and predicted_s else None
+        return {
+            "ending": r.ending.value,
+            "latency_s": _number(r.latency_s),
+            "ttft_s": _number(r.ttft_s),
+            "prompt_tokens": r.prompt_tokens,
+            "cached_tokens": r.cached_tokens,
+            "output_tokens": r.output_tokens,
+            "prediction_error_ratio": _number(error),
+        }
+
+
+class Ledger:
+    """most: decisions kept; 0 keeps none."""
+
+    def __init__(self, most: int) -> None:
+        self._ring: list[Decision | Entry | None] = [None] * most  # by booking, of which each dispatch has the next
+        self._tries: dict[str, list[int]] = {}  # request id -> bookings of its newest request, in the ring all of them
+        self._last = 0
+
+    def open(self, decision: Decision) -> None:
+        """A request was dispatched. Bookings must rise."""
+        if not self._ring:
+            return
+        place = decision.booking % len(self._ring)
+        self._drop(self._ring[place], decision.booking - len(self._ring))
+        self._ring[place] = decision
+        self._last = decision.booking
+        name = decision.request.request_id
+        known = self._tries.get(name)
+        if known is None or not decision.tried:  # an id may be used again: the newest request has it
+            self._tries[name] = [decision.booking]
+        else:
+            known.append(decision.booking)
+
+    def close(self, decision: Decision, outcome: Outcome) -> None:
+        """It is over. Nothing happens if its decision was dropped since."""
+        if self._ring and self._ring[place := decision.booking % len(self._ring)] is decision:
+            self._ring[place] = pack(decision, outcome)
+
+    def find(self, request_id: str) -> list[Entry]:
+        """The tries of the newest request of that id, in their order; none if none is kept."""
+        return [self._entry(booking) for booking in self._tries.get(request_id, ())]
+
+    def newest(self, limit: int) -> list[Entry]:
+        """The last decisions, newest first."""
+        kept = range(self._last, max(0, self._last - len(self._ring), self._last - limit), -1)
+        return [self._entry(booking) for booking in kept if self._ring[booking % len(self._ring)] is not None]
+
+    def _entry(self, booking: int) -> Entry:
+        found = self._ring[booking % len(self._ring)]
+        assert found is not None, "what is named is in the ring"
+        return found if isinstance(found, Entry) else pack(found, None)
+
+    def _drop(self, old: Decision | Entry | None, booking: int) -> None:
+        if old is None:
+            return
+        name = old.request_id if isinstance(old, Entry) else old.request.request_id
+        tries = self._tries.get(name)
+        if tries and tries[0] == booking:
+            del tries[0]
+            if not tries:
+                del self._tries[name]
+
+
+def pack(decision: Decision, outcome: Outcome | None) -> Entry:
+    """What is worth keeping of a decision and, if it is over, of its outcome. Raises nothing."""
+    request, scores = decision.request, decision.scores
+    if len(scores) > ENGINES:
+        costs = [(score.total_s, score.engine != decision.engine, place) for place, score in enumerate(scores)]
+        scores = tuple([scores[place] for _, _, place in sorted(costs)[:ENGINES]])
+    terms = tuple(scores[0].terms_s)
+    values: list[float] = []
+    for _, total_s, predicted_s, hit_tokens, terms_s, features in scores:
+        scale = features[-1] if len(features) == FEATURES else math.nan  # of a policy that tells Features, as lbgr does
+        values += (total_s, math.nan if predicted_s is None else predicted_s, hit_tokens, scale)
+        values += terms_s.values() if len(terms_s) == len(terms) else [terms_s.get(term, math.nan) for term in terms]
+    return Entry(
+        request.request_id,
+        request.route,
+        request.model[:NAME_CHARS],
+        request.session and request.session[:NAME_CHARS],
+        request.stream,
+        decision.dispatched_s,
+        decision.policy,
+        decision.reason,
+        decision.engine,
+        decision.tried,
+        decision.prompt_tokens,
+        decision.output_tokens,
+        decision.predicted_s,
+        tuple([score.engine for score in scores]),
+        len(decision.scores),
+        terms,
+        array("d", values),
+        tuple([Shadow(opinion.policy, opinion.engine, opinion.regret_s) for opinion in decision.opinions]),
+        None if outcome is None else _result(decision, outcome),
+    )
+
+
+def _result(decision: Decision, outcome: Outcome) -> Result:
+    first_s = outcome.first_token_s
+    return Result(
+        outcome.ending,
+        outcome.done_s - decision.dispatched_s,
+        None if first_s is None else first_s - decision.dispatched_s,
+        outcome.prompt_tokens,
+        outcome.cached_tokens,
+        outcome.output_tokens,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no other numbers than finite ones. Microseconds are enough."""
+    return round(value, 6) if value is not None and math.isfinite(value) else None
