@@ -27,7 +27,7 @@ from router.sim.report import plotter
 from router.sim.result import Row, Table, mean_of, measure, to_json
 from router.sim.setup import ORDER_NAMES, Run, Site, Spell
 from router.sim.trace import TraceFile
-from router.sim.traffic import SHAPES, TRACE_BLOCK, Traffic, Workload, replay
+from router.sim.traffic import SHAPES, TRACE_BLOCK, Replay, Traffic, Workload, replay
 from router.sim.verdict import judge
 
 MOST_ENGINES = 256
@@ -89,7 +89,9 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     loads: list[tuple[Traffic, Site]] = []
     for engines in counts:
         loads += [(traffic, site_of(arguments, engines, block or BLOCK)) for traffic in workloads(arguments, engines)]
-        loads += [(traffic, site_of(arguments, engines, block or TRACE_BLOCK)) for traffic in traces(arguments, block)]
+        for trace in traces(arguments, block):
+            usual = TRACE_BLOCK if trace.id_tokens is None else BLOCK
+            loads.append((trace, site_of(arguments, engines, block or usual)))
     if not loads:
         raise ConfigError("workload", "", f"one of {', '.join(SHAPES)}, or a --trace")
     return Plan(
@@ -116,13 +118,11 @@ def workloads(arguments: argparse.Namespace, engines: int) -> list[Traffic]:
     return found
 
 
-def traces(arguments: argparse.Namespace, block: int | None) -> list[Traffic]:
-    found: list[Traffic] = []
+def traces(arguments: argparse.Namespace, block: int | None) -> list[Replay]:
+    found: list[Replay] = []
     for path in dict.fromkeys(arguments.trace):
         if not Path(path).is_file():  # it is read anew for every run
             raise ConfigError("trace", path, "a file")
-        if block is not None and TRACE_BLOCK % block:
-            raise ConfigError("block-size", block, f"a divisor of {TRACE_BLOCK}, the tokens of a trace's block")
         skip = integer("skip", arguments.skip, low=0)
         requests = None if arguments.requests is None else integer("requests", arguments.requests)
         scale = number("time-scale", arguments.time_scale)
@@ -131,6 +131,8 @@ def traces(arguments: argparse.Namespace, block: int | None) -> list[Traffic]:
             found.append(
                 replay(TraceFile(path), skip=skip, requests=requests, rate=rate, scale=scale, spread=arguments.spread)
             )
+            if block is not None and found[-1].id_tokens is None and TRACE_BLOCK % block:
+                raise ConfigError("block-size", block, f"a divisor of {TRACE_BLOCK}, the tokens of a trace's block")
     return found
 
 

@@ -6,6 +6,7 @@ tokens: they only have to be equal where prompts share a prefix, and new elsewhe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,15 +42,15 @@ def chain_tokens(tokens: Iterable[int], block_tokens: int) -> Prompt:
     return blocks.chain(ROOT, tuple(tokens), block_tokens)
 
 
-def chain_ids(ids: Sequence[Block], id_tokens: int, tokens: int, block_tokens: int) -> Prompt:
+def chain_ids(ids: Sequence[Block], id_tokens: float, tokens: int, block_tokens: int) -> Prompt:
     """As many whole blocks of a prompt of `tokens` as the ids of a trace name, `id_tokens` a piece.
 
-    Blocks must divide an id's tokens: each id stands for so many of them. Equal ids behind equal ids are equal blocks.
+    Equal ids behind equal ids are equal blocks; a block that reaches into several ids needs them all to be equal.
     """
-    each = id_tokens // block_tokens
-    count = min(tokens // block_tokens, len(ids) * each)
-    pairs = [part for id in ids for index in range(each) for part in (hash(id) & ID_BITS, index)]
-    keys = blocks.chain(ROOT, pairs[: 2 * count], 2).keys
+    count = min(tokens // block_tokens, int(len(ids) * id_tokens / block_tokens))
+    last = [min(len(ids), math.ceil((index + 1) * block_tokens / id_tokens)) - 1 for index in range(count)]
+    pairs = [part for index, of in enumerate(last) for part in (hash(ids[of]) & ID_BITS, index)]
+    keys = blocks.chain(ROOT, pairs, 2).keys
     return Prompt(blocks.chain(ROOT, b"", 1).root, keys, block_tokens, count * block_tokens, (), True)
 
 

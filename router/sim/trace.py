@@ -42,6 +42,8 @@ class Request:
     arrival_s: float | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    block_tokens: float | None = None
+    """Tokens that an id stands for."""
 
 
 class Trace(Protocol):
@@ -156,6 +158,7 @@ class TraceFile:
             None if timestamp_ms is None else timestamp_ms / 1e3,
             self._number(number, entry, "input_length", (int,)),
             self._number(number, entry, "output_length", (int,)),
+            self._number(number, entry, "block_tokens", (int, float)) or None,
         )
 
     def _number(self, number: int, entry: dict[str, Any], key: str, kinds: tuple[type, ...]) -> Any:

@@ -36,7 +36,7 @@ from router.types import Prompt
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 GROUPS = 128
-TRACE_BLOCK = 512  # tokens for each id of a trace
+TRACE_BLOCK = 512  # tokens for each id of a trace that does not tell
 OWN_IDS = 1 << 32  # token ids a session may use up
 
 
@@ -209,6 +209,8 @@ class Replay:
     rate: float
     scale: float
     spread: bool
+    id_tokens: float | None = None
+    """Tokens of each id, as the trace's first request tells; None: as in Mooncake's traces."""
 
     @property
     def label(self) -> str:
@@ -220,7 +222,7 @@ class Replay:
         start_s: float | None = None
         for number, (arrival_s, (request, prompt_tokens, output_tokens)) in enumerate(paced(facts, self.spread), 1):
             start_s = arrival_s if start_s is None else start_s
-            head = chain_ids(request.blocks, TRACE_BLOCK, prompt_tokens, block_tokens)
+            head = chain_ids(request.blocks, self.id_tokens or TRACE_BLOCK, prompt_tokens, block_tokens)
             turns = (Turn(0.0, prompt_tokens - head.units, output_tokens),)
             yield Session((arrival_s - start_s) * self.scale, head, turns, number * OWN_IDS)
 
@@ -258,14 +260,16 @@ def replay(
     Reads the part once. Raises TraceError if there is nothing in it, or no time passes where a rate is wanted.
     """
     first_s = last_s = 0.0
+    id_tokens: float | None = None
     count = 0
     for number, request in enumerate(islice(file.open(0), skip, None if requests is None else skip + requests), 1):
         arrival_s, _ = facts_of(file, skip + number, request)
-        first_s = arrival_s if number == 1 else first_s
+        if number == 1:
+            first_s, id_tokens = arrival_s, request.block_tokens
         last_s, count = max(last_s, arrival_s), number
     span_s = last_s - first_s
     if not count or (rate and not span_s):
         raise TraceError(file.label, None, f"{count} requests in {span_s:g} s", "requests at different times")
     if rate:
         scale = count / span_s / rate
-    return Replay(file, skip, count, count / (span_s * scale) if span_s * scale else 0.0, scale, spread)
+    return Replay(file, skip, count, count / (span_s * scale) if span_s * scale else 0.0, scale, spread, id_tokens)

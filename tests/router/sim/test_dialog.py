@@ -49,3 +49,12 @@ def test_the_blocks_of_a_trace(block):
 
 def test_ids_that_do_not_cover_the_prompt():
     assert chain_ids([5], 512, 2000, 128).units == 512
+
+
+def test_ids_of_any_length_share_blocks_as_far_as_all_of_their_ids_are_equal():
+    """Recordings cut text by bytes, so an id is a fraction of tokens: three ids of 51.2 tokens in blocks of 32."""
+    one = chain_ids([1, 2, 3], 51.2, 160, 32)
+    two = chain_ids([1, 2, 9], 51.2, 160, 32)
+    assert len(one.keys) == len(two.keys) == 4  # 153.6 tokens have ids
+    assert one.keys[:3] == two.keys[:3]  # 96 tokens, within the first two ids' 102.4
+    assert one.keys[3] != two.keys[3]

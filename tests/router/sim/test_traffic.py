@@ -159,3 +159,18 @@ def test_nothing_left_to_replay(tmp_path):
 
 def test_a_workload_goes_on():
     assert len(list(islice(Workload("gsp", 5.0, 10**9).open(0, 128), 5000))) == 5000
+
+
+def test_a_recording_tells_the_tokens_of_its_ids(tmp_path):
+    path = tmp_path / "traffic.jsonl"
+    lines = [
+        {"timestamp": 1000 * n, "input_length": 100, "output_length": 3, "hash_ids": [1, 2, n], "block_tokens": 32.5}
+        for n in range(3)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trace = replay(TraceFile(str(path)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
+    assert trace.id_tokens == 32.5
+    first, second, _ = trace.open(0, 16)
+    assert len(first.head.keys) == 6  # 97.5 tokens have ids
+    assert first.head.keys[:4] == second.head.keys[:4]  # 64 of 65 tokens
+    assert first.head.keys[4] != second.head.keys[4]
