@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 import yaml
@@ -29,6 +29,9 @@ from router import bench, simulate
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
 from router.option import Option, build, options_of
+
+if TYPE_CHECKING:
+    import uvicorn
 
 log = logging.getLogger("leafcutter")
 C = TypeVar("C", bound=Config)
@@ -149,6 +152,24 @@ def read_document(path: str) -> dict[str, Any]:
     return document
 
 
+def server_config(config: Config, app: Any) -> uvicorn.Config:
+    """How uvicorn serves the gateway."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=round(config.keep_alive_timeout_secs),
+        timeout_graceful_shutdown=round(config.shutdown_grace_period_secs),
+    )
+
+
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
     import uvicorn
@@ -160,19 +181,7 @@ async def serve(config: Config) -> None:
     engines = engines_of(config.worker_urls)
     router = Router(config, rng=random.Random(config.seed), timer=time.perf_counter)
     app = create_app(config, router, engines, discovery=Discovery(config, router.fleet, engines))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=config.host,
-            port=config.port,
-            http="httptools",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=round(config.shutdown_grace_period_secs),
-        )
-    )
+    server = uvicorn.Server(server_config(config, app))
     log.info(
         "gateway on http://%s:%d, policy %s, %d engines",
         config.host,
