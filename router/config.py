@@ -115,7 +115,6 @@ class Config:
     lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
     lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)
 
-
     # What is kept of the traffic
     ledger_decisions: int = option(
         10_000,
@@ -177,6 +176,12 @@ class Config:
     )
     smetric_hit_ratio: float = option(
         0.5, "share of the turn before that must still be cached for a conversation to stay", low=0, high=1
+    )
+    smetric_shared_ratio: float = option(
+        0.5,
+        "share of a prompt without a session that must be cached to make it a follow-up; 1: turns only",
+        low=0,
+        high=1,
     )
     smetric_slack: float = option(1.0, "factor on the target for the first token", low=0)
     smetric_ttft_slo_secs: float = option(1.0, "target for the first token of any prompt", unit="seconds", low=0)

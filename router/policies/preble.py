@@ -1,23 +1,26 @@
 """preble: E2, exploit a long cached prefix, explore by load where there is none.
 
-    max h > len - max h  (more cached than not), and L_home <= balance_ratio min L:
+    max h >= len - max h  (no less cached than not), and L_home <= balance_ratio min L:
                  exploit: of the engines with the longest prefix the one with the least L
     else:        explore: argmin L_i + M_i + P_i                                         seconds
 
-    L_i = b_i miss_i + out_i tpot_i           work assigned within the last H = 180 s: prefill and decoding
+    L_i = b_i miss_i + out_i tpot_i           prefill assigned within the last H = 180 s, decoding of who is there
     M_i = reuse_i b_i (len - h_i)             what the blocks that must go would have saved
     P_i = b_i (len - h_i)                     own prefill
 
-miss, out: uncached prompt tokens and expected output of the requests sent there within H; reuse: the share of their
-prompts that was cached. Srivatsa et al., "Preble: Efficient Distributed Prompt Scheduling for LLM Serving" (ICLR 2025,
-arXiv 2407.00023) section 3.2; `runtime_selector`, `get_node_cost` and `virtual_evict_for_routing` in
-multi_node/global_scheduler_with_time.py of WukLab/preble (window of 3 minutes, median of the last 200 times per output
-token with a start of .15 s, rebalancing at a load ratio of 15, caches taken as full: as much goes as comes).
+miss: uncached prompt tokens of the requests sent there within H; reuse: the share of their prompts that was cached;
+out: expected output of the requests that are there now. Srivatsa et al., "Preble: Efficient Distributed Prompt
+Scheduling for LLM Serving" (ICLR 2025, arXiv 2407.00023) section 3.2; `runtime_selector`, `get_node_cost` (prefill of
+the window, decoding of the active) and `virtual_evict_for_routing` in multi_node/global_scheduler_with_time.py of
+WukLab/preble (window of 3 minutes, median of the last 200 times per output token with a start of .15 s, rebalancing at
+a load ratio of 15, caches taken as full: as much goes as comes).
 
-A simplified reading. They profile prefill times per GPU offline; here b_i is measured, from one first token on the
-engine to the next, or from the dispatch if that came later. They follow every node of a prefix tree and add up the hit
-rates of the very nodes that would go; here the engine's own share of hits stands for them. Their moving and copying of
-prefixes after assignment is the balance_ratio alone.
+A simplified reading. A prompt of which exactly half is cached is followed; theirs must be longer than the rest. They
+profile prefill times per GPU offline; here b_i is measured, from one first token on the engine to the next, or from the
+dispatch if that came later, over so many that it is nearly as still: L_i sums up minutes, so that an error of a tenth
+in b_i would pass for many seconds of work. They follow every node of a prefix tree and add up the hit rates of the very
+nodes that would go; here the engine's own share of hits stands for them. Their moving and copying of prefixes after
+assignment is the balance_ratio alone.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from router.policies.base import Ask, Policy
 from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
 
 SLICES = 60  # of the window; what is older leaves a slice at a time
-START_TOKENS, START_S, KEEP = 1000.0, 0.1, 0.99  # of b: tokens, their time, and what a sample leaves of older ones
+START_TOKENS, START_S, KEEP = 1000.0, 0.1, 0.997  # of b: tokens, their time, and what a sample leaves of older ones
 START_TPOT_S, TPOT_SAMPLES = 0.15, 200
 ASIDE_S = 1e6  # rank of the engines without the prefix while it is exploited
 
@@ -41,22 +44,26 @@ _Seen = tuple[float, float, float]  # L_i, seconds; b_i, seconds a token; reuse_
 
 
 class _Work(NamedTuple):
-    """Tokens of requests sent to one engine."""
+    """Prompt tokens of requests sent to one engine."""
 
     miss: float = 0.0
     hit: float = 0.0
-    output: float = 0.0
 
     def plus(self, other: _Work) -> _Work:
-        return _Work(self.miss + other.miss, self.hit + other.hit, self.output + other.output)
+        return _Work(self.miss + other.miss, self.hit + other.hit)
 
 
 @dataclass(slots=True)
 class _Engine:
-    """Work assigned to one engine within the window, at most SLICES of (number, work), oldest first; its sum."""
+    """Work assigned to one engine within the window, at most SLICES of (number, work), oldest first; its sum.
+
+    due: expected output of the requests that are there, by booking.
+    """
 
     slices: deque[tuple[int, _Work]] = field(default_factory=deque)
     sum: _Work = _Work()  # noqa: RUF009 -- frozen
+    due: dict[int, float] = field(default_factory=dict)
+    due_tokens: float = 0.0
     computed_tokens: float = START_TOKENS
     computing_s: float = START_S
     first_token_s: float = float("-inf")
@@ -68,6 +75,15 @@ class _Engine:
         if self.slices and self.slices[-1][0] == number:
             work = self.slices.pop()[1].plus(work)
         self.slices.append((number, work))
+
+    def begin(self, booking: int, output_tokens: float) -> None:
+        self.due[booking] = output_tokens
+        self.due_tokens += output_tokens
+
+    def end(self, booking: int) -> None:
+        self.due_tokens -= self.due.pop(booking, 0.0)
+        if not self.due:
+            self.due_tokens = 0.0  # a sum of floats drifts
 
     def expire(self, number: int) -> None:
         """Slice `number` begins: drop what is SLICES old, and add up the rest anew, so that no float drifts."""
@@ -97,7 +113,7 @@ class _Engine:
 
 
 class Preble(Policy):
-    """`total_s` is a cost, seconds; the window's work when a prefix is exploited."""
+    """`total_s` is a cost, seconds; the load alone when a prefix is exploited."""
 
     name = "preble"
 
@@ -110,7 +126,7 @@ class Preble(Policy):
         number = self._number(ask.now)
         seen = [self._look(view.engine, number) for view, _ in candidates]
         longest = max([hit for _, hit in candidates])
-        if longest > ask.prompt_tokens - longest:
+        if longest >= ask.prompt_tokens - longest:
             home = min([load for (load, _, _), c in zip(seen, candidates, strict=True) if c.hit_tokens == longest])
             if home <= self.config.preble_balance_ratio * min([load for load, _, _ in seen]):
                 return self._exploit(candidates, seen, longest)
@@ -135,9 +151,9 @@ class Preble(Policy):
         known = self._engines.get(engine)
         if known is None:
             return 0.0, START_S / START_TOKENS, 0.0
-        miss, hit, output = known.sum if number <= self._slice else known.within(number)
+        miss, hit = known.sum if number <= self._slice else known.within(number)
         token_s = known.token_s
-        load = token_s * miss + output * known.tpot_s  # L_i
+        load = token_s * miss + known.due_tokens * known.tpot_s  # L_i
         return load, token_s, hit / (miss + hit) if hit else 0.0
 
     def _number(self, now: float) -> int:
@@ -153,7 +169,8 @@ class Preble(Policy):
                 each.expire(number)
         known = self._engines.setdefault(decision.engine, _Engine())
         miss_tokens = decision.prompt_tokens - decision.hit_tokens
-        known.add(self._slice, _Work(miss_tokens, decision.hit_tokens, decision.output_tokens))
+        known.add(self._slice, _Work(miss_tokens, decision.hit_tokens))
+        known.begin(decision.booking, decision.output_tokens)
 
     def first_token(self, decision: Decision, now: float) -> None:
         known = self._engines.get(decision.engine)
@@ -162,8 +179,11 @@ class Preble(Policy):
 
     def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
         known = self._engines.get(decision.engine)
+        if known is None:
+            return
+        known.end(decision.booking)
         output_tokens = outcome.output_tokens or 0
-        if known is None or outcome.ending is not Ending.OK or stay.first_token_s is None or output_tokens < 2:
+        if outcome.ending is not Ending.OK or stay.first_token_s is None or output_tokens < 2:
             return
         known.tpots_s.append((stay.done_s - stay.first_token_s) / (output_tokens - 1))
         known.tpot_s = median(known.tpots_s)

@@ -4,13 +4,17 @@
     follow-up: argmax h, if  (Q + len - h) / speed <= slack (ttft_slo_secs + ttft_slo_secs_per_1k_tokens len / 1000)
                there, or nowhere; else as a first turn
 
-len': prompt of the turn before; speed: `PrefillSpeed`, an engine without enough samples is taken to keep the target.
+len': prompt of the turn before, or (max h >= shared_ratio len, of a request that names no session and continues
+nothing) this prompt; speed: `PrefillSpeed`, an engine without enough samples is taken to keep the target.
 Wang et al., "SMetric: Rethink LLM Scheduling for Serving Agents with Balanced Session-centric Scheduling" (arXiv
 2607.08565) section 4.2. Rule, option names and defaults as in vllm-project/router, the policy's section in
 docs/load_balancing/README.md, `select_prefill` in src/policies/smetric.rs; n + 1 as in lmetric, whose score it takes.
 
 What differs: a turn's number is not read from the messages. A prompt is a follow-up if it continues an earlier one: if
-that one's last full block is among its own. So it works for any route and needs no session id, as theirs. Prefill is
+that one's last full block is among its own. So it works for any route and needs no session id, as theirs. Theirs has
+nothing for prompts that share much but are no turns: they are first turns, and go as by lmetric (shared_ratio 1). Here,
+where clients name no sessions, those that share a prefix as long as the rest count as one; that is much stronger.
+Where they do, first turns are balanced, whatever system prompt they share: that is the idea of it. Prefill is
 priced by new tokens alone, their default, without the attention term c n (L - n / 2).
 """
 
@@ -82,7 +86,11 @@ class SMetric(Policy):
         """A follow-up, its prefix not evicted, and at home in time or nowhere."""
         before = self._before(ask)
         longest = max([hit for _, hit in candidates])
-        if before is None or longest <= self.config.smetric_hit_ratio * before:
+        if before is None:
+            named = ask.request.session is not None
+            if named or not 0 < longest >= self.config.smetric_shared_ratio * ask.prompt_tokens:
+                return False
+        elif longest <= self.config.smetric_hit_ratio * before:
             return False
         if any(self._in_time(ask, c) for c in candidates if c.hit_tokens == longest):
             return True

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from virtual_fleet import ask_for, router_with
@@ -9,13 +10,29 @@ from router.policies.preble import ASIDE_S, SLICES, Preble
 from router.types import Candidate, Decision, Ending, EngineId, EngineInfo, EngineView, Outcome, Score, Stay
 
 E0, E1 = EngineId("e0"), EngineId("e1")
+BOOKINGS = count(1)
 
 
 def sent(engine: EngineId, prompt: float, hit: float, output: float, at_s: float) -> Decision:
     decision = router_with(1, "preble").route(ask_for(1), at_s)
     return replace(
-        decision, engine=engine, prompt_tokens=prompt, hit_tokens=hit, output_tokens=output, dispatched_s=at_s
+        decision,
+        engine=engine,
+        prompt_tokens=prompt,
+        hit_tokens=hit,
+        output_tokens=output,
+        dispatched_s=at_s,
+        booking=next(BOOKINGS),
     )
+
+
+def end(policy: Preble, decision: Decision, ending: Ending = Ending.OK, per_token_s: float = 0.02) -> None:
+    """Eleven tokens, the first after .1 s."""
+    booking = router_with(1).fleet.book(
+        E0, 0.0, streamed=True, prompt_tokens=500.0, hit_tokens=0.0, output_tokens=0.0, predicted_s=None
+    )
+    stay = Stay(booking, 0.1, 0.1 + 10 * per_token_s, 0.0, 0.0, 1000.0)
+    policy.learn(decision, stay, Outcome(ending, stay.done_s, 0.1, 500, 0, 11))
 
 
 def scored(policy: Preble, prompt: float, *hits: float, now: float = 1.0) -> list[Score]:
@@ -37,14 +54,14 @@ def test_worked_example():
     assert policy.describe(E0) == {"load_s": 1.7, "hit_share": 0.333}
 
 
-def test_a_prefix_longer_than_the_rest_is_exploited():
+def test_a_prefix_no_shorter_than_the_rest_is_exploited():
     policy = Preble(Config())
     policy.dispatched(sent(E0, 3000.0, 0.0, 10.0, 0.5))
     policy.dispatched(sent(E1, 3000.0, 0.0, 5.0, 0.5))
+    less = scored(policy, 1000.0, 499.0, 0.0)
+    assert min(less, key=lambda score: score.total_s).engine == E1  # explored by load
     half = scored(policy, 1000.0, 500.0, 0.0)
-    assert min(half, key=lambda score: score.total_s).engine == E1  # half is not longer than half: explored by load
-    more = scored(policy, 1000.0, 501.0, 0.0)
-    assert [score.total_s for score in more] == pytest.approx([1.8, ASIDE_S + 1.05])
+    assert [score.total_s for score in half] == pytest.approx([1.8, ASIDE_S + 1.05])
     both = scored(policy, 1000.0, 501.0, 501.0)
     assert min(both, key=lambda score: score.total_s).engine == E1  # the less loaded of those that hold it
 
@@ -98,16 +115,35 @@ def test_a_wait_for_others_is_not_ones_own_time():
 
 
 def test_time_per_output_token_is_the_median_of_answers():
-    policy, decision = Preble(Config()), sent(E0, 0.0, 0.0, 100.0, 0.5)
-    policy.dispatched(decision)
+    policy, stays = Preble(Config()), sent(E0, 0.0, 0.0, 100.0, 0.5)
+    policy.dispatched(stays)
     assert scored(policy, 0.0, 0.0)[0].total_s == pytest.approx(100 * 0.15)
-    booking = router_with(1).fleet.book(
-        E0, 0.0, streamed=True, prompt_tokens=500.0, hit_tokens=0.0, output_tokens=0.0, predicted_s=None
-    )
     for ending, per_token_s in [(Ending.OK, 0.02), (Ending.CANCELLED, 9.0), (Ending.OK, 0.02)]:
-        stay = Stay(booking, 0.1, 0.1 + 10 * per_token_s, 0.0, 0.0, 1000.0)
-        policy.learn(decision, stay, Outcome(ending, stay.done_s, 0.1, 500, 0, 11))
+        end(policy, sent(E0, 0.0, 0.0, 100.0, 0.5), ending, per_token_s)
     assert scored(policy, 0.0, 0.0)[0].total_s == pytest.approx(100 * 0.02)  # of .15, .02, .02
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+def test_decoding_counts_until_the_request_is_over_and_prefill_for_the_window(ending):
+    policy = Preble(Config())
+    first, second = sent(E0, 1000.0, 0.0, 100.0, 0.5), sent(E0, 1000.0, 0.0, 30.0, 0.5)
+    policy.dispatched(first)
+    policy.dispatched(second)
+    assert policy.describe(E0)["load_s"] == pytest.approx(0.2 + 130 * 0.15)
+    end(policy, first, ending, 0.15)
+    end(policy, first, ending, 0.15)
+    assert policy.describe(E0)["load_s"] == pytest.approx(0.2 + 30 * 0.15)
+    end(policy, second, ending, 0.15)
+    assert policy.describe(E0)["load_s"] == 0.2
+
+
+def test_requests_of_a_forgotten_engine_are_not_taken_from_its_namesake():
+    policy, old = Preble(Config()), sent(E0, 0.0, 0.0, 100.0, 0.5)
+    policy.dispatched(old)
+    policy.forget(E0)
+    policy.dispatched(sent(E0, 0.0, 0.0, 10.0, 0.5))
+    end(policy, old, Ending.ENGINE_LOST)
+    assert policy.describe(E0)["load_s"] == 1.5
 
 
 def test_slices_are_bounded():

@@ -23,19 +23,38 @@ def after(*keys: int, speed: float | None = None, **options: float) -> SMetric:
     return router.policy
 
 
-def scored(policy: SMetric, keys: range, *engines: tuple[int, float, float]) -> list[float]:
+def scored(policy: SMetric, keys: range, *engines: tuple[int, float, float], session: str | None = None) -> list[float]:
     """engines: (in flight, tokens queued, tokens cached)."""
     candidates = [
         Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0, queued), hit)
         for n, (load, queued, hit) in enumerate(engines)
     ]
-    ask = Ask(ask_for(*keys), 64.0 * len(keys), 64.0, 0.0, 0.0)
+    ask = Ask(replace(ask_for(*keys), session=session), 64.0 * len(keys), 64.0, 0.0, 0.0)
     return [s.total_s for s in policy.choose(ask, candidates)]
 
 
 def test_a_first_turn_goes_by_load_however_much_is_cached():
     """20 blocks, 19 of them cached on the busy engine; it continues no prompt seen before."""
-    assert scored(SMetric(Config()), range(20), (30, 0.0, 1216.0), (0, 0.0, 0.0)) == [64.0 * 31, 1280.0]
+    engines = (30, 0.0, 1216.0), (0, 0.0, 0.0)
+    assert scored(SMetric(Config()), range(20), *engines, session="new") == [64.0 * 31, 1280.0]
+    assert scored(SMetric(Config(smetric_shared_ratio=1.0)), range(20), *engines) == [64.0 * 31, 1280.0]
+
+
+@pytest.mark.parametrize(("cached", "stays"), [(639.0, False), (640.0, True)])
+def test_without_sessions_those_that_share_half_of_it_count_as_one(cached, stays):
+    totals = scored(SMetric(Config()), range(20), (3, 0.0, cached), (0, 0.0, 0.0))
+    assert totals == ([1280.0 - cached, 1280.0] if stays else [(1280.0 - cached) * 4, 1280.0])
+
+
+def test_a_shared_prefix_is_followed_only_in_time():
+    policy = after(*range(50, 60), speed=1000.0)
+    assert scored(policy, range(20), (9, 440.0, 640.0), (0, 0.0, 0.0)) == [640.0, 1280.0]
+    assert scored(policy, range(20), (9, 441.0, 640.0), (0, 0.0, 0.0)) == [1081.0 * 10, 1280.0]
+
+
+def test_nothing_cached_is_nothing_shared():
+    policy = SMetric(Config(smetric_shared_ratio=0.0))
+    assert scored(policy, range(20), (3, 0.0, 0.0), (0, 0.0, 0.0)) == [1280.0 * 4, 1280.0]
 
 
 def test_a_follow_up_stays_where_its_prefix_is_however_busy():
