@@ -29,6 +29,7 @@ from router.gateway import Gateway
 from router.metrics import FleetCollector, Metrics, PolicyCollector, RecordCollector
 from router.parse import ROUTES
 from router.record import Recorder
+from router.snapshot import Snapshot
 from router.types import EngineId
 
 GUARDED = ("/v1/", *PATHS)  # what wants the key, if there is one; health and metrics do not
@@ -80,7 +81,7 @@ def create_app(
     discovery: runs as long as the application; without it somebody else has to say which engines are healthy.
     registry: where the metrics live, a fresh one if none is given. clock: monotonic, seconds.
 
-    Raises ConfigError if the file to record to cannot be written.
+    Raises ConfigError if the file to record to, or that of the snapshot, cannot be written.
     """
     registry = registry or CollectorRegistry()
     forwarder = forwarder or Forwarder(config)
@@ -90,6 +91,10 @@ def create_app(
     panel = router.panel
     registry.register(PolicyCollector(lambda: panel.seats, lambda: panel.tallies, router.drift.alarms))
     recorder = _recorder(config, registry)
+    snapshot = None
+    if config.snapshot is not None:
+        snapshot = Snapshot(config.snapshot, router, engines, clock=clock, wall_clock=wall_clock)
+        snapshot.start()
     gateway = Gateway(
         config, router, engines, forwarder, Metrics(registry), recorder=recorder, clock=clock, new_id=new_id
     )
@@ -99,6 +104,8 @@ def create_app(
         async with AsyncExitStack() as stack:
             if recorder is not None:
                 stack.enter_context(recorder.running())
+            if snapshot is not None:
+                await stack.enter_async_context(snapshot.running(config.snapshot_interval_secs))
             await stack.enter_async_context(forwarder.running())
             if discovery is not None:
                 await stack.enter_async_context(discovery.running())

@@ -195,8 +195,9 @@ async def serve(config: Config) -> None:
 def run_up(config: UpConfig) -> int:
     from router.up import up
 
-    if config.record and not os.access(os.path.dirname(config.record) or ".", os.W_OK):  # before engines start
-        raise ConfigError("record", config.record, "a file in a folder that can be written")
+    for name, file in (("record", config.record), ("snapshot", config.snapshot)):
+        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
+            raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
     return 0
 

@@ -24,6 +24,7 @@ POLICIES = (  # held equal to policies.TABLE by a test
     "dynamo_kv",
     "preble",
 )
+FALLBACKS = ("lmetric", "dynamo_kv", "power_of_two", "least_loaded")  # that learn nothing, held to it by a test
 HARDWARE = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -88,6 +89,11 @@ class Config:
 
     # Routing
     policy: str = option("lbgr", "how an engine is chosen", among=POLICIES)
+    fallback_policy: str = option(
+        "lmetric",
+        "which chooses while the policy must not be heeded: it failed, is cold or predicts badly",
+        among=FALLBACKS,
+    )
     shadow: tuple[str, ...] = option(
         (), "policies that score every request beside the one that decides, and are only counted", among=POLICIES
     )
@@ -115,6 +121,16 @@ class Config:
     lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
     lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)
 
+    lbgr_cold_samples: int = option(
+        8, "samples it must have learned from before it is heeded (two a streamed request, one an unstreamed)", low=0
+    )
+    lbgr_error_bound: float = option(
+        4.0,
+        "median of |actual - predicted| / predicted over the last 64 answers from which it is not heeded; "
+        "again below half of it",
+        low=0.001,
+    )
+
     # What is kept of the traffic
     ledger_decisions: int = option(
         10_000,
@@ -137,6 +153,13 @@ class Config:
         268_435_456, "size at which that file becomes FILE.1 and a new one begins", unit="bytes", low=4096
     )
     record_files: int = option(8, "older files kept, FILE.1 the newest; beyond, the oldest is deleted", low=1, high=999)
+
+    snapshot: str | None = option(
+        None, "file that keeps what was learned across restarts; one that does not fit is refused, with a warning"
+    )
+    snapshot_interval_secs: float = option(
+        60.0, "time between two saves of it; the last is at shutdown", unit="seconds", low=0.1
+    )
 
     # Policies to compare with
     lbgr_paper_miss_ms_per_token: float = option(4.0, "cost of an uncached prompt token (alpha_miss)", unit="ms", low=0)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 from router import blocks, policies
 from router.config import Config
 from router.drift import Drift
-from router.errors import NoEngine, NotFound
+from router.errors import NoEngine, NotFound, SnapshotError
 from router.fleet import Change, Fleet
 from router.holdings import Holdings, evicts_by_age
-from router.learners.mean import OutputLength, TokenRatio
+from router.learners.mean import OutputLength, TokenRatio, length_classes
 from router.ledger import Ledger
 from router.panel import Create, Panel
 from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
+from router.state import Fields, State
 from router.types import (
     BlockKey,
     Booking,
@@ -35,6 +35,7 @@ from router.types import (
     Score,
     Stay,
 )
+from router.usage import checked
 
 COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
 
@@ -55,7 +56,8 @@ class Router:
     ) -> None:
         create = create or (lambda name: policies.create(name, config))
         self.fleet = Fleet(config.default_capacity_tokens, self._engine_changed)
-        self.panel = Panel(create, LeastLoaded(config), rng=rng, timer=timer)
+        safe = policies.create(config.fallback_policy, config), LeastLoaded(config)
+        self.panel = Panel(create, safe, rng=rng, timer=timer)
         self.panel.assign({config.policy: 1.0}, config.shadow)
         self.ledger = Ledger(config.ledger_decisions)
         self.drift = Drift(config.drift_answers, config.drift_bound)
@@ -109,7 +111,7 @@ class Router:
         stay = self.fleet.release(decision.booking, outcome.done_s, answered=answered)
         if stay is None:
             return
-        outcome = _checked(outcome)
+        outcome = checked(outcome)
         if answered and decision.request.choices == 1:
             self._measure(decision.request, outcome)
         if decision.engine in self.fleet:
@@ -118,6 +120,33 @@ class Router:
                 self.drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
         self._settle(decision, stay, outcome)
         self.ledger.close(decision, outcome)
+
+    def dump(self, now: float) -> State:
+        """All that was learned of latencies, lengths and caches, for `load`; neither load nor what engines hold."""
+        return {
+            "output_lengths": self._lengths.dump(),
+            "token_ratios": self._ratios.dump(),
+            "survival_curves": self._index.dump(),
+            "policies": self.panel.dump(now),
+        }
+
+    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+        """Takes up what was dumped at saved_s, on the present clock, or raises SnapshotError and changes nothing.
+
+        names: the engines there are, by the names they had.
+        """
+        before = Fields(self.dump(saved_s), "learned")
+        try:
+            self._load(state, saved_s, names)
+        except SnapshotError:
+            self._load(before, saved_s, {engine: engine for engine in self.fleet.ids()})
+            raise
+
+    def _load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+        self._lengths.load(state, "output_lengths")
+        self._ratios.load(state, "token_ratios")
+        self.panel.load(state.fields("policies"), saved_s, names)
+        self._index.load(state.fields("survival_curves"))  # all or none by itself: it cannot unlearn a new order
 
     def describe(self, engine: EngineId) -> dict[str, object]:
         """What was learned of one engine, JSON types only. Raises KeyError for an unknown one."""
@@ -172,7 +201,7 @@ class Router:
         raise NoEngine("No engine can take the request at the moment.")
 
     def _ask(self, request: ParsedRequest, now: float) -> Ask:
-        expected_tokens = self._lengths.predict_one(_length_classes(request))
+        expected_tokens = self._lengths.predict_one(length_classes(request))
         if request.max_tokens is not None:
             expected_tokens = min(expected_tokens, float(request.max_tokens))
         prompt_tokens = request.prompt.units * self._tokens_per_unit(request)
@@ -235,7 +264,7 @@ class Router:
 
     def _measure(self, request: ParsedRequest, outcome: Outcome) -> None:
         if outcome.output_tokens is not None:
-            self._lengths.learn_one(_length_classes(request), outcome.output_tokens)
+            self._lengths.learn_one(length_classes(request), outcome.output_tokens)
         if outcome.prompt_tokens is not None and not request.prompt.in_tokens:
             self._ratios.learn_one(request.model, request.prompt.units, outcome.prompt_tokens)
 
@@ -252,14 +281,6 @@ class Router:
             self._index.add(engine, view.capacity_tokens, guessed=not told, order=view.info.order)
 
 
-def _length_classes(request: ParsedRequest) -> tuple[object, ...]:
-    """Of like answers, the widest class first: of a model, a route, a bound within a factor of two, a session."""
-    route = request.model, request.route
-    bound = *route, None if request.max_tokens is None else request.max_tokens.bit_length()
-    classes = request.model, route, bound
-    return classes if request.session is None else (*classes, (*bound, request.session))
-
-
 def _serves(view: EngineView, model: str) -> bool:
     """True also if either side does not say."""
     return not model or not view.info.models or model in view.info.models
@@ -271,18 +292,3 @@ def _hit_tokens(view: EngineView, matched_tokens: float, prompt_tokens: float) -
     block = view.info.block_size
     # An expectation over blocks that may be gone (`survival`) is no number of whole ones.
     return tokens // block * block if block and evicts_by_age(view.info.order) else tokens
-
-
-def _checked(outcome: Outcome) -> Outcome:
-    """Engines are not trusted with numbers: a count that cannot be is taken as not told."""
-    prompt, cached, output = outcome.prompt_tokens, outcome.cached_tokens, outcome.output_tokens
-    if prompt is not None and prompt <= 0:
-        prompt = None
-    if cached is not None and (prompt is None or not 0 <= cached <= prompt):
-        cached = None
-    if output is not None and output <= 0:
-        output = None
-    counts = prompt, cached, output
-    if counts == (outcome.prompt_tokens, outcome.cached_tokens, outcome.output_tokens):
-        return outcome
-    return replace(outcome, prompt_tokens=prompt, cached_tokens=cached, output_tokens=output)

@@ -3,6 +3,7 @@
     LeafcutterError
     |- ConfigError            a wrong option: key, value, what was expected     (exit status 2)
     |- TraceError             a trace that cannot be read: file, line, what was found and expected (exit status 2)
+    |- SnapshotError          learned state that does not fit: place, what was found and expected
     |- SetupError             an engine, model or tool that could not be had    (exit status 1)
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
@@ -41,6 +42,15 @@ class TraceError(LeafcutterError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TraceError, (self.file, self.line, self.found, self.expected)  # passes between processes
+
+
+class SnapshotError(LeafcutterError):
+    """Learned state that cannot be restored. `place`: in the file, as `learned.policies.lbgr.reuse`."""
+
+    def __init__(self, place: str, found: object, expected: str) -> None:
+        words = repr(found)
+        words = words if len(words) <= 60 else words[:57] + "..."
+        super().__init__(f"{place} is {words}; expected {expected}")
 
 
 class SetupError(LeafcutterError):

@@ -55,6 +55,8 @@ class Exchange:
             headers.append((b"x-leafcutter-engine", decision.engine.encode()))
             headers.append((b"x-leafcutter-policy", decision.policy.encode()))
             headers.append((b"x-leafcutter-reason", decision.reason.encode()))
+            if decision.fallback is not None:
+                headers.append((b"x-leafcutter-fallback", decision.fallback.encode()))
             if decision.predicted_s is not None:
                 headers.append((b"x-leafcutter-predicted-ms", b"%.0f" % (decision.predicted_s * 1000)))
         return headers

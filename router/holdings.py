@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from router.learners.curve import Curve
 from router.prefix import PrefixIndex
+from router.state import Fields, State
 from router.survival import SurvivalIndex
 from router.types import BlockKey, EngineId, Lookup
 
@@ -109,6 +111,17 @@ class Holdings:
         """The request ended before any sign of its prefill."""
         self._survival.retract(engine, keys, lookup)
         self._lru.retract(engine, keys, lookup)
+
+    def dump(self) -> State:
+        """The learned curves by order; what engines hold is not kept."""
+        return {order: curve.dump() for order, curve in self._survival.curves.items()}
+
+    def load(self, state: Fields) -> None:
+        """Raises SnapshotError."""
+        for order in state:  # all or none
+            Curve().load(state.fields(order))
+        for order in state:
+            self._survival.curves.setdefault(order, Curve()).load(state.fields(order))
 
     def _of(self, engine: EngineId) -> PrefixIndex | SurvivalIndex:
         return self._survival if engine in self._survival else self._lru

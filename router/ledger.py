@@ -56,6 +56,7 @@ class Entry(NamedTuple):
     at_s: float
     policy: str
     reason: str
+    fallback: str | None
     engine: EngineId
     tried: tuple[EngineId, ...]
     prompt_tokens: float
@@ -80,6 +81,7 @@ class Entry(NamedTuple):
             "age_s": round(now - self.at_s, 6),
             "policy": self.policy,
             "reason": self.reason,
+            "fallback": self.fallback,
             "engine": self.engine,
             "tried": list(self.tried),
             "prompt_tokens": _number(self.prompt_tokens),
@@ -203,6 +205,7 @@ def pack(decision: Decision, outcome: Outcome | None) -> Entry:
         decision.dispatched_s,
         decision.policy,
         decision.reason,
+        decision.fallback,
         decision.engine,
         decision.tried,
         decision.prompt_tokens,

@@ -59,6 +59,9 @@ class Metrics:
         self._ttft_s = histogram("ttft_seconds", "From arrival to the first token.", TTFT_BUCKETS_S, "route")
         self._decision_s = histogram("decision_seconds", "Time to choose an engine.", DECISION_BUCKETS_S)
         self._decisions = counter("decisions", "Engines chosen, by who chose and why.", "policy", "reason")
+        self._fallbacks = counter(
+            "fallbacks", "Decisions in which a policy was not heeded, by why.", "policy", "reason"
+        )
         self._prompt = counter("prompt_tokens", "Prompt tokens, as engines count them.", "engine")
         self._cached = counter("cached_tokens", "Prompt tokens found in an engine's prefix cache.", "engine")
         self._output = counter("output_tokens", "Generated tokens.", "engine")
@@ -76,6 +79,8 @@ class Metrics:
     def decided(self, decision: Decision, took_s: float) -> None:
         self._decision_s.observe(took_s)
         self._decisions.labels(decision.policy, decision.reason).inc()
+        if decision.fallback is not None:
+            self._fallbacks.labels(decision.policy, decision.reason).inc()
 
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()

@@ -7,7 +7,8 @@ What the others would have done is counted against the one that decided:
     regret = total(their choice) - total(its choice)        by the scores of the one that decided, seconds
 
 Only policies that predict latencies have scores in seconds, so under others nothing is counted as regret. A decider
-that fails loses no request: the least loaded engine gets it, and `Decision.reason` says so. A shadow that fails is
+that fails (`fault`), or says that it is in trouble, loses no request: a safe policy chooses in its place, and the
+decision names it and why. One in trouble keeps learning: its scores go along as an opinion. A shadow that fails is
 counted. At most one seat for each policy there is; nothing here grows by traffic.
 """
 
@@ -21,6 +22,7 @@ from hashlib import blake2b
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from router.policies.base import Ask, Policy, pick
+from router.state import Fields, State
 from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Stay
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Choice(NamedTuple):
     chosen: Score
     reason: str
     opinions: tuple[Opinion, ...]
+    fallback: str | None
 
     def decision(self, ask: Ask, booking: int, lookup: Lookup, tried: tuple[EngineId, ...]) -> Decision:
         return Decision(
@@ -85,16 +88,28 @@ class Choice(NamedTuple):
             lookup=lookup,
             tried=tried,
             opinions=self.opinions,
+            fallback=self.fallback,
         )
 
 
+class _Made(NamedTuple):
+    """A policy's answer, and its trouble if it is in any."""
+
+    scores: tuple[Score, ...]
+    chosen: Score
+    trouble: str | None
+
+
 class Panel:
-    """create: makes a policy. safe: chooses where the decider fails. timer: seconds, for what policies cost."""
+    """create: makes a policy. safe: choose where the decider must not, the first of them that can; none of them needs
+    events, and the last never fails. timer: seconds, for what policies cost."""
 
     def __init__(
-        self, create: Create, safe: Policy, *, rng: random.Random, timer: Callable[[], float] = lambda: 0.0
+        self, create: Create, safe: Sequence[Policy], *, rng: random.Random, timer: Callable[[], float] = lambda: 0.0
     ) -> None:
-        self._create, self._safe, self._rng, self._timer = create, safe, rng, timer
+        self._create, self._rng, self._timer = create, rng, timer
+        self._safe = [Seat(policy, 0) for policy in safe[:-1]]
+        self._last_resort = safe[-1]
         self._seats: dict[str, Seat] = {}
         self._deciders: list[Seat] = []
         self._last = 0  # booking
@@ -131,8 +146,8 @@ class Panel:
 
     @property
     def faults(self) -> int:
-        """Of all policies now on the panel."""
-        return sum(seat.faults for seat in self._seats.values())
+        """Of all policies now on the panel, and of those that stand in."""
+        return sum(seat.faults for seat in (*self._seats.values(), *self._safe))
 
     # --- the question -------------------------------------------------------------------------------------------
 
@@ -140,15 +155,23 @@ class Panel:
         """Who gets the request, and what every policy thought of it. Changes nothing but the timer's and the faults'
         counts."""
         decider = self._draw(ask)
-        scores, chosen, reason = self._decide(decider, ask, candidates)
+        made = self._try(decider, propose, decider.policy, ask, candidates)
+        if made is None or made.trouble is not None:
+            fallback, scores, chosen = self._stand_in(decider, ask, candidates)
+            reason = "fault" if made is None or made.trouble is None else made.trouble
+        else:
+            fallback, scores, chosen = None, made.scores, made.chosen
+            reason = "lowest_cost" if len(candidates) > 1 else "only_engine"
         opinions: tuple[Opinion, ...] = ()
         if len(self._seats) > 1:
-            in_seconds = chosen.predicted_s is not None and reason != self._safe.name
+            in_seconds = chosen.predicted_s is not None and fallback is None
             costs_s = {score.engine: score.total_s - chosen.total_s for score in scores} if in_seconds else None
             others = [seat for seat in self._seats.values() if seat is not decider]
             found = [self._opinion(seat, ask, candidates, costs_s) for seat in others]
             opinions = tuple([opinion for opinion in found if opinion is not None])
-        return Choice(decider.name, scores, chosen, reason, opinions)
+        if made is not None and fallback is not None:
+            opinions = (Opinion(decider.name, made.chosen.engine, None, made.scores), *opinions)
+        return Choice(decider.name, scores, chosen, reason, opinions, fallback)
 
     def _draw(self, ask: Ask) -> Seat:
         """Who decides: by chance, or, so that a session stays with one policy, by the session's name."""
@@ -162,12 +185,16 @@ class Panel:
                 return seat
         return self._deciders[-1]
 
-    def _decide(self, seat: Seat, ask: Ask, candidates: Sequence[Candidate]) -> tuple[tuple[Score, ...], Score, str]:
-        """(all scores, the winner, why). A policy that fails loses no request: the least loaded engine gets it."""
-        made = self._try(seat, choose, seat.policy, ask, candidates)
-        if made is not None:
-            return *made, "lowest_cost" if len(candidates) > 1 else "only_engine"
-        return *choose(self._safe, ask, candidates), self._safe.name
+    def _stand_in(
+        self, decider: Seat, ask: Ask, candidates: Sequence[Candidate]
+    ) -> tuple[str, tuple[Score, ...], Score]:
+        """(who chooses in the decider's place, all scores, the winner)."""
+        for seat in self._safe:
+            if seat.name != decider.name:
+                made = self._try(seat, choose, seat.policy, ask, candidates)
+                if made is not None:
+                    return seat.name, *made
+        return self._last_resort.name, *choose(self._last_resort, ask, candidates)
 
     def _opinion(
         self, seat: Seat, ask: Ask, candidates: Sequence[Candidate], costs_s: Mapping[EngineId, float] | None
@@ -183,7 +210,7 @@ class Panel:
 
     def dispatched(self, decision: Decision) -> None:
         self._last = decision.booking
-        if decision.opinions and decision.reason != self._safe.name:
+        if decision.fallback is None:
             self._count(decision)
         for seat, told in self._audience(decision):
             self._try(seat, seat.policy.dispatched, told)
@@ -199,6 +226,17 @@ class Panel:
     def forget(self, engine: EngineId) -> None:
         for seat in self._seats.values():
             self._try(seat, seat.policy.forget, engine)
+
+    def dump(self, now: float) -> State:
+        """What the policies learned, by their names."""
+        learned = {seat.name: seat.policy.dump(now) for seat in self._seats.values()}
+        return {name: state for name, state in learned.items() if state}
+
+    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+        """As `Policy.load`, for those on the panel that were on it then."""
+        for seat in self._seats.values():
+            if seat.name in state:
+                seat.policy.load(state.fields(seat.name), saved_s, names)
 
     def _audience(self, decision: Decision) -> Iterator[tuple[Seat, Decision]]:
         """Everyone who knows of the request, with the decision as each of them saw it."""
@@ -231,6 +269,11 @@ class Panel:
         seat.faults += 1
         if seat.faults & (seat.faults - 1) == 0:  # the 1st, 2nd, 4th, ...: one that always fails must not fill the log
             logger.exception("policy %s failed in %s (%d faults so far)", seat.name, where, seat.faults)
+
+
+def propose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> _Made:
+    """As `choose`, and what the policy thinks of it."""
+    return _Made(*choose(policy, ask, candidates), policy.trouble(ask.now))
 
 
 def choose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> tuple[tuple[Score, ...], Score]:

@@ -73,7 +73,7 @@ class SurvivalIndex:
         self._shelves: dict[EngineId, _Shelf] = {}
         self._engine_of: dict[int, EngineId] = {}
         self._marks: dict[BlockKey, Marks] = {}
-        self._curves: dict[str, Curve] = {}  # by order
+        self.curves: dict[str, Curve] = {}  # by order
 
     def __len__(self) -> int:
         """(block, engine) pairs held."""
@@ -85,7 +85,7 @@ class SurvivalIndex:
     def add(self, engine: EngineId, capacity_tokens: float, order: str) -> None:
         """A new engine under that order, or a known one that tells another size: what it held stays."""
         shelf = self._shelves.get(engine)
-        curve = self._curves.setdefault(order, Curve())
+        curve = self.curves.setdefault(order, Curve())
         if shelf is None:
             number = next(n for n in range(len(self._shelves) + 1) if n not in self._engine_of)
             self._shelves[engine] = _Shelf(number, curve, capacity_tokens)

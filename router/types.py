@@ -183,7 +183,7 @@ class Decision:
     engine: EngineId
     policy: str
     reason: str
-    """`lowest_cost`, `only_engine`, or the name of the fall-back that chose."""
+    """`lowest_cost`, `only_engine`, or why `fallback` chose: `fault`, or the policy's own trouble (`cold`, `error`)."""
     predicted_s: float | None
     prompt_tokens: float
     """Estimated length of the prompt, tokens."""
@@ -200,7 +200,9 @@ class Decision:
     tried: tuple[EngineId, ...] = ()
     """Engines that failed the request before."""
     opinions: tuple[Opinion, ...] = ()
-    """Of the policies beside the one that decided."""
+    """Of the policies beside the one that decided, and its own where it was not heeded."""
+    fallback: str | None = None
+    """The policy that chose in place of `policy`: `scores` are its."""
 
     @property
     def score(self) -> Score:

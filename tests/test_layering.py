@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each layer may import itself and the layers before it.
 LAYERS = [
-    {"types", "errors", "option", "config"},
+    {"types", "errors", "option", "config", "state", "usage"},
     {"blocks", "transcript", "prefix", "survival", "holdings", "fleet", "features", "learners"},
     {"ledger", "drift"},
     {"policies"},
@@ -18,7 +18,8 @@ LAYERS = [
     {"core"},
 ]
 SHELL = {"gateway", "control", "app"}
-EDGE = {"client", "forward", "metrics", "observe", "parse", "record", "relay"}  # used by one another and the shell only
+EDGE = {"client", "forward", "metrics", "observe", "parse", "record", "relay", "snapshot"}
+"""Used by one another and the shell only."""
 SIMULATION = {"sim", "bench", "simulate"}  # of the router, `sim` alone drives the orders of the engines
 NO_IO = {
     "fastapi",

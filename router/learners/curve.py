@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from router.state import Fields, State
+
 EDGES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 BINS = len(EDGES) + 1
 PRIOR = (1.0, 0.98, 0.95, 0.92, 0.9, 0.87, 0.83, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2)
@@ -28,6 +30,17 @@ class Curve:
         for bin_, share in told:
             self._tried[bin_] = DECAY * self._tried[bin_] + 1.0
             self._found[bin_] = DECAY * self._found[bin_] + share
+        self._publish()
+
+    def dump(self) -> State:
+        return {"tried": list(self._tried), "found": list(self._found)}
+
+    def load(self, state: Fields) -> None:
+        """Raises SnapshotError, also for another number of bins."""
+        self._tried, self._found = state.numbers("tried", BINS, low=0.0), state.numbers("found", BINS, low=0.0)
+        self._publish()
+
+    def _publish(self) -> None:
         lowest = 1.0
         for bin_, prior in enumerate(PRIOR):
             estimate = (self._found[bin_] + PRIOR_WEIGHT * prior) / (self._tried[bin_] + PRIOR_WEIGHT)

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from router.learners.least_squares import NonNegativeLeastSquares
+from router.state import Fields, State
 
 
 class Coefficients(NamedTuple):
@@ -63,6 +64,12 @@ class _Pace:
     def learn_one(self, measured_ms: float, expected_ms: float) -> None:
         self._measured_ms = 0.95 * self._measured_ms + measured_ms
         self._expected_ms = 0.95 * self._expected_ms + expected_ms
+
+    def dump(self) -> list[float]:
+        return [self._measured_ms, self._expected_ms]
+
+    def load(self, sums: list[float]) -> None:
+        self._measured_ms, self._expected_ms = sums
 
     @property
     def ratio(self) -> float:
@@ -136,6 +143,30 @@ class LatencyModel:
         trust = _each(self._prefill_trust, self._decode_trust)
         self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
         self._model.learn_one(x, y_ms, weight, share)
+        self._publish()
+
+    def dump(self) -> State:
+        return {
+            "coefficients": list(Coefficients._fields),
+            "regression": self._model.dump(),
+            "prefill_pace_ms": self._prefill_pace.dump(),
+            "decode_pace_ms": self._decode_pace.dump(),
+            "prefill_trust": self._prefill_trust,
+            "decode_trust": self._decode_trust,
+        }
+
+    def load(self, state: Fields) -> None:
+        """Raises SnapshotError, also if it was saved of other coefficients."""
+        state.same("coefficients", list(Coefficients._fields))
+        paces = [state.numbers(key, 2, low=1e-300) for key in ("prefill_pace_ms", "decode_pace_ms")]
+        trust = [state.number(key, low=0.0, high=1.0) for key in ("prefill_trust", "decode_trust")]
+        self._model.load(state.fields("regression"))
+        self._prefill_pace.load(paces[0])
+        self._decode_pace.load(paces[1])
+        self._prefill_trust, self._decode_trust = trust
+        self._publish()
+
+    def _publish(self) -> None:
         self.coefficients = Coefficients(*self._model.weights)
         self.per_token_s = self.coefficients.per_token_s()
         self.tokens_per_s = 1.0 / max(1e-9, self.per_token_s.b)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from router.state import Fields, State
+
 SWEEPS = 12
 EAGER_SAMPLES = 50  # solved after each of these, later after every LAZY_PERIOD-th
 LAZY_PERIOD = 8
@@ -46,6 +48,21 @@ class NonNegativeLeastSquares:
         self.samples += 1
         if self.samples <= EAGER_SAMPLES or self.samples % LAZY_PERIOD == 0:
             self._solve()
+
+    def dump(self) -> State:
+        return {
+            "weights": list(self.weights),
+            "samples": self.samples,
+            "a": [list(row) for row in self._a],
+            "v": self._v,
+        }
+
+    def load(self, state: Fields) -> None:
+        """Raises SnapshotError."""
+        n = len(self.prior)
+        weights, samples = state.numbers("weights", n, low=0.0), state.integer("samples")
+        v, a = state.numbers("v", n), state.rows("a", n, low=0.0)
+        self.weights, self.samples, self._a, self._v = tuple(weights), samples, a, v
 
     def _solve(self) -> None:
         w = list(self.weights)

@@ -12,6 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from router.errors import SnapshotError
+from router.state import Fields, number
+from router.types import ParsedRequest
+
 CLASSES = 4096
 """Most classes kept by each learner, about 300 bytes each; names come from clients."""
 
@@ -36,6 +40,37 @@ class _Classes(Generic[T]):
         if len(self._of) > CLASSES:
             self._of.popitem(last=False)
         return entry
+
+    def dump(self, numbers: Callable[[T], tuple[float, float]]) -> list[object]:
+        """[name, number, number] of each, that unused for longest first. Names are text, or tuples of JSON types."""
+        return [[list(name) if isinstance(name, tuple) else name, *numbers(entry)] for name, entry in self._of.items()]
+
+    def load(self, state: Fields, key: str, make: Callable[[float, float], T]) -> None:
+        """Raises SnapshotError."""
+        found: OrderedDict[object, T] = OrderedDict()
+        for place, row in state.items(key, CLASSES):
+            if not isinstance(row, list) or len(row) != 3:
+                raise SnapshotError(place, row, "a name and two numbers")
+            name, *values = row
+            if not _is_name(name):
+                raise SnapshotError(place, name, "the name of a class")
+            first, second = (number(value, place, 0.0) for value in values)
+            found[tuple(name) if isinstance(name, list) else name] = make(first, second)
+        self._of = found
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) or (
+        isinstance(name, list) and all(part is None or isinstance(part, str | int) for part in name)
+    )
+
+
+def length_classes(request: ParsedRequest) -> tuple[object, ...]:
+    """Of like answers, the widest class first: of a model, a route, a bound within a factor of two, a session."""
+    route = request.model, request.route
+    bound = *route, None if request.max_tokens is None else request.max_tokens.bit_length()
+    classes = request.model, route, bound
+    return classes if request.session is None else (*classes, (*bound, request.session))
 
 
 @dataclass(slots=True)
@@ -69,6 +104,13 @@ class OutputLength:
             entry.answers += 1
             entry.mean_tokens += max(self.SLOWEST_GAIN, 1 / entry.answers) * (output_tokens - entry.mean_tokens)
 
+    def dump(self) -> list[object]:
+        return self.classes.dump(lambda entry: (entry.mean_tokens, entry.answers))
+
+    def load(self, state: Fields, key: str) -> None:
+        """Raises SnapshotError."""
+        self.classes.load(state, key, lambda mean_tokens, answers: _Length(mean_tokens, int(answers)))
+
 
 @dataclass(slots=True)
 class _Ratio:
@@ -97,3 +139,10 @@ class TokenRatio:
         entry = self.classes.open(model)
         entry.tokens = self.DECAY * entry.tokens + prompt_tokens
         entry.units = self.DECAY * entry.units + units
+
+    def dump(self) -> list[object]:
+        return self.classes.dump(lambda entry: (entry.tokens, entry.units))
+
+    def load(self, state: Fields, key: str) -> None:
+        """Raises SnapshotError."""
+        self.classes.load(state, key, lambda tokens, units: _Ratio(max(1e-9, tokens), max(1.0, units)))

@@ -16,8 +16,10 @@ Every 8 samples all s_i are divided by their mean: the common speed belongs to t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from router.state import Fields, State
 from router.types import EngineId
 
 DECAY = 0.95
@@ -89,6 +91,36 @@ class Scale:
 
     def forget(self, engine: EngineId) -> None:
         self._sums.pop(engine, None)
+
+    def dump(self, now: float) -> State:
+        """Times as ages at `now`."""
+        engines = {
+            engine: {
+                "measured_ms": sums.measured_ms,
+                "expected_ms": sums.expected_ms,
+                "scale": sums.scale,
+                "idle_s": max(0.0, now - sums.last_s),
+                "last_ratio": sums.last_ratio,
+            }
+            for engine, sums in self._sums.items()
+        }
+        return {"samples": self._samples, "engines": engines}
+
+    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+        """saved_s: on the present clock. names: the engines there are, by the names they had. Raises SnapshotError."""
+        samples, engines, found = state.integer("samples"), state.fields("engines"), {}
+        for name in engines:
+            saved = engines.fields(name)
+            sums = _Sums(
+                saved.number("measured_ms", low=0.0),
+                saved.number("expected_ms", low=0.0),
+                last_s=saved_s - saved.number("idle_s", low=0.0),
+                last_ratio=saved.number("last_ratio", low=0.0),
+            )
+            sums.put(saved.number("scale", low=LOW, high=HIGH))
+            if name in names:
+                found[names[name]] = sums
+        self._sums, self._samples = found, samples
 
     def _normalise(self) -> None:
         mean = sum(sums.scale for sums in self._sums.values()) / len(self._sums)

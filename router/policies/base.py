@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from router.config import Config
+from router.state import Fields, State
 from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Stay
 
 
@@ -59,6 +60,20 @@ class Policy(ABC):
 
     def forget(self, engine: EngineId) -> None:  # noqa: B027
         """The engine has left the fleet."""
+
+    def trouble(self, now: float) -> str | None:  # noqa: ARG002
+        """Why its scores must not be heeded now, in a word that metrics can carry; None: they may be. It is told of
+        events all the same, with its own scores, and so can get better."""
+        return None
+
+    def dump(self, now: float) -> State:
+        """What it has learned, for `load`: JSON types, finite numbers, times as ages. Empty: it need not be kept."""
+        del now
+        return {}
+
+    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:  # noqa: B027
+        """Takes up what was dumped at saved_s, on the present clock. names: the engines there are, by the names they
+        had. Raises SnapshotError for what does not fit; the policy is of no use then until it has loaded again."""
 
     def describe(self, engine: EngineId) -> dict[str, object]:
         """What was learned, for people; JSON types only."""

@@ -20,13 +20,16 @@ u and their part of q are a virtual queue (`learners.backlog`) that drains at th
 two up, for they wait in one queue, and shares the coefficients, for they mean the same; a step of first tokens that
 unstreamed prompts may have shared teaches nothing, as they do it themselves, as whole requests.
 
+A model that knows nothing yet (`cold`) or is wrong by a multiple (`error`) says so (`trouble`): a rule without one
+decides until it is better. It learns from what that rule places as from its own.
+
 From "Randomization Boosts KV Caching, Learning Balances Query Load" (arXiv 2601.18999) this keeps the idea: learn the
 latency online, route greedily by it. The estimator is our own; docs/design.md derives it and says where it differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.config import Config
@@ -34,9 +37,11 @@ from router.features import Features, crowd, queued_tokens
 from router.holdings import evicts_by_age
 from router.learners.backlog import Backlog
 from router.learners.latency import LatencyModel
+from router.learners.misfit import Misfit
 from router.learners.scale import Scale
 from router.learners.step import Step, StepReader
 from router.policies.base import Ask, Policy
+from router.state import Fields, State
 from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Score, Stay
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
@@ -71,6 +76,17 @@ class Lbgr(Policy):
         self._scale = Scale()
         self._reuse = REUSE_START
         self._seen: dict[EngineId, _Seen] = {}
+        self._misfit = Misfit(config.lbgr_error_bound)
+        self._cold_until = 0  # the last booking of which nothing could be predicted
+
+    def trouble(self, now: float) -> str | None:  # noqa: ARG002
+        if self._cold:
+            return "cold"
+        return "error" if self._misfit.alarm else None
+
+    @property
+    def _cold(self) -> bool:
+        return self._model.samples < self.config.lbgr_cold_samples
 
     def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         mean_in_flight = sum([candidate.view.in_flight for candidate in candidates]) / len(candidates)
@@ -134,6 +150,8 @@ class Lbgr(Policy):
     # --- events -------------------------------------------------------------------------------------------------
 
     def dispatched(self, decision: Decision) -> None:
+        if self._cold:
+            self._cold_until = decision.booking
         best = max(score.hit_tokens for score in decision.scores) / max(1.0, decision.prompt_tokens)
         self._reuse += REUSE_GAIN * (best - self._reuse)
         if not decision.request.stream:
@@ -163,6 +181,8 @@ class Lbgr(Policy):
             seen.backlog.drop(decision.booking)
             return
         seen.backlog.reach(decision.booking, stay.done_s, self._speed(decision.engine, stay.done_s))
+        if decision.predicted_s is not None and decision.booking > self._cold_until:
+            self._misfit.learn_one(decision.predicted_s, stay.done_s - decision.dispatched_s)
         output_tokens = outcome.output_tokens
         if decision.request.choices > 1 or not output_tokens:
             return  # usage counts all choices together
@@ -223,11 +243,27 @@ class Lbgr(Policy):
         self._seen.pop(engine, None)
         self._scale.forget(engine)
 
+    def dump(self, now: float) -> State:
+        return {
+            "latency": self._model.dump(),
+            "scale": self._scale.dump(now),
+            "misfit": self._misfit.dump(),
+            "reuse": self._reuse,
+        }
+
+    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+        reuse = state.number("reuse", low=0.0, high=1.0)
+        self._model.load(state.fields("latency"))
+        self._scale.load(state.fields("scale"), saved_s, names)
+        self._misfit.load(state.fields("misfit"))
+        self._reuse = reuse
+
     def describe(self, engine: EngineId) -> dict[str, object]:
         """Coefficients in the latency model's units (ms, thousands of tokens)."""
         return {
             "coefficients": {name: round(value, 6) for name, value in self._model.coefficients._asdict().items()},
             "samples": self._model.samples,
+            "trouble": self.trouble(0.0),
             "scale": round(self._scale.predict_one(engine), 4),
             "reuse": round(self._reuse, 4),
         }

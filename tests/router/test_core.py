@@ -263,7 +263,7 @@ def test_a_failing_policy_loses_no_request(where, caplog):
     router.first_token(decision, 0.5)
     router.complete(decision, answered(1.0))
     if where in ("choose", "nan"):
-        assert (decision.engine, decision.reason) == (E1, "least_loaded")
+        assert (decision.engine, decision.reason, decision.fallback) == (E1, "fault", "lmetric")
     assert router.fleet.view(decision.engine).in_flight == (decision.engine == E0)
     assert router.policy_faults > 0
     assert "policy broken failed in" in caplog.text

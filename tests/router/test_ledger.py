@@ -39,6 +39,7 @@ def test_a_decision_and_its_outcome_in_full():
         "age_s": 4.5,
         "policy": "lbgr",
         "reason": "lowest_cost",
+        "fallback": None,
         "engine": "e0",
         "tried": [],
         "prompt_tokens": 128.0,

@@ -84,6 +84,15 @@ def test_decisions_are_counted_by_who_made_them_and_why() -> None:
     assert registry.get_sample_value("leafcutter_decision_seconds_count") == 2
 
 
+def test_decisions_of_a_policy_that_is_not_heeded_are_counted() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.decided(DECISION, 1e-5)
+    assert registry.get_sample_value("leafcutter_fallbacks_total", {"policy": "lbgr", "reason": "lowest_cost"}) is None
+    metrics.decided(replace(DECISION, reason="cold", fallback="lmetric"), 1e-5)
+    assert registry.get_sample_value("leafcutter_fallbacks_total", {"policy": "lbgr", "reason": "cold"}) == 1
+
+
 def test_the_panel_is_read_when_scraped() -> None:
     registry = CollectorRegistry()
     policy = RoundRobin(Config())

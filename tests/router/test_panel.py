@@ -6,11 +6,12 @@ import pytest
 from virtual_fleet import answered, ask_for, router_with
 
 from router import policies
-from router.config import Config
+from router.config import FALLBACKS, Config
 from router.core import Router
 from router.errors import ConfigError
-from router.panel import spread
+from router.panel import Panel, spread
 from router.policies.base import Ask, Policy
+from router.policies.least_loaded import LeastLoaded
 from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
 
 E0, E1 = EngineId("e0"), EngineId("e1")
@@ -133,10 +134,65 @@ def test_a_shadow_that_fails_is_counted_and_touches_nothing(where, caplog):
 def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where):
     router = panel_of(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
     decision = serve(router, 0.0)
-    assert (decision.policy, decision.reason) == ("wrong", "least_loaded")
+    assert (decision.policy, decision.reason, decision.fallback) == ("wrong", "fault", "lmetric")
     assert decision.opinions[0].regret_s is None
     assert router.panel.tallies == {}
     assert router.policy_faults == 1
+
+
+class Unsure(Told):
+    """In trouble until it is told otherwise."""
+
+    word: str | None = "cold"
+
+    def trouble(self, now: float) -> str | None:
+        return self.word
+
+
+def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
+    lead, other = Unsure("lead", "e1"), Told("other", "e1")
+    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    router.route(ask_for(7), 0.0, exclude={E0})
+    decision = serve(router, 0.0)
+    assert (decision.policy, decision.reason, decision.fallback) == ("lead", "cold", "lmetric")
+    assert (decision.engine, decision.predicted_s) == (E0, None)
+    assert decision.scores[0].total_s == 128.0
+    assert [(o.policy, o.engine, o.regret_s) for o in decision.opinions] == [("lead", E1, None), ("other", E1, None)]
+    assert router.panel.tallies == {}
+    for _, told in lead.heard[1:]:
+        assert (told.engine, told.booking, told.predicted_s) == (E0, decision.booking, 3.5)
+    lead.word = None
+    decision = serve(router, 1.0)
+    assert (decision.engine, decision.reason, decision.fallback, len(decision.opinions)) == (E1, "lowest_cost", None, 1)
+    assert router.panel.tallies["lead", "other"].agreed == 1
+    assert router.policy_faults == 0
+
+
+def test_a_shadow_in_trouble_is_counted_as_ever():
+    router = panel_of(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
+    assert serve(router, 0.0).fallback is None
+    assert router.panel.tallies["lead", "other"].opinions == 1
+
+
+def test_the_least_loaded_engine_is_the_last_resort():
+    stand_in = Wrong("stand_in", "choose")
+    panel = Panel({"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded(Config())), rng=random.Random(0))
+    panel.assign({"lead": 1.0})
+    router = router_with(2)
+    router.route(ask_for(1), 0.0, exclude={E1})
+    candidates = [Candidate(view, 0.0) for view in router.fleet.views()]
+    choice = panel.choose(Ask(ask_for(2), 64.0, 64.0, 0.0, 0.0), candidates)
+    assert (choice.chosen.engine, choice.reason, choice.fallback) == (E1, "cold", "least_loaded")
+    assert panel.faults == 1
+
+
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_what_stands_in_needs_no_events_and_does_as_it_says(name):
+    kind = policies.TABLE[name]
+    for event in ("dispatched", "first_token", "learn", "forget", "trouble"):
+        assert getattr(kind, event) is getattr(Policy, event)
+    router = router_with(2, fallback_policy=name, lbgr_cold_samples=1)
+    assert (router.route(ask_for(1), 0.0).fallback, router.policy_faults) == (name, 0)
 
 
 def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_only():

@@ -33,8 +33,10 @@ def ask_for(
 def router_with(
     engines: int, policy: str = "lbgr", *, seed: int = 0, create: Create | None = None, **options: object
 ) -> Router:
-    """A router with healthy engines e0, e1, ..., each of 1000 blocks of 16 tokens."""
-    router = Router(replace(Config(policy=policy), **options), rng=random.Random(seed), create=create)
+    """A router with healthy engines e0, e1, ..., each of 1000 blocks of 16 tokens. lbgr decides from its first request
+    on, if the options do not say otherwise."""
+    config = replace(Config(policy=policy, lbgr_cold_samples=0), **options)
+    router = Router(config, rng=random.Random(seed), create=create)
     for n in range(engines):
         router.fleet.add(EngineId(f"e{n}"))
         router.fleet.set_info(EngineId(f"e{n}"), EngineInfo(models=("m",), block_size=16, capacity_blocks=1000))

@@ -221,3 +221,57 @@ def test_prefill_of_others_is_not_taken_for_slow_decoding():
     coefficients = router.describe(E)["coefficients"]
     token_ms = coefficients["g0"] + coefficients["g1"] + coefficients["g2"] * 2
     assert 10 < token_ms < 60  # 133 with the prefill counted in
+
+
+def pace(router, latency_s: float, numbers: range, *, output: int | None = 10) -> list[tuple[str, str | None]]:
+    """One request after the other, each answered after that time: why each went where, and who chose."""
+    found = []
+    for n in numbers:
+        decision = router.route(ask_for(n, stream=False), 100.0 * n)
+        router.complete(decision, Outcome(Ending.OK, 100.0 * n + latency_s, None, 64, 0, output))
+        found.append((decision.reason, decision.fallback))
+    return found
+
+
+def test_it_is_not_heeded_before_it_has_learned_and_learns_from_what_others_place():
+    router = router_with(2, lbgr_cold_samples=8)
+    assert pace(router, 0.3, range(12)) == [("cold", "lmetric")] * 8 + [("lowest_cost", None)] * 4
+    assert router.describe(E)["samples"] == 12
+
+
+def test_streamed_requests_that_another_places_teach_it_both_lines():
+    router = router_with(1, lbgr_cold_samples=6)
+    for n in range(4):
+        decision = router.route(ask_for(n), float(n))
+        router.first_token(decision, n + 0.05)
+        router.complete(decision, answered(n + 0.5))
+    assert router.describe(E)["samples"] == 8
+    assert router.describe(E)["trouble"] is None
+
+
+def test_predictions_made_cold_are_not_held_against_it():
+    router = router_with(2, lbgr_cold_samples=8)
+    decisions = [router.route(ask_for(n, stream=False), 0.0) for n in range(100)]
+    for n, decision in enumerate(decisions):
+        router.complete(decision, answered(100.0 + n))
+    assert router.route(ask_for(1), 1000.0).fallback is None
+
+
+def test_a_model_wrong_by_a_multiple_is_not_heeded_until_it_is_right_again():
+    router = router_with(2)
+    assert set(pace(router, 0.3, range(40))) == {("lowest_cost", None)}
+    wrong = pace(router, 30.0, range(40, 120), output=None)  # without usage it learns nothing
+    assert wrong[:20] == [("lowest_cost", None)] * 20
+    assert wrong[-1] == ("error", "lmetric")
+    assert router.describe(E)["trouble"] == "error"
+    right = pace(router, 0.3, range(120, 200), output=None)
+    assert right[0] == ("error", "lmetric")
+    assert right[-1] == ("lowest_cost", None)
+
+
+def test_it_falls_back_at_the_start_only():
+    router = router_with(3, lbgr_cold_samples=8)
+    answers = simulate(router, [VirtualEngine() for _ in range(3)], shared_prefixes(1, rate=6, count=400))
+    reasons = [decision.reason for decision, _ in sorted(answers, key=lambda each: each[0].booking)]
+    assert reasons[0] == "cold"
+    assert set(reasons[30:]) == {"lowest_cost"}

@@ -1,5 +1,6 @@
 """What every registered policy must do, whatever its idea."""
 
+import json
 import pickle
 import random
 from dataclasses import replace
@@ -12,6 +13,7 @@ from router.config import POLICIES, Config
 from router.core import Router
 from router.errors import ConfigError, NoEngine
 from router.policies.base import Ask, Policy, pick
+from router.state import Fields
 from router.types import BlockKey, Booking, Candidate, Decision, Ending, EngineId, Outcome, Prompt, Score, Stay
 
 LOAD_AWARE = sorted(set(policies.TABLE) - {"round_robin", "random"})
@@ -232,6 +234,15 @@ def test_traffic_does_not_make_it_grow(policy):
     before = len(state_of(router.policy))
     events(router.policy, decision, range(2000, 4000))
     assert len(state_of(router.policy)) < 1.1 * before + 500
+
+
+@every_policy
+def test_what_it_dumps_is_json_and_another_takes_it_up(policy):
+    router, _ = used(policy)
+    state, fresh = router.policy.dump(9.0), policies.create(policy, router.policy.config)
+    copied = json.loads(json.dumps(state, allow_nan=False))
+    fresh.load(Fields(copied, policy), 9.0, {engine: engine for engine in router.fleet.ids()})
+    assert fresh.dump(9.0) == state == copied
 
 
 def state_of(policy: Policy) -> bytes:
