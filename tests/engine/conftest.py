@@ -95,7 +95,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("up")
     command = [sys.executable, "-m", "router", "up", "--engines", "2", "--port", str(port), "--engine-port", str(first)]
     command += ["--num-gpu-blocks", str(BLOCKS), "--block-size", str(BLOCK_SIZE), "--max-model-len", "4096"]
-    command += ["--eviction-seed", "1", "--seed", "1"]
+    command += ["--lbgr-cold-samples", "0", "--eviction-seed", "1", "--seed", "1"]
     command += ["--log-dir", str(folder), "--health-check-interval-secs", "1"]
     log = folder / "up.log"
     # The tests' own settings of the environment must not reach the command.
