@@ -106,7 +106,7 @@ class Config:
         high=65536,
     )
     prefix_index_blocks: int = option(
-        500_000, "most blocks the prefix index keeps, all engines together (about 200 bytes each)", low=1
+        500_000, "most blocks the prefix index keeps, all engines together (up to about 300 bytes each)", low=1
     )
     default_capacity_tokens: int = option(
         100_000, "prefix cache assumed of an engine that does not tell its size", unit="tokens", low=1
@@ -147,7 +147,7 @@ class Config:
         low=0.001,
     )
     record: str | None = option(
-        None, "file that gets a line for every answered request, no text, for simulate --trace; .gz: compressed"
+        None, "file that gets a line for every request, no text, for simulate --trace; .gz: compressed"
     )
     record_max_bytes: int = option(
         268_435_456, "size at which that file becomes FILE.1 and a new one begins", unit="bytes", low=4096

@@ -63,8 +63,8 @@ class Exchange:
 
 
 class Gateway:
-    """engines: base URL of each. recorder: writes what was answered as a trace; None: nobody does. clock: monotonic,
-    seconds. new_id: makes a fresh request id."""
+    """engines: base URL of each. recorder: writes the traffic as a trace; None: nobody does. clock: monotonic, seconds.
+    new_id: makes a fresh request id."""
 
     def __init__(
         self,
@@ -192,13 +192,16 @@ class Gateway:
             await relay_whole(exchange.client, answer, seen, exchange.headers)
 
     def _complete(self, record: Record, parsed: Parsed, decision: Decision, seen: Seen) -> None:
+        output_tokens = seen.usage.output_tokens
+        if output_tokens is None and record.ending is not Ending.OK:
+            output_tokens = seen.tokens or None  # a stream that breaks off does so before it tells its usage
         outcome = Outcome(
             ending=record.ending,
             done_s=self._clock(),
             first_token_s=record.first_token_s,
             prompt_tokens=seen.usage.prompt_tokens,
             cached_tokens=seen.usage.cached_tokens,
-            output_tokens=seen.usage.output_tokens,
+            output_tokens=output_tokens,
             reply=parsed.reply(seen.message.fields(), seen.message.token_ids),
         )
         record.outcome = outcome

@@ -94,6 +94,8 @@ class Seen:
     message: Message = field(default_factory=Message)
     started: bool = False
     """A token has come."""
+    tokens: int = 0
+    """Of the first choice, that have come in chunks: one a chunk, if it does not name them."""
     failed: bool = False
     """The engine told an error in place of (the rest of) the answer."""
 
@@ -111,10 +113,13 @@ class Seen:
         if not isinstance(delta, dict):
             delta = {"content": choice.get("text")}
         # The first chunk of a chat only names the role. A later one may be a token without text (half a character).
-        self.started = self.started or "role" not in delta or any(delta.get(name) for name in SPEECH_FIELDS)
+        speaks = "role" not in delta or any(delta.get(name) for name in SPEECH_FIELDS)
+        self.started = self.started or speaks
         if choice.get("index", 0) == 0:
+            ids = choice.get("token_ids")
+            self.tokens += len(ids) if isinstance(ids, list) else speaks
             self.message.add(delta)
-            self.message.add_tokens(choice.get("token_ids"))
+            self.message.add_tokens(ids)
 
 
 class StreamObserver:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from router import blocks, transcript
@@ -22,6 +23,7 @@ BYTES_PER_TOKEN = 4  # sizes a block of text; the ratio that predictions use is 
 DEFAULT_COMPLETION_TOKENS = 16  # what /v1/completions generates if the client sets no bound
 SESSION_HEADERS = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
 SESSION_FIELDS = ("session_id", "user", "user_id")
+NAME_CHARS = 256  # a longer name of a session is kept as its hash: clients make them, and maps remember them
 TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # what the engine's own validation takes for true
 
 Reply = bytes | tuple[int, ...]
@@ -155,16 +157,20 @@ def _bound(fields: Mapping[str, Any], route: str) -> int | None:
 def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:
     """Never the request id: new with each request, it would defeat stickiness."""
     for name in SESSION_HEADERS:
-        if session := headers.get(name):
-            return session.decode("latin-1")
+        if value := headers.get(name):
+            return _short(value.decode("latin-1"))
     params = fields.get("session_params")
     for session in (
         params.get("session_id") if isinstance(params, dict) else None,
         *(fields.get(name) for name in SESSION_FIELDS),
     ):
         if isinstance(session, str) and session:
-            return session
+            return _short(session)
     return None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_CHARS else blake2b(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _whole(value: object) -> int | None:

@@ -1,20 +1,27 @@
-"""Live traffic as a trace: one JSON line for every request that an engine answered whole, with lengths, times and
-hashed blocks, and no text. `leafcutter simulate --trace` and `leafcutter bench` replay it.
+"""Live traffic as a trace: one JSON line for every request that an engine worked on, with lengths, times and hashed
+blocks, and no text. `leafcutter simulate --trace` and `leafcutter bench` replay it.
 
 A line has the fields of Mooncake's traces (FAST'25) first, then more:
 
     timestamp       arrival at the gateway, ms since the first request of the recording
-    input_length, output_length     tokens, as the engine counts them
+    input_length, output_length     tokens, as the engine counts them; of a request that did not end well and so
+                    without a count: the prompt as the router estimated it, and the tokens that had come
     hash_ids        one whole number (below 2^53) for each full block of the prompt: equal ids, equal text up to there
     block_tokens    tokens in one such block, a fraction for text (blocks are cut by bytes): input_length covers
                     len(hash_ids) blocks and less than one more
     cached_tokens   found in the engine's cache; null if it did not tell
     max_tokens, stream, route, model          of the request
     session         hashed, or null
-    engine, policy, ttft_ms, latency_ms       what became of it; ttft_ms is null for what was not streamed
+    ending          ok; cancelled: the client left; timeout; engine_lost; rejected: the engine broke off with an error
+    engine, policy, ttft_ms, latency_ms       what became of it, times from its arrival; latency_ms until it ended, well
+                    or not; ttft_ms is null for what was not streamed
+
+A replay gives a request that did not end well no end of its own: it is as long as max_tokens and the cache allow, and
+is left when it ended in the recording, latency_ms after its arrival. So it holds an engine as long as it did.
 
 Ids and sessions are keyed by a salt that is drawn for each recording and stored nowhere: hashing a guessed text does
-not tell whether it was asked. Left out: requests that were cancelled or failed, or asked for several answers at once.
+not tell whether it was asked. Left out: requests that reached no engine or that the engine refused, for which nothing
+was computed; those that asked for several answers at once; and answers of which the engine told no lengths.
 
 Lines stand in the order of arrival, unless a request outlasts HELD later ones. A thread of its own writes them; the
 data path only puts what is needed into a queue, and where that is full, the line is dropped and counted. A file that
@@ -27,7 +34,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import math
 import os
 import queue
 import threading
@@ -48,7 +54,7 @@ FLUSH_S, CLOSE_S = 1.0, 30.0
 MODEL_CHARS = 256
 
 
-class Answered(NamedTuple):
+class Ended(NamedTuple):
     """What a line needs of one request. Times in seconds on the gateway's clock."""
 
     arrival_s: float
@@ -58,13 +64,15 @@ class Answered(NamedTuple):
     output_tokens: int
     cached_tokens: int | None
     keys: tuple[BlockKey, ...]
-    block_share: float
-    """Of the prompt, that one block is."""
+    block_units: int
+    units: int
+    """Of one block and of the whole prompt."""
     max_tokens: int | None
     stream: bool
     route: str
     model: str
     session: str | None
+    ending: Ending
     engine: str
     policy: str
 
@@ -79,7 +87,7 @@ class Recorder:
 
     def __init__(self, path: str, *, max_bytes: int, files: int, salt: bytes, held: int = HELD) -> None:
         self._path, self._max_bytes, self._files, self._salt, self._held = path, max_bytes, files, salt, held
-        self._queue: queue.Queue[tuple[int, Answered | None] | None] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[tuple[int, Ended | None] | None] = queue.Queue(QUEUE)
         self._arrivals = 0
         self._origin_s: float | None = None
         self._broken = False
@@ -101,7 +109,7 @@ class Recorder:
 
     def ended(self, number: int, arrival_s: float, decision: Decision | None, outcome: Outcome | None) -> None:
         """The request is over; without a decision or an outcome it reached no engine."""
-        done = answered(arrival_s, decision, outcome) if decision and outcome else None
+        done = summarize(arrival_s, decision, outcome) if decision and outcome else None
         try:
             self._queue.put_nowait((number, done))
             self.counts["left_out"] += done is None
@@ -141,14 +149,14 @@ class Recorder:
             self._write(line)
         self._close()
 
-    def _next(self) -> tuple[int, Answered | None] | None:
+    def _next(self) -> tuple[int, Ended | None] | None:
         while True:
             try:
                 return self._queue.get(timeout=FLUSH_S)
             except queue.Empty:
                 self._flush()
 
-    def _line(self, done: Answered) -> bytes:
+    def _line(self, done: Ended) -> bytes:
         assert self._origin_s is not None, "it has arrived"
         first_s = done.first_token_s
         fields = {
@@ -156,13 +164,18 @@ class Recorder:
             "input_length": done.prompt_tokens,
             "output_length": done.output_tokens,
             "hash_ids": [self._hash(key.to_bytes(8, "little")) >> 11 for key in done.keys],
-            "block_tokens": math.floor(done.prompt_tokens * done.block_share * 1e3) / 1e3,
+            "block_tokens": done.prompt_tokens
+            * done.block_units
+            * 1000
+            // max(1, done.units)
+            / 1e3,  # exact for tokens
             "cached_tokens": done.cached_tokens,
             "max_tokens": done.max_tokens,
             "stream": done.stream,
             "route": done.route,
             "model": done.model,
             "session": done.session and f"{self._hash(done.session.encode('utf-8', 'surrogatepass')):016x}",
+            "ending": done.ending.value,
             "engine": done.engine,
             "policy": done.policy,
             "ttft_ms": None if first_s is None else round((first_s - done.arrival_s) * 1e3, 3),
@@ -227,28 +240,34 @@ class Recorder:
         self._broken = True
 
 
-def answered(arrival_s: float, decision: Decision, outcome: Outcome) -> Answered | None:
-    """What the trace tells of a request; None if it was not answered whole, by one answer of known lengths."""
-    request, prompt = decision.request, decision.request.prompt
-    if outcome.ending is not Ending.OK or request.choices != 1:
-        return None
-    if not outcome.prompt_tokens or not outcome.output_tokens:
+def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> Ended | None:
+    """What the trace tells of a request; None if it is to be left out."""
+    request, prompt, ending = decision.request, decision.request.prompt, outcome.ending
+    prompt_tokens, output_tokens = outcome.prompt_tokens or 0, outcome.output_tokens or 0
+    if ending is Ending.OK:
+        told = prompt_tokens and output_tokens
+    else:
+        told = output_tokens or ending is not Ending.REJECTED
+        prompt_tokens = prompt_tokens or max(1, round(decision.prompt_tokens))
+    if not told or request.choices != 1:
         return None
     cached = outcome.cached_tokens
-    return Answered(
+    return Ended(
         arrival_s,
         outcome.done_s,
         outcome.first_token_s,
-        outcome.prompt_tokens,
-        outcome.output_tokens,
-        cached if cached is not None and cached <= outcome.prompt_tokens else None,
+        prompt_tokens,
+        output_tokens,
+        cached if cached is not None and cached <= prompt_tokens else None,
         prompt.keys,
-        prompt.block_units / max(1, prompt.units),
+        prompt.block_units,
+        prompt.units,
         request.max_tokens,
         request.stream,
         request.route,
         request.model[:MODEL_CHARS],
         request.session and request.session[:MODEL_CHARS],
+        ending,
         decision.engine,
         decision.policy,
     )

@@ -22,11 +22,17 @@ ID_BITS = (1 << 63) - 1  # ids are chained as signed 64-bit integers
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """pause_s: from the answer before it, or the session's arrival; fresh_tokens: of its own, behind the dialog."""
+    """pause_s: from the answer before it, or the session's arrival; fresh_tokens: of its own, behind the dialog. What
+    follows is known of recorded traffic only."""
 
     pause_s: float
     fresh_tokens: int
     output_tokens: int
+    left_s: float | None = None
+    """The client leaves so long after it asked, the answer being longer than `output_tokens`; None: it stays."""
+    max_tokens: int | None = None
+    stream: bool | None = None
+    route: str = ROUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,8 @@ class Dialog:
         prompt = grow(self._said, self._new(turn.fresh_tokens))
         reply = self._new(turn.output_tokens)
         self._said = grow(prompt, reply)
-        most = turn.output_tokens if told else None
-        request = ParsedRequest(name, ROUTE, MODEL, prompt, stream, most, session=session)
+        most = turn.output_tokens if told else turn.max_tokens
+        request = ParsedRequest(name, turn.route, MODEL, prompt, stream, most, session=session)
         return Asked(request, reply, self._said.keys)
 
     def _new(self, tokens: int) -> tuple[int, ...]:

@@ -16,38 +16,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from heapq import heappop, heappush, nsmallest
 from itertools import count
 
 from engine_patches.orders import EvictionOrder
 from router.sim.hardware import Hardware
+from router.sim.job import Job
 from router.sim.pool import Pool
-from router.types import BlockKey
 
 NEVER = math.inf
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request inside an engine. keys: of the full blocks of prompt and answer."""
-
-    keys: tuple[BlockKey, ...]
-    prompt_tokens: int
-    output_tokens: int
-    tag: object = None
-    """The caller's."""
-    cached_tokens: int | None = None
-    """Of the prompt, found when it was first admitted."""
-    first_s: float | None = None
-    preemptions: int = 0
-    blocks: list[int] = field(default_factory=list)
-    keyed: int = 0  # of them, those that have their key
-    target: int = 0  # tokens to compute until a token comes out: prompt, and answer before a preemption
-    computed: int = 0  # tokens; while it decodes, those of the step numbered `since`
-    generated: int = 0  # tokens, likewise
-    since: int = -1  # the step it decodes from; -1: it does not
-    stamp: int = 0  # counts preemptions in what is due, so that what was due before is void
 
 
 Due = tuple[int, int, Job, int]  # number of the step, tie-break, job and its stamp
@@ -66,6 +43,7 @@ class Engine:
         self.preemptions = 0
         self.waiting: deque[Job] = deque()
         self.running: dict[Job, None] = {}  # the newest last
+        self._left: list[Job] = []
         self._prefilling: dict[Job, None] = {}
         self._chunks: list[tuple[Job, int]] = []  # of the step under way
         self._decoding = 0
@@ -81,7 +59,12 @@ class Engine:
 
     def fits(self, job: Job) -> bool:
         """Whether it can ever be served."""
-        return job.prompt_tokens + job.output_tokens <= self.pool.size * self.block_tokens
+        return job.prompt_tokens + job.output_tokens <= self.most_tokens
+
+    @property
+    def most_tokens(self) -> int:
+        """Longest prompt and answer together."""
+        return self.pool.size * self.block_tokens
 
     def submit(self, job: Job, now: float) -> None:
         job.target = job.prompt_tokens
@@ -90,6 +73,11 @@ class Engine:
             self._begin(now)
         elif self._open:
             self._cut(now)
+
+    def abort(self, job: Job, now: float) -> None:
+        """Its client has left: it goes with the end of the step that runs, and is not among those done."""
+        self._left.append(job)
+        self._cut(now)
 
     def slow_down(self, slowness: float, now: float) -> None:
         """Another factor f, from the next step on."""
@@ -105,6 +93,12 @@ class Engine:
         self._context += self._steps * self._decoding
         self._supply(self._step)
         first = [job for job, tokens in self._chunks if self._chunk_done(job, tokens, now)]
+        for job in self._left:
+            if job in self.running:
+                self._leave(job)
+            else:
+                self.waiting.remove(job)
+        self._left.clear()
         done = []
         while self._ends and self._ends[0][0] <= self._step:
             _, _, job, stamp = heappop(self._ends)
@@ -278,7 +272,7 @@ class Engine:
         self.waiting.appendleft(job)
 
     def _leave(self, job: Job) -> None:
-        """It no longer runs: done, or preempted."""
+        """It no longer runs: done, preempted, or left by its client."""
         if job.since >= 0:
             steps = self._step - job.since
             job.generated += steps

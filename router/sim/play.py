@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -16,8 +16,10 @@ from typing import NamedTuple
 from router.config import Config
 from router.core import Router
 from router.errors import NoEngine
-from router.sim.dialog import Asked, Dialog
-from router.sim.engine import NEVER, Engine, Job
+from router.sim.call import Call, Visit, call_of
+from router.sim.dialog import Dialog
+from router.sim.engine import NEVER, Engine
+from router.sim.job import Job
 from router.sim.setup import Run, build_engine, describe_engine
 from router.sim.trace import REPORT_EVERY, ignore
 from router.sim.traffic import Session
@@ -47,7 +49,8 @@ class Served(NamedTuple):
 class Played:
     """All that came of a run.
 
-    last_arrival_s: when the last session began; failed: requests without an answer; busy_s: of each engine.
+    last_arrival_s: when the last session began; failed: requests without an answer; busy_s: of each engine; left: those
+    whose clients did not wait for the answer.
     """
 
     served: list[Served]
@@ -56,29 +59,7 @@ class Played:
     failed: int
     preemptions: int
     busy_s: list[float]
-
-
-@dataclass(slots=True)
-class Visit:
-    """A session in progress; `number`: of its first request."""
-
-    session: Session
-    dialog: Dialog
-    number: int
-    turn: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """A request on its way; `decision`: of the latest try."""
-
-    visit: Visit
-    asked: Asked
-    number: int
-    arrival_s: float
-    tried: list[EngineId] = field(default_factory=list)
-    breaks: int = 0
-    decision: Decision | None = None
+    left: int = 0
 
 
 Watcher = Callable[[Decision], None]
@@ -104,7 +85,7 @@ class Player:
         self._index = {engine: index for index, engine in enumerate(self._ids)}
         self._busy_s = [0.0] * run.site.engines
         self._sessions: Iterator[Session] = run.traffic.open(run.seed, run.site.block_tokens)
-        self._requests = self._failed = self._preemptions = 0
+        self._requests = self._failed = self._left = self._preemptions = 0
         self._last_arrival_s = 0.0
         self._served: list[Served] = []
 
@@ -117,7 +98,8 @@ class Player:
         for engine in list(self._engines):
             self._count(engine)
         assert self._router.fleet.in_flight == 0
-        return Played(self._served, self._requests, self._last_arrival_s, self._failed, self._preemptions, self._busy_s)
+        counts = self._requests, self._last_arrival_s, self._failed, self._preemptions
+        return Played(self._served, *counts, self._busy_s, self._left)
 
     def _at(self, time_s: float, action: Callable[..., None], *what: object) -> None:
         heappush(self._events, (time_s, next(self._serial), action, what))
@@ -157,9 +139,9 @@ class Player:
         checks_s = self._config.health_check_interval_secs * self._config.health_failure_threshold
         self._at(self._now + checks_s, self._check, name)
         for job in lost:
-            call = job.tag
-            assert isinstance(call, Call)
-            self._lose(call, job.first_s)
+            call = call_of(job)
+            if call.place is not None:  # else its client has left just before
+                self._lose(call, job.first_s)
 
     def _check(self, name: EngineId) -> None:
         if name not in self._engines:
@@ -186,8 +168,7 @@ class Player:
         first, done = engine.advance()
         self._watch(engine)
         for job in first:
-            call = job.tag
-            assert isinstance(call, Call)
+            call = call_of(job)
             assert call.decision is not None
             if call.asked.request.stream:
                 self._router.first_token(call.decision, self._now)
@@ -212,10 +193,16 @@ class Player:
     def _ask(self, visit: Visit) -> None:
         """A client sends its next request."""
         number, session = visit.number + visit.turn, visit.session
-        stream = number * GOLDEN % 1.0 >= self._run.site.unstreamed  # the same ones under any policy
-        asked = visit.dialog.ask(session.turns[visit.turn], str(number), session.name, stream=stream, told=session.told)
+        turn = session.turns[visit.turn]
+        stream = turn.stream
+        if stream is None:
+            stream = number * GOLDEN % 1.0 >= self._run.site.unstreamed  # the same ones under any policy
+        asked = visit.dialog.ask(turn, str(number), session.name, stream=stream, told=session.told)
         visit.turn += 1
-        self._dispatch(Call(visit, asked, number, self._now))
+        call = Call(visit, asked, number, self._now, turn.left_s)
+        if turn.left_s is not None:
+            self._at(self._now + turn.left_s, self._leave, call)
+        self._dispatch(call)
 
     def _dispatch(self, call: Call) -> None:
         """Tries engines as the gateway does, until one takes the request."""
@@ -238,19 +225,33 @@ class Player:
 
     def _submit(self, call: Call, decision: Decision, engine: Engine) -> None:
         asked = call.asked
-        job = Job(asked.keys, asked.request.prompt.units, len(asked.reply), call)
+        job = Job(asked.keys, asked.request.prompt.units, call.tokens(engine), call)
         if not engine.fits(job):
             self._router.complete(decision, Outcome(Ending.REJECTED, self._now))
             self._failed += 1
             return
+        call.place = engine, job
         before = engine.next_s
         engine.submit(job, self._now)
         if engine.next_s != before:
             self._watch(engine)
 
+    def _leave(self, call: Call) -> None:
+        """A client waits no longer. Nothing happens if it has its answer, or knows that there is none."""
+        if call.place is None:
+            return
+        assert call.decision is not None
+        (engine, job), call.place = call.place, None
+        engine.abort(job, self._now)
+        self._watch(engine)
+        seen_s = job.first_s if call.asked.request.stream else None
+        self._router.complete(call.decision, Outcome(Ending.CANCELLED, self._now, seen_s))
+        self._left += 1
+
     def _lose(self, call: Call, first_s: float | None) -> None:
         """The connection broke. Another engine is tried, once, unless the client has seen part of an answer."""
         assert call.decision is not None
+        call.place = None
         seen_s = first_s if call.asked.request.stream else None
         self._router.complete(call.decision, Outcome(Ending.ENGINE_LOST, self._now, seen_s))
         call.breaks += 1
@@ -260,11 +261,11 @@ class Player:
             self._failed += 1
 
     def _finish(self, job: Job) -> None:
-        call = job.tag
-        assert isinstance(call, Call)
+        call = call_of(job)
         assert call.decision is not None
         assert job.first_s is not None
         assert job.cached_tokens is not None
+        call.place = None
         now, asked = self._now, call.asked
         outcome = Outcome(
             Ending.OK,

@@ -4,7 +4,7 @@ Two formats, told apart by the first line that is not blank, both also compresse
 - text: one request a line, its block ids separated by blanks, the first block first. If the ids of the first request
   are whole numbers, so must all others be (a word among numbers is a damaged line); else ids are any words;
 - JSON lines as Mooncake publishes them (FAST'25): `hash_ids` (whole numbers), and where given `timestamp` (ms),
-  `input_length` and `output_length` (tokens).
+  `input_length` and `output_length` (tokens); and what `router.record` adds.
 
 Equal id, equal block. A block's parent is the one before it on its line.
 """
@@ -23,6 +23,7 @@ from itertools import islice
 from typing import IO, Any, Protocol, cast
 
 from router.errors import TraceError
+from router.types import Ending
 
 Block = int | str
 
@@ -44,6 +45,12 @@ class Request:
     output_tokens: int | None = None
     block_tokens: float | None = None
     """Tokens that an id stands for."""
+    left_s: float | None = None
+    """It ended without a whole answer, so long after its arrival; None: it was answered."""
+    max_tokens: int | None = None
+    stream: bool | None = None
+    route: str | None = None
+    session: str | None = None
 
 
 class Trace(Protocol):
@@ -159,7 +166,26 @@ class TraceFile:
             self._number(number, entry, "input_length", (int,)),
             self._number(number, entry, "output_length", (int,)),
             self._number(number, entry, "block_tokens", (int, float)) or None,
+            self._left_s(number, entry),
+            self._number(number, entry, "max_tokens", (int,)) or None,
+            self._value(number, entry, "stream", bool, "true or false"),
+            self._value(number, entry, "route", str, "text"),
+            self._value(number, entry, "session", str, "text"),
         )
+
+    def _left_s(self, number: int, entry: dict[str, Any]) -> float | None:
+        if self._value(number, entry, "ending", str, "text") in (None, Ending.OK):
+            return None
+        latency_ms = self._number(number, entry, "latency_ms", (int, float))
+        if latency_ms is None:
+            raise TraceError(self.label, number, "no latency_ms", "when the request ended that was not answered")
+        return float(latency_ms / 1e3)
+
+    def _value(self, number: int, entry: dict[str, Any], key: str, kind: type, words: str) -> Any:
+        value = entry.get(key)
+        if value is not None and type(value) is not kind:
+            raise TraceError(self.label, number, f"{key} = {_show(value)}", words)
+        return value
 
     def _number(self, number: int, entry: dict[str, Any], key: str, kinds: tuple[type, ...]) -> Any:
         value = entry.get(key)

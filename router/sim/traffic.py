@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from router.errors import TraceError
-from router.sim.dialog import Turn, chain_ids, chain_tokens
+from router.sim.dialog import ROUTE, Turn, chain_ids, chain_tokens
 from router.sim.trace import Request, TraceFile
 from router.types import Prompt
 
@@ -223,8 +223,16 @@ class Replay:
         for number, (arrival_s, (request, prompt_tokens, output_tokens)) in enumerate(paced(facts, self.spread), 1):
             start_s = arrival_s if start_s is None else start_s
             head = chain_ids(request.blocks, self.id_tokens or TRACE_BLOCK, prompt_tokens, block_tokens)
-            turns = (Turn(0.0, prompt_tokens - head.units, output_tokens),)
-            yield Session((arrival_s - start_s) * self.scale, head, turns, number * OWN_IDS)
+            turn = Turn(
+                0.0,
+                prompt_tokens - head.units,
+                output_tokens,
+                request.left_s,
+                request.max_tokens,
+                request.stream,
+                request.route or ROUTE,
+            )
+            yield Session((arrival_s - start_s) * self.scale, head, (turn,), number * OWN_IDS, request.session)
 
 
 Facts = tuple[float, tuple[Request, int, int]]  # arrival; request, prompt tokens, output tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from fake_engine import REFUSAL, Script
@@ -166,6 +167,30 @@ async def test_a_client_that_leaves_in_the_middle() -> None:
         await leave(gateway, stream=True, after_bytes=True)
         await gateway.ended("cancelled")
         await until(lambda: gateway.engines[0].cancelled == 1)
+
+
+async def test_who_left_is_recorded_with_what_had_come(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with served(Script(fault="hang", after=3), record=str(path)) as gateway:  # behind the role and two tokens
+        body = {**BODIES[CHAT], "max_tokens": 50, "stream": True}
+        async with gateway.client.stream("POST", CHAT, json=body) as response:
+            async for line in response.aiter_lines():
+                if "France" in line:
+                    break
+        await gateway.ended("cancelled")
+        assert gateway.value("leafcutter_output_tokens_total") == 2
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["ending"], line["output_length"], line["max_tokens"]) == ("cancelled", 2, 50)
+    assert 0 < line["ttft_ms"] <= line["latency_ms"]
+
+
+async def test_a_stream_that_broke_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with served(Script(fault="cut", after=1), record=str(path)) as gateway:
+        await gateway.post(COMPLETIONS, stream=True)
+        await gateway.ended("engine_lost")
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["ending"], line["output_length"]) == ("engine_lost", 1)
 
 
 async def test_a_client_that_leaves_inside_its_own_body() -> None:

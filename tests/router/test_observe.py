@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, read_json
@@ -50,6 +50,7 @@ def plain(shown: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 400), max_size=8))
 def test_streams_may_be_cut_anywhere(end: str, cuts: list[int]) -> None:
     whole, visible = stream(end)
@@ -106,6 +107,20 @@ def test_an_event_too_long_to_hold_back_is_let_through() -> None:
 )
 def test_the_first_token(chunk: bytes, started: bool) -> None:
     assert observe(chunk)[0].seen.started is started
+
+
+@pytest.mark.parametrize(
+    ("chunks", "tokens"),
+    [
+        ([delta(role="assistant", content=""), delta(content="a"), delta(content="b")], 2),
+        ([text("a"), text("b"), text("c"), usage_event()], 3),
+        ([event({"choices": [{"index": 0, "text": "abc", "token_ids": [1, 2, 3]}]}), text("d")], 4),
+        ([event({"choices": [{"index": 1, "text": "a"}]}), text("a")], 1),
+        ([usage_event()], 0),
+    ],
+)
+def test_tokens_that_have_come_are_counted(chunks: list[bytes], tokens: int) -> None:
+    assert observe(*chunks)[0].seen.tokens == tokens
 
 
 def test_an_event_without_a_blank_line_at_the_end_counts() -> None:

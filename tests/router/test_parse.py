@@ -7,7 +7,7 @@ import pytest
 
 from router import blocks
 from router.errors import BadRequest
-from router.parse import CHAT, COMPLETIONS, Parsed, parse
+from router.parse import CHAT, COMPLETIONS, NAME_CHARS, Parsed, parse
 
 USER = {"role": "user", "content": "What is the capital of France? " * 40}
 
@@ -113,6 +113,17 @@ def test_what_no_engine_could_read_is_refused(body: bytes, route: str, param: st
 )
 def test_sessions(headers: dict[str, str], fields: dict[str, Any], session: str | None) -> None:
     assert read({"messages": [], **fields}, **headers).request.session == session
+
+
+def test_a_long_name_of_a_session_is_kept_short() -> None:
+    """Maps of the router remember names of sessions, and clients make them."""
+    names = [read({"messages": [], "user": "u" * length}).request.session for length in (256, 257, 10**6, 257)]
+    assert names[0] == "u" * 256
+    assert len(set(names)) == 3
+    assert names[1] == names[3]
+    assert all(name is not None and len(name) <= NAME_CHARS for name in names)
+    assert len(read({"messages": []}, x_session_id="s" * 5000).request.session or "") <= NAME_CHARS
+    assert read({"messages": [], "user": "\ud800" * 300}).request.session
 
 
 # --- the one edit ----------------------------------------------------------------------------------

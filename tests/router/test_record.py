@@ -19,7 +19,7 @@ TEXT = b"the text of the prompt that nobody may read" * 10
 def decided(text: bytes = TEXT, *, choices: int = 1, session: str | None = "mine") -> Decision:
     prompt = chain(b"root", text, 64)
     request = ParsedRequest("r", "/v1/chat/completions", "tiny", prompt, True, 99, choices, session)
-    return Decision(request, EngineId("engine-0"), "lbgr", "lowest_cost", None, 1.0, 0.0, 1.0, (), 1, 10.0)
+    return Decision(request, EngineId("engine-0"), "lbgr", "lowest_cost", None, 430.0, 0.0, 1.0, (), 1, 10.0)
 
 
 def answer(
@@ -66,6 +66,7 @@ def test_a_line_tells_lengths_times_and_blocks_and_no_text(tmp_path: Path, name:
         "stream": True,
         "route": "/v1/chat/completions",
         "model": "tiny",
+        "ending": "ok",
         "engine": "engine-0",
         "policy": "lbgr",
         "ttft_ms": 1500.0,
@@ -87,6 +88,8 @@ def test_the_simulators_reader_takes_it(tmp_path: Path):
     assert (second.blocks, second.arrival_s, second.prompt_tokens, second.output_tokens) == ([], 1.25, 100, 7)
     assert first.block_tokens
     assert second.block_tokens
+    assert (first.stream, first.max_tokens, first.route) == (True, 99, "/v1/chat/completions")
+    assert (first.left_s, first.session) == (None, lines(path)[0]["session"])
 
 
 def test_equal_beginnings_have_equal_ids_and_another_salt_other_ones(tmp_path: Path):
@@ -107,19 +110,47 @@ def test_equal_beginnings_have_equal_ids_and_another_salt_other_ones(tmp_path: P
     [
         (None, None),
         (decided(), None),
-        *((decided(), answer(ending=ending)) for ending in Ending if ending is not Ending.OK),
+        (decided(), answer(ending=Ending.REJECTED, output=None)),
         (decided(), answer(prompt=None)),
         (decided(), answer(output=0)),
         (decided(choices=2), answer()),
+        (decided(choices=2), answer(ending=Ending.CANCELLED)),
     ],
 )
-def test_what_was_not_answered_whole_is_left_out_and_holds_nothing_up(tmp_path: Path, decision, outcome):
+def test_what_no_engine_worked_on_or_told_of_is_left_out_and_holds_nothing_up(tmp_path: Path, decision, outcome):
     writer = recorder(tmp_path / "t")
     with writer.running():
         writer.ended(writer.arrived(1.0), 1.0, decision, outcome)
         writer.ended(writer.arrived(2.0), 2.0, decided(), answer())
     assert arrivals(tmp_path / "t") == [1000.0]
     assert writer.counts == {"written": 1, "left_out": 1, "dropped": 0, "lost": 0}
+
+
+@pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.TIMEOUT, Ending.ENGINE_LOST, Ending.REJECTED])
+def test_what_did_not_end_well_tells_when_and_what_had_come(tmp_path: Path, ending: Ending):
+    writer = recorder(tmp_path / "t")
+    with writer.running():
+        writer.ended(writer.arrived(10.0), 10.0, decided(), Outcome(ending, 12.5, 11.0, None, None, 3))
+    (line,) = lines(tmp_path / "t")
+    told = {name: line[name] for name in ("ending", "input_length", "output_length", "latency_ms", "cached_tokens")}
+    assert told == {
+        "ending": ending.value,
+        "input_length": 430,  # the router's estimate
+        "output_length": 3,
+        "latency_ms": 2500.0,
+        "cached_tokens": None,
+    }
+    (request,) = TraceFile(str(tmp_path / "t")).open(0)
+    assert (request.left_s, request.output_tokens, request.max_tokens) == (2.5, 3, 99)
+
+
+@pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.TIMEOUT, Ending.ENGINE_LOST])
+def test_a_request_that_ended_before_its_first_token_is_load_too(tmp_path: Path, ending: Ending):
+    writer = recorder(tmp_path / "t")
+    with writer.running():
+        writer.ended(writer.arrived(10.0), 10.0, decided(), Outcome(ending, 70.0))
+    (line,) = lines(tmp_path / "t")
+    assert (line["output_length"], line["ttft_ms"], line["latency_ms"]) == (0, None, 60_000.0)
 
 
 def test_counts_that_cannot_be_are_not_told(tmp_path: Path):
@@ -212,11 +243,11 @@ def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, c
 
 
 def test_prompts_of_token_ids_have_blocks_of_whole_tokens(tmp_path: Path):
-    request = ask_for(1, 2, 3, units=200)
-    assert request.prompt.block_units == prompt_of(1).block_units == 64
-    decision = Decision(request, EngineId("e"), "lbgr", "x", None, 200.0, 0.0, 1.0, (), 1, 0.0)
     writer = recorder(tmp_path / "t")
     with writer.running():
-        writer.ended(writer.arrived(0.0), 0.0, decision, answer(prompt=200))
-    (line,) = lines(tmp_path / "t")
-    assert (line["block_tokens"], len(line["hash_ids"])) == (64.0, 3)
+        for units in range(192, 256):
+            request = ask_for(1, 2, 3, units=units)
+            assert request.prompt.block_units == prompt_of(1).block_units == 64
+            decision = Decision(request, EngineId("e"), "lbgr", "x", None, 200.0, 0.0, 1.0, (), 1, 0.0)
+            writer.ended(writer.arrived(0.0), 0.0, decision, answer(prompt=units))
+    assert [(line["block_tokens"], len(line["hash_ids"])) for line in lines(tmp_path / "t")] == [(64.0, 3)] * 64

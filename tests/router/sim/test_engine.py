@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.engine import NEVER, Engine, Job
+from router.sim.engine import NEVER, Engine
 from router.sim.hardware import Hardware
+from router.sim.job import Job
 
 # A step: 10 ms, or 1 ms a prompt token if that is longer; 1 ms a sequence; 0.01 ms a token of context.
 PLAIN = Hardware("plain", 0, 10, 1.0, 0.0, 1.0, 0.01, 100, 0)
@@ -153,6 +154,52 @@ def test_death():
         engine.submit(each, 0.0)
     engine.advance()
     assert engine.kill() == jobs
+    assert engine.next_s == NEVER
+
+
+def test_a_request_that_is_left_goes_with_its_step():
+    engine = engine_of(context_ms=0.0)
+    left, other = job(1, 10, 90), job(2, 10, 21)
+    engine.submit(left, 0.0)
+    engine.submit(other, 0.0)  # behind the first step
+    engine.advance()
+    engine.advance()
+    began_s = engine.next_s - engine._lasting_s(engine._steps)
+    engine.abort(left, began_s + 0.012 * 3.5)  # 10 + 2 ms a step
+    assert engine.next_s == pytest.approx(began_s + 0.012 * 4)
+    assert engine.advance() == ([], [])
+    assert left.generated == 1 + 1 + 4  # its first, one beside the other's prompt, four steps
+    assert list(engine.running) == [other]
+    _, done = drive(engine, [])
+    assert set(done) == {2}
+    assert engine.pool.free == 100
+    again = job(1, 10, 90)
+    drive(engine, [(9.0, again)])
+    assert again.cached_tokens == 0  # one block: the last token of a prompt is always computed
+    follow_up = Job(left.keys, 60, 1, 3)
+    drive(engine, [(19.0, follow_up)])
+    assert follow_up.cached_tokens == 50  # of the answer, too
+
+
+@pytest.mark.parametrize("prompts", [(500,), (500, 30)])
+def test_a_request_that_is_left_while_it_waits_or_is_computed(prompts):
+    engine = engine_of()
+    jobs = [job(number, prompt, 5) for number, prompt in enumerate(prompts)]
+    for each in jobs:
+        engine.submit(each, 0.0)
+    engine.abort(jobs[-1], 0.02)
+    first, done = drive(engine, [])
+    assert set(first) == set(done) == set(range(len(prompts) - 1))
+    assert (engine.pool.free, engine.next_s) == (100, NEVER)
+    assert not engine.waiting
+
+
+def test_a_request_that_is_left_in_its_last_step_is_not_done():
+    engine = engine_of()
+    engine.submit(only := job(1, 10, 1), 0.0)
+    engine.abort(only, 0.005)
+    first, done = engine.advance()
+    assert (first, done) == ([only], [])
     assert engine.next_s == NEVER
 
 

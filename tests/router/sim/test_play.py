@@ -225,6 +225,63 @@ def test_a_trace_is_replayed(tmp_path):
     assert [s.arrival_s for s in sorted(played.served)] == pytest.approx([0.1 * n for n in range(30)])
 
 
+def recorded(path, *lines, requests=None):
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return replay(TraceFile(str(path)), skip=0, requests=requests, rate=None, scale=1.0, spread=False)
+
+
+def line_of(at_ms, **fields):
+    told = {"timestamp": at_ms, "input_length": 1000, "output_length": 20, "hash_ids": [], "ending": "ok"}
+    return told | fields
+
+
+def test_what_a_recording_tells_reaches_the_router(tmp_path):
+    told = {"max_tokens": 77, "route": "/v1/chat/completions", "session": "ab"}
+    lines = [line_of(1000 * n, stream=n % 2 == 0, **told) for n in range(8)] + [line_of(9000)]
+    site = Site(2, ("h100-8b",), 512, unstreamed=1.0)
+    *seen, last = decisions_of(Run(recorded(tmp_path / "t", *lines), site, "lbgr", "lru", 0))
+    assert [decision.request.stream for decision in seen] == [True, False] * 4
+    assert {(d.request.max_tokens, d.request.route, d.request.session) for d in seen} == {tuple(told.values())}
+    assert (last.request.max_tokens, last.request.stream, last.request.session) == (None, False, None)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 5000])
+def test_a_request_that_was_left_holds_its_engine_until_then(tmp_path, max_tokens):
+    """Beside one that decodes for 30 s another one is slower, however few tokens had come to its client."""
+    gone = line_of(0, output_length=3, max_tokens=max_tokens, ending="cancelled", latency_ms=30_000)
+    runs = {}
+    for name, lines in (("gone", [gone, line_of(1000), line_of(40_000)]), ("alone", [line_of(1000), line_of(40_000)])):
+        played = play(Run(recorded(tmp_path / name, *lines), Site(1, ("h100-8b",), 512), "lbgr", "lru", 0))
+        runs[name] = played, [s.done_s - s.arrival_s for s in played.served]
+    played, (beside, after) = runs["gone"]
+    assert (played.left, played.failed, played.requests) == (1, 0, 3)
+    assert beside > 1.001 * runs["alone"][1][0]
+    assert after == pytest.approx(runs["alone"][1][1])
+    assert played.busy_s[0] == pytest.approx(30 + after, abs=0.1)
+
+
+def test_a_request_that_was_left_is_answered_if_its_bound_is_reached_before(tmp_path):
+    gone = line_of(0, output_length=3, max_tokens=50, ending="timeout", latency_ms=30_000)
+    played = play(Run(recorded(tmp_path / "t", gone), Site(1, ("h100-8b",), 512), "lbgr", "lru", 0))
+    assert (played.left, [s.output_tokens for s in played.served]) == (0, [50])
+
+
+def test_a_client_leaves_while_its_request_waits(tmp_path):
+    lines = [line_of(n, ending="cancelled", latency_ms=5 + n) for n in range(40)]
+    played = play(Run(recorded(tmp_path / "t", *lines), Site(2, ("l40-8b",), 512), "lbgr", "rlt_gix", 0))
+    assert (played.left, played.served, played.failed) == (40, [], 0)
+    assert sum(played.busy_s) < 2  # not one prompt after another
+
+
+def test_an_engine_fails_under_requests_that_are_left(tmp_path):
+    lines = [line_of(100 * n, ending="cancelled", latency_ms=4000) for n in range(40)]
+    site = Site(2, ("l40-8b",), 512, fail=((0, 2.0),))
+    played = play(Run(recorded(tmp_path / "t", *lines), site, "lbgr", "lru", 0))
+    assert played.served == []
+    assert played.failed > 0
+    assert played.left + played.failed == 40
+
+
 def test_many_engines():
     played = play(run_of(rate=200.0, requests=250, site=replace(L40, engines=256)))
     assert len(shares(played)) > 50

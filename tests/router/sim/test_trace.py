@@ -5,6 +5,7 @@ import itertools
 import json
 import pickle
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,15 @@ def test_mooncake(write):
     assert read(path) == [Request([0, 5], 1.5, 1000, 7), Request([])]
 
 
+def test_what_a_recording_adds(write):
+    told = {"hash_ids": [1], "max_tokens": 9, "stream": False, "route": "/v1/x", "session": "me", "ending": "ok"}
+    lines = [told, {**told, "ending": "cancelled", "latency_ms": 2500}, {**told, "max_tokens": None, "session": None}]
+    whole, left, plain = read(write("".join(json.dumps(line) + "\n" for line in lines)))
+    assert whole == Request([1], max_tokens=9, stream=False, route="/v1/x", session="me")
+    assert left == replace(whole, left_s=2.5)
+    assert plain == replace(whole, max_tokens=None, session=None)
+
+
 @pytest.mark.parametrize("content", ["1 2\n3\n", '{"hash_ids": [1, 2]}\n{"hash_ids": [3]}\n'])
 def test_gzip_whatever_its_name(write, content):
     path = write(gzip.compress(content.encode()), "packed")
@@ -98,6 +108,10 @@ def test_progress_ends_near_the_end(write):
         ('{"hash_ids": [1], "timestamp": NaN}\n', 1, "timestamp ="),
         ('{"hash_ids": [1], "input_length": 1.5}\n', 1, "input_length ="),
         ('{"hash_ids": [1], "output_length": -1}\n', 1, "output_length ="),
+        ('{"hash_ids": [1], "ending": "timeout"}\n', 1, "no latency_ms"),
+        ('{"hash_ids": [1], "ending": 3}\n', 1, "ending ="),
+        ('{"hash_ids": [1], "stream": 1}\n', 1, "stream ="),
+        ('{"hash_ids": [1], "session": 7}\n', 1, "session ="),
         ('{"hash_ids": ' + "[" * 100_000 + "\n", 1, "..."),
     ],
 )

@@ -1,0 +1,71 @@
+"""Traffic that never repeats fills every map of the router to its cap and no further; with the caps of the defaults
+and a million requests: benchmarks/soak.py."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from benchmarks.soak import cap_bytes, router_of, size_bytes, soak
+from router.config import Config
+from router.policies import TABLE
+
+ENGINES = 4
+LRU = ["lru"] * ENGINES
+BLOCKS, DECISIONS = 10_000, 1_000
+GENERATION = 2 * BLOCKS // 16  # blocks: the survival index drops whole generations of an engine (`router_of`: capacity)
+
+
+def totals_of(config, orders, requests, checkpoints):
+    """(bytes, blocks in the index) at each checkpoint."""
+    router = router_of(config, orders)
+    return [(sum(sizes.values()), router.index_blocks) for _, sizes in soak(router, requests, checkpoints)]
+
+
+def is_flat(totals):
+    """Over the last 30 %, when the slowest map has long been full."""
+    last = totals[-len(totals) * 3 // 10 :]
+    return max(last) <= 1.03 * min(last)
+
+
+@pytest.mark.parametrize(("orders", "slack_blocks"), [(LRU, 0), (["rlt_gix"] * ENGINES, ENGINES * GENERATION)])
+@pytest.mark.parametrize("policy", ["lbgr", "lmetric"])
+def test_what_never_repeats_fills_the_caps_and_no_more(policy, orders, slack_blocks):
+    config = Config(policy=policy, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
+    found = totals_of(config, orders, 12_000, 12)
+    assert 0.95 * BLOCKS <= max(blocks for _, blocks in found) <= BLOCKS + slack_blocks
+    assert max(total for total, _ in found) <= cap_bytes(config)
+    assert is_flat([total for total, _ in found])
+
+
+def test_every_policy_keeps_to_its_caps():
+    shadow = tuple(name for name in TABLE if name != "lbgr")
+    config = Config(shadow=shadow, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
+    assert max(total for total, _ in totals_of(config, LRU, 3_000, 3)) <= cap_bytes(config)
+
+
+def test_a_map_that_grows_is_noticed():
+    config = Config(policy="lmetric", prefix_index_blocks=BLOCKS, ledger_decisions=10**6)
+    assert not is_flat([total for total, _ in totals_of(config, LRU, 12_000, 4)])
+
+
+@dataclass(slots=True)
+class Holder:
+    one: object
+    other: object = None
+
+
+def test_every_object_counts_once():
+    text = "x" * 5000
+    found = [text, text, {"key": text}]
+    assert size_bytes(found) == sum(map(sys.getsizeof, (found, text, found[2], "key")))
+    assert size_bytes(Holder(Holder(text), text)) > 5000
+    seen = {id(text)}
+    found = [text]
+    assert size_bytes(found, seen) == sys.getsizeof(found)
+    assert id(found) in seen
+    ring = Holder(None)
+    ring.one = ring
+    assert size_bytes(ring) < 200
+    elsewhere = [sys, int, size_bytes]
+    assert size_bytes(elsewhere) == sys.getsizeof(elsewhere)
