@@ -1,0 +1,89 @@
+"""The file that keeps the runs of `acceptance`: one that was interrupted goes on, figures can be told again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from fnmatch import fnmatch
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from acceptance_rows import Scene
+
+import engine_patches
+import router
+
+SAVE_EVERY_S = 20.0
+Values = dict[str, float]
+Key = tuple[str, str, int]  # a scene's name, an entrant's label, the seed
+
+
+class Book:
+    """The runs that are done, and the file that keeps them. A run of a scene that has changed since is forgotten."""
+
+    def __init__(self, path: Path | None, scenes: Sequence[Scene]) -> None:
+        self._path, self._scenes, self._saved_s = path, scenes, monotonic()
+        self._source = digest()
+        self._runs: dict[Key, Values] = {}
+        self._sources: dict[Key, str] = {}
+        if path is None or not path.exists():
+            return
+        kept = json.loads(path.read_text())
+        known = {scene.name for scene in scenes if kept["scenes"].get(scene.name) == plain(scene)}
+        for run in kept["runs"]:
+            key = run.pop("scene"), run.pop("entrant"), run.pop("seed")
+            if key[0] in known:
+                self._sources[key] = run.pop("source")
+                self._runs[key] = run
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._runs
+
+    def forget(self, pattern: str) -> None:
+        """The runs of the entrants whose label matches."""
+        self._runs = {key: values for key, values in self._runs.items() if not fnmatch(key[1], pattern)}
+
+    def add(self, key: Key, values: Values) -> None:
+        self._runs[key], self._sources[key] = values, self._source
+        if monotonic() - self._saved_s > SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        if self._path is None:
+            return
+        runs = [
+            {"scene": scene, "entrant": label, "seed": seed, "source": self._sources[scene, label, seed], **values}
+            for (scene, label, seed), values in sorted(self._runs.items())
+        ]
+        scenes = ",\n".join(f"{json.dumps(scene.name)}: {json.dumps(plain(scene))}" for scene in self._scenes)
+        lines = ",\n".join(map(json.dumps, runs))
+        beside = self._path.with_suffix(".part")  # so that whoever kills it finds the old file or the new one
+        beside.write_text(f'{{"scenes": {{\n{scenes}\n}},\n"runs": [\n{lines}\n]}}\n')
+        beside.replace(self._path)
+        self._saved_s = monotonic()
+
+    def values(self, scene: str, label: str, numbers: Sequence[int]) -> list[Values] | None:
+        """Of all these seeds, or None."""
+        keys = [(scene, label, seed) for seed in numbers]
+        return [self._runs[key] for key in keys] if all(key in self for key in keys) else None
+
+    def versions(self) -> int:
+        """Of the sources that the runs come from."""
+        return len({self._sources[key] for key in self._runs})
+
+
+def plain(scene: Scene) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(asdict(scene)))
+
+
+def digest() -> str:
+    """Of the code that is simulated."""
+    found = hashlib.sha256()
+    for package in (router, engine_patches):
+        for file in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
+            found.update(file.read_bytes())
+    return found.hexdigest()[:12]
