@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from router.option import option
 
+OBJECTIVES = ("e2e", "ttft", "slo")
 POLICIES = (  # held equal to policies.TABLE by a test
     "lbgr",
     "lbgr_paper",
@@ -117,6 +118,18 @@ class Config:
     )
     lbgr_duplication_weight_learned: float = option(
         3.0, "the same before engines whose eviction order is not LRU: there a copy displaces little", low=0
+    )
+    lbgr_objective: str = option(
+        "e2e",
+        "what is made short: whole answers (e2e), the first token (ttft), or whole answers within clients' own bounds"
+        " (slo: headers x-slo-ttft-ms, x-slo-tpot-ms)",
+        among=OBJECTIVES,
+    )
+    lbgr_first_token_weight: float = option(
+        1.0, "what a second before the first token costs beside being one of latency", low=0
+    )
+    lbgr_slo_weight: float = option(
+        2.0, "what it costs to miss a client's bound, in times of the bound (objective slo)", low=0
     )
     lbgr_imposed_prefill: float = option(1.0, "weight of the prefill delay imposed on others", low=0)
     lbgr_imposed_decode: float = option(1.0, "weight of the decode delay imposed on others", low=0)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from router import blocks, policies
 from router.config import Config
 from router.drift import Drift
 from router.errors import NoEngine, NotFound, SnapshotError
 from router.fleet import Change, Fleet
-from router.holdings import Holdings, evicts_by_age
+from router.holdings import LRU_ORDERS, Holdings, Match
 from router.learners.mean import OutputLength, TokenRatio, length_classes
 from router.ledger import Ledger
 from router.panel import Create, Panel
@@ -38,6 +39,15 @@ from router.types import (
 from router.usage import checked
 
 COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
+
+
+class _Look(NamedTuple):
+    """What a decision is made of: the request as policies see it, who may get it, what the index holds of it."""
+
+    ask: Ask
+    candidates: list[Candidate]
+    match: Match
+    block_tokens: float
 
 
 class Router:
@@ -72,12 +82,11 @@ class Router:
         exclude: engines tried already. Raises NotFound if no engine serves the model, NoEngine if none that does can
         take the request now.
         """
-        ask, candidates, matched = self._look(request, now, exclude)
-        choice = self.panel.choose(ask, candidates)
-        chosen = choice.chosen.engine
-        booking = self._book(ask, choice.chosen)
-        lookup = self._index.book(chosen, request.prompt.keys, matched.get(chosen, 0), self._block_tokens(request))
-        decision = choice.decision(ask, booking.serial, lookup, tuple(exclude))
+        look = self._look(request, now, exclude)
+        choice = self.panel.choose(look.ask, look.candidates)
+        booking = self._book(look.ask, choice.chosen)
+        lookup = self._index.book(choice.chosen.engine, request.prompt.keys, look.match, look.block_tokens)
+        decision = choice.decision(look.ask, booking.serial, lookup, tuple(exclude))
         self.panel.dispatched(decision)
         self.ledger.open(decision)
         return decision
@@ -89,8 +98,8 @@ class Router:
         """
         chance = self._rng.getstate()
         try:
-            ask, candidates, _ = self._look(request, now, ())
-            return self.panel.choose(ask, candidates).decision(ask, 0, Lookup(0, False), ())
+            look = self._look(request, now, ())
+            return self.panel.choose(look.ask, look.candidates).decision(look.ask, 0, Lookup(0, False), ())
         finally:
             self._rng.setstate(chance)
 
@@ -175,37 +184,40 @@ class Router:
 
     # --- the choice ---------------------------------------------------------------------------------------------
 
-    def _look(
-        self, request: ParsedRequest, now: float, exclude: Collection[EngineId]
-    ) -> tuple[Ask, list[Candidate], dict[EngineId, float]]:
-        """(the request as policies see it, who may get it, index blocks matched by engine)."""
-        views = self._eligible(request.model, exclude)
-        ask = self._ask(request, now)
-        block_tokens = self._block_tokens(request)
-        matched = self._index.match(request.prompt.keys)
-        hits = {
-            v.engine: _hit_tokens(v, matched[v.engine] * block_tokens, ask.prompt_tokens)
-            for v in views
-            if v.engine in matched
-        }
-        return ask, [Candidate(v, hits.get(v.engine, 0.0)) for v in views], matched
+    def _look(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Look:
+        candidates = self._eligible(request.model, exclude)
+        token_units = self._tokens_per_unit(request)
+        prompt_tokens, block_tokens = request.prompt.units * token_units, request.prompt.block_units * token_units
+        match = self._index.match(request.prompt.keys)
+        longest_tokens = 0.0
+        if match.blocks:
+            most = max(0.0, prompt_tokens - 1)  # the last token is always computed
+            for place, (view, _) in enumerate(candidates):
+                if view.engine in match.blocks:
+                    hit_tokens = _whole(view, min(match.blocks[view.engine] * block_tokens, most))
+                    candidates[place] = Candidate(view, hit_tokens)
+                    longest_tokens = max(longest_tokens, hit_tokens)
+        ask = Ask(request, prompt_tokens, self._expect(request), now, self._rng.random(), longest_tokens)
+        return _Look(ask, candidates, match, block_tokens)
 
-    def _eligible(self, model: str, exclude: Collection[EngineId]) -> list[EngineView]:
+    def _eligible(self, model: str, exclude: Collection[EngineId]) -> list[Candidate]:
         """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones."""
-        views = [v for v in self.fleet.views() if _serves(v, model) and v.engine not in exclude]
-        if views:
-            return views
-        known = [self.fleet.view(engine) for engine in self.fleet.ids()]
-        if known and not any(_serves(view, model) for view in known):
+        found = self.fleet.candidates()
+        if model:
+            found = [c for c in found if not (served := c.view.info.models) or model in served]
+        if exclude:
+            found = [c for c in found if c.view.engine not in exclude]
+        if found:
+            return found
+        known = [self.fleet.view(engine).info.models for engine in self.fleet.ids()]
+        if model and known and all(served and model not in served for served in known):
             raise NotFound(f"The model `{model}` does not exist.", param="model")
         raise NoEngine("No engine can take the request at the moment.")
 
-    def _ask(self, request: ParsedRequest, now: float) -> Ask:
+    def _expect(self, request: ParsedRequest) -> float:
+        """Output, tokens."""
         expected_tokens = self._lengths.predict_one(length_classes(request))
-        if request.max_tokens is not None:
-            expected_tokens = min(expected_tokens, float(request.max_tokens))
-        prompt_tokens = request.prompt.units * self._tokens_per_unit(request)
-        return Ask(request, prompt_tokens, expected_tokens, now, self._rng.random())
+        return expected_tokens if request.max_tokens is None else min(expected_tokens, float(request.max_tokens))
 
     def _tokens_per_unit(self, request: ParsedRequest) -> float:
         return 1.0 if request.prompt.in_tokens else self._ratios.predict_one(request.model)
@@ -281,14 +293,8 @@ class Router:
             self._index.add(engine, view.capacity_tokens, guessed=not told, order=view.info.order)
 
 
-def _serves(view: EngineView, model: str) -> bool:
-    """True also if either side does not say."""
-    return not model or not view.info.models or model in view.info.models
-
-
-def _hit_tokens(view: EngineView, matched_tokens: float, prompt_tokens: float) -> float:
-    """What the engine can use of a match: never the whole prompt (the last token is always computed), whole blocks."""
-    tokens = min(matched_tokens, max(0.0, prompt_tokens - 1))
+def _whole(view: EngineView, tokens: float) -> float:
+    """What the engine can use of a match: whole blocks."""
     block = view.info.block_size
     # An expectation over blocks that may be gone (`survival`) is no number of whole ones.
-    return tokens // block * block if block and evicts_by_age(view.info.order) else tokens
+    return tokens // block * block if block and view.info.order in LRU_ORDERS else tokens

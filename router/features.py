@@ -7,32 +7,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from router.types import EngineView
-
 
 class Features(NamedTuple):
-    """Lengths in tokens, counts in requests."""
+    """What completion learns from and no Decision tells. Lengths in tokens, counts in requests."""
 
-    in_flight: float
-    """n: requests on the engine."""
     waiting: float
     """nw: streamed ones without a first token."""
     unseen: float
-    """Unstreamed ones believed not to be computed yet."""
+    """u: unstreamed ones believed not to be computed yet."""
     backlog_tokens: float
     """q: uncached prompt tokens believed to lie ahead, of waiting and unseen ones."""
-    miss_tokens: float
-    """m: of this request's prompt, what the engine would have to compute."""
-    hit_tokens: float
-    """h: the rest."""
-    others: float
-    """n~: requests that would decode beside it (see `crowd`)."""
-    context_tokens: float
-    """ctx~: their prompts, as far as the engine's cache can hold them."""
-    output_tokens: float
-    """o: expected answer."""
-    scale: float
-    """c: the engine's slowness against the fleet, 1 = usual."""
 
 
 def crowd(requests: float, context_tokens: float, capacity_tokens: float) -> tuple[float, float]:
@@ -45,13 +29,10 @@ def crowd(requests: float, context_tokens: float, capacity_tokens: float) -> tup
     return requests * capacity_tokens / context_tokens, capacity_tokens
 
 
-def queued_tokens(view: EngineView, now: float, tokens_per_s: float) -> float:
+def queued_tokens(queue_tokens: float, head_tokens: float, done_tokens: float) -> float:
     """q = max(0, Q - min(m_head, age_head * speed)): the streamed queue, less what the head of it has behind it.
 
-    Q: `waiting_tokens`; age_head: since the head could begin.
+    Q: uncached tokens of all in the queue; m_head: of its head; done: what its engine can have computed since then.
     """
-    head = view.head
-    if head is None:
-        return 0.0
-    done_tokens = min(head.miss_tokens, max(0.0, now - view.head_since_s) * tokens_per_s)
-    return max(0.0, view.waiting_tokens - done_tokens)
+    left = queue_tokens - max(0.0, min(head_tokens, done_tokens))
+    return left if left > 0.0 else 0.0

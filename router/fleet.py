@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from router.types import Booking, EngineId, EngineInfo, EngineView, Stay
+from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView, Stay
 
 
 class Change(Enum):
@@ -41,7 +41,7 @@ class _Engine:
     at_s: float = float("-inf")
     requests_s: float = 0.0  # integral of in_flight, request-seconds
     context_s: float = 0.0  # integral of context_tokens, token-seconds
-    view: EngineView | None = None
+    bare: Candidate | None = None  # its view, made when asked for
 
     def move_to(self, now: float) -> None:
         """Bring the integrals up to `now`; every change of load comes after it."""
@@ -50,7 +50,7 @@ class _Engine:
                 self.requests_s += self.in_flight * (now - self.at_s)
                 self.context_s += self.context_tokens * (now - self.at_s)
             self.at_s = now
-        self.view = None
+        self.bare = None
 
     def leave_queue(self, serial: int) -> None:
         booking = self.waiting.pop(serial, None)
@@ -58,7 +58,13 @@ class _Engine:
             # A sum of floats drifts; an empty queue is exactly zero.
             self.waiting_tokens = self.waiting_tokens - booking.miss_tokens if self.waiting else 0.0
 
-    def look(self) -> EngineView:
+    def look(self) -> Candidate:
+        """The engine at this moment, with no hits."""
+        if self.bare is None:
+            self.bare = Candidate(self._view(), 0.0)
+        return self.bare
+
+    def _view(self) -> EngineView:
         head = next(iter(self.waiting.values()), None)
         oldest = next(iter(self.unstreamed.values()), None)
         return EngineView(
@@ -148,7 +154,7 @@ class Fleet:
         if info == state.info:
             return
         before = state.info
-        state.info, state.view = info, None
+        state.info, state.bare = info, None
         told = (info.capacity_blocks or 0) * (info.block_size or 0)
         state.capacity_tokens = float(told) if told > 0 else self._default_capacity_tokens
         cache = info.capacity_blocks, info.block_size, info.order
@@ -156,16 +162,15 @@ class Fleet:
             self._listener(engine, Change.RESIZED)
 
     def view(self, engine: EngineId) -> EngineView:
-        return self._look(self._engines[engine])
+        return self._engines[engine].look().view
 
     def views(self) -> list[EngineView]:
         """Of the healthy engines, in the order they were added."""
-        return [e.view or self._look(e) for e in self._engines.values() if e.healthy]
+        return [view for view, _ in self.candidates()]
 
-    def _look(self, state: _Engine) -> EngineView:
-        if state.view is None:
-            state.view = state.look()
-        return state.view
+    def candidates(self) -> list[Candidate]:
+        """The same, as candidates for a prompt of which none holds anything."""
+        return [e.bare or e.look() for e in self._engines.values() if e.healthy]
 
     # --- load ---------------------------------------------------------------------------------------------------
 

@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from router.learners.curve import Curve
+from router.paths import Run
 from router.prefix import PrefixIndex
 from router.state import Fields, State
 from router.survival import SurvivalIndex
 from router.types import BlockKey, EngineId, Lookup
 
-LRU_ORDERS = frozenset({"lru", "off"})
+LRU_ORDERS = frozenset({"lru", "off", None})
+"""Orders that the LRU index suits; an engine that names none is taken for stock vLLM."""
 
 
-def evicts_by_age(order: str | None) -> bool:
-    """Whether the LRU index suits an engine of this order; one that names none is taken for stock vLLM."""
-    return order is None or order in LRU_ORDERS
+class Match(NamedTuple):
+    """What is believed to be held of one prompt."""
+
+    blocks: dict[EngineId, float]
+    """Index blocks that each engine is expected to hold; engines with none may be left out."""
+    lru: list[Run]
+    survival: list[Run]
+    """What the two indexes found on the way, for `book`."""
 
 
 class Holdings:
     """Both indexes as one. Lengths are index blocks; the cap is shared."""
 
     def __init__(self, max_blocks: int) -> None:
+        self._max_blocks = max_blocks
         self._lru = PrefixIndex(max_blocks)
         self._survival = SurvivalIndex(max_blocks)
 
@@ -36,7 +45,7 @@ class Holdings:
 
     def add(self, engine: EngineId, capacity_tokens: float, *, guessed: bool, order: str | None) -> None:
         """A new engine, or a known one that tells another size or order: under another index it starts empty."""
-        if evicts_by_age(order):
+        if order in LRU_ORDERS:
             if engine in self._survival:
                 self._survival.remove(engine)
             self._lru.add(engine, capacity_tokens, guessed=guessed)
@@ -44,9 +53,11 @@ class Holdings:
             if engine in self._lru:
                 self._lru.remove(engine)
             self._survival.add(engine, capacity_tokens, order or "")
+        self._divide()
 
     def remove(self, engine: EngineId) -> None:
         self._of(engine).remove(engine)
+        self._divide()
 
     def forget(self, engine: EngineId) -> None:
         """The engine's cache is empty, as after a restart."""
@@ -59,17 +70,15 @@ class Holdings:
     def blocks(self, engine: EngineId) -> int:
         return self._of(engine).blocks(engine)
 
-    def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
-        """Blocks of the prompt that each engine is expected to hold; engines with none may be left out."""
-        found: dict[EngineId, float] = self._survival.match(keys)
-        found.update(self._lru.match(keys))
-        return found
+    def match(self, keys: Sequence[BlockKey]) -> Match:
+        lru, survival = self._lru.walk(keys), self._survival.walk(keys)
+        return Match({**self._lru.expect(lru), **self._survival.expect(survival)}, lru, survival)
 
-    def book(self, engine: EngineId, keys: Sequence[BlockKey], matched: float, block_tokens: float) -> Lookup:
-        """The prompt goes to `engine`, which `match` gave `matched` blocks. Returns what the end will need."""
+    def book(self, engine: EngineId, keys: Sequence[BlockKey], match: Match, block_tokens: float) -> Lookup:
+        """The prompt goes to `engine`. match: of this prompt, now. Returns what the end will need."""
         if engine in self._survival:
-            return self._survival.book(engine, keys, block_tokens)
-        return self._lru.book(engine, keys, int(matched), block_tokens)
+            return self._survival.book(engine, keys, match.survival, block_tokens)
+        return self._lru.book(engine, keys, match.lru, int(match.blocks.get(engine, 0)), block_tokens)
 
     def settle(
         self,
@@ -95,7 +104,7 @@ class Holdings:
             if cached_tokens is not None:
                 whole = cached_tokens + slack_tokens >= prompt_tokens
                 blocks = math.inf if whole else cached_tokens / (block_tokens * exact)
-            self._survival.settle(engine, prompt, reply, lookup, blocks)
+            self._survival.settle(engine, reply, lookup, blocks)
         elif engine in self._lru:
             self._lru.settle(
                 engine,
@@ -109,7 +118,7 @@ class Holdings:
 
     def retract(self, engine: EngineId, keys: Sequence[BlockKey], lookup: Lookup) -> None:
         """The request ended before any sign of its prefill."""
-        self._survival.retract(engine, keys, lookup)
+        self._survival.retract(engine, lookup)
         self._lru.retract(engine, keys, lookup)
 
     def dump(self) -> State:
@@ -122,6 +131,12 @@ class Holdings:
             Curve().load(state.fields(order))
         for order in state:
             self._survival.curves.setdefault(order, Curve()).load(state.fields(order))
+
+    def _divide(self) -> None:
+        """Each index may hold as much of the cap as it has of the engines."""
+        engines = max(1, self._lru.engines + self._survival.engines)
+        for index in (self._lru, self._survival):
+            index.max_blocks = self._max_blocks * index.engines // engines
 
     def _of(self, engine: EngineId) -> PrefixIndex | SurvivalIndex:
         return self._survival if engine in self._survival else self._lru

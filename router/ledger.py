@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from router.features import Features
 from router.types import Decision, Ending, EngineId, Outcome
 
 ENGINES = 16
 """Most engines whose scores are kept of one decision."""
 NAME_CHARS = 64
 """As much is kept of names that clients choose."""
-FEATURES = len(Features._fields)
 _PLAIN = 4  # values of every score before its terms: total, prediction, hit, scale
 
 
@@ -186,16 +185,13 @@ class Ledger:
 
 def pack(decision: Decision, outcome: Outcome | None) -> Entry:
     """What is worth keeping of a decision and, if it is over, of its outcome. Raises nothing."""
-    request, scores = decision.request, decision.scores
-    if len(scores) > ENGINES:
-        costs = [(score.total_s, score.engine != decision.engine, place) for place, score in enumerate(scores)]
-        scores = tuple([scores[place] for _, _, place in sorted(costs)[:ENGINES]])
-    terms = tuple(scores[0].terms_s)
-    values: list[float] = []
-    for _, total_s, predicted_s, hit_tokens, terms_s, features in scores:
-        scale = features[-1] if len(features) == FEATURES else math.nan  # of a policy that tells Features, as lbgr does
-        values += (total_s, math.nan if predicted_s is None else predicted_s, hit_tokens, scale)
-        values += terms_s.values() if len(terms_s) == len(terms) else [terms_s.get(term, math.nan) for term in terms]
+    request, engines, totals_s = decision.request, decision.scores.engines, decision.scores.totals_s
+    places: Sequence[int] = range(len(totals_s))
+    if len(totals_s) > ENGINES:
+        chosen = engines.index(decision.engine)
+        costs = [(total_s, place != chosen, place) for place, total_s in enumerate(totals_s)]
+        places = [place for _, _, place in sorted(costs)[:ENGINES]]
+    terms, numbers = decision.scores.table(places)
     return Entry(
         request.request_id,
         request.route,
@@ -211,10 +207,10 @@ def pack(decision: Decision, outcome: Outcome | None) -> Entry:
         decision.prompt_tokens,
         decision.output_tokens,
         decision.predicted_s,
-        tuple([score.engine for score in scores]),
-        len(decision.scores),
+        tuple([engines[place] for place in places]),
+        len(totals_s),
         terms,
-        array("d", values),
+        numbers,
         tuple([Shadow(opinion.policy, opinion.engine, opinion.regret_s) for opinion in decision.opinions]),
         None if outcome is None else _result(decision, outcome),
     )

@@ -7,7 +7,7 @@ it and however many engines were tried: `engine` and `policy` are those of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -74,6 +74,13 @@ class Metrics:
             ERROR_BUCKETS_RATIO,
             "engine",
         )
+        self._bounds = counter(
+            "slo",
+            "Answers to requests with a bound of their own (ttft, tpot), by whether it was kept.",
+            "policy",
+            "bound",
+            "kept",
+        )
         self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
 
     def decided(self, decision: Decision, took_s: float) -> None:
@@ -109,6 +116,20 @@ class Metrics:
         self._request_s.labels(record.route).observe(now_s - record.started_s)
         if record.first_token_s is not None:
             self._ttft_s.labels(record.route).observe(record.first_token_s - record.started_s)
+        for bound, kept in _bounds_kept(record, now_s):
+            self._bounds.labels(policy, bound, str(kept).lower()).inc()
+
+
+def _bounds_kept(record: Record, now_s: float) -> Iterator[tuple[str, bool]]:
+    """Of an answer that showed its first token: what its client asked for, and whether it was so."""
+    if record.decision is None or record.ending is not Ending.OK or record.first_token_s is None:
+        return
+    request, outcome = record.decision.request, record.outcome
+    if request.slo_ttft_s is not None:
+        yield "ttft", record.first_token_s - record.started_s <= request.slo_ttft_s
+    tokens = outcome.output_tokens if outcome and request.choices == 1 else None
+    if request.slo_tpot_s is not None and tokens and tokens > 1:
+        yield "tpot", (now_s - record.first_token_s) / (tokens - 1) <= request.slo_tpot_s
 
 
 class FleetCollector(Collector):

@@ -23,7 +23,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from router.policies.base import Ask, Policy, pick
 from router.state import Fields, State
-from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Stay
+from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Scores, Stay
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Choice(NamedTuple):
     """What the panel made of one request."""
 
     policy: str
-    scores: tuple[Score, ...]
+    scores: Scores
     chosen: Score
     reason: str
     opinions: tuple[Opinion, ...]
@@ -89,13 +89,14 @@ class Choice(NamedTuple):
             tried=tried,
             opinions=self.opinions,
             fallback=self.fallback,
+            longest_tokens=ask.longest_tokens,
         )
 
 
 class _Made(NamedTuple):
     """A policy's answer, and its trouble if it is in any."""
 
-    scores: tuple[Score, ...]
+    scores: Scores
     chosen: Score
     trouble: str | None
 
@@ -164,13 +165,13 @@ class Panel:
             reason = "lowest_cost" if len(candidates) > 1 else "only_engine"
         opinions: tuple[Opinion, ...] = ()
         if len(self._seats) > 1:
-            in_seconds = chosen.predicted_s is not None and fallback is None
-            costs_s = {score.engine: score.total_s - chosen.total_s for score in scores} if in_seconds else None
+            costs = scores if chosen.predicted_s is not None and fallback is None else None
             others = [seat for seat in self._seats.values() if seat is not decider]
-            found = [self._opinion(seat, ask, candidates, costs_s) for seat in others]
+            found = [self._try(seat, judge, seat.policy, ask, candidates, chosen, costs) for seat in others]
             opinions = tuple([opinion for opinion in found if opinion is not None])
         if made is not None and fallback is not None:
-            opinions = (Opinion(decider.name, made.chosen.engine, None, made.scores), *opinions)
+            own = Opinion(decider.name, made.chosen.engine, None, made.scores, made.scores.find(chosen.engine))
+            opinions = (own, *opinions)
         return Choice(decider.name, scores, chosen, reason, opinions, fallback)
 
     def _draw(self, ask: Ask) -> Seat:
@@ -185,9 +186,7 @@ class Panel:
                 return seat
         return self._deciders[-1]
 
-    def _stand_in(
-        self, decider: Seat, ask: Ask, candidates: Sequence[Candidate]
-    ) -> tuple[str, tuple[Score, ...], Score]:
+    def _stand_in(self, decider: Seat, ask: Ask, candidates: Sequence[Candidate]) -> tuple[str, Scores, Score]:
         """(who chooses in the decider's place, all scores, the winner)."""
         for seat in self._safe:
             if seat.name != decider.name:
@@ -195,16 +194,6 @@ class Panel:
                 if made is not None:
                     return seat.name, *made
         return self._last_resort.name, *choose(self._last_resort, ask, candidates)
-
-    def _opinion(
-        self, seat: Seat, ask: Ask, candidates: Sequence[Candidate], costs_s: Mapping[EngineId, float] | None
-    ) -> Opinion | None:
-        """costs_s: of every engine, above the chosen one's. None from a policy that fails."""
-        made = self._try(seat, choose, seat.policy, ask, candidates)
-        if made is None:
-            return None
-        scores, own = made
-        return Opinion(seat.name, own.engine, None if costs_s is None else costs_s[own.engine], scores)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -276,12 +265,21 @@ def propose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> _Made:
     return _Made(*choose(policy, ask, candidates), policy.trouble(ask.now))
 
 
-def choose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> tuple[tuple[Score, ...], Score]:
+def choose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Scores, Score]:
     """A policy's scores and its choice. Raises ValueError for scores that are no numbers or not the candidates'."""
     scores = policy.choose(ask, candidates)
-    if [score.engine for score in scores] != [view.engine for view, _ in candidates]:
-        raise ValueError("the scores are not those of the candidates")
+    if not isinstance(scores, Scores):
+        scores = Scores(scores)
+        if scores.engines != [view.engine for view, _ in candidates]:
+            raise ValueError("the scores are not those of the candidates")
     return scores, pick(scores, ask.chance)
+
+
+def judge(policy: Policy, ask: Ask, candidates: Sequence[Candidate], chosen: Score, costs: Scores | None) -> Opinion:
+    """What a policy makes of another's choice. costs: the other's scores, if they are seconds. Raises as `choose`."""
+    scores, own = choose(policy, ask, candidates)
+    regret_s = None if costs is None else costs.find(own.engine).total_s - chosen.total_s
+    return Opinion(policy.name, own.engine, regret_s, scores, scores.find(chosen.engine))
 
 
 def spread(session: str) -> float:
@@ -292,5 +290,5 @@ def spread(session: str) -> float:
 
 def _as_seen(opinion: Opinion, decision: Decision) -> Decision:
     """The decision in the scores of a policy that did not make it."""
-    own = next(score for score in opinion.scores if score.engine == decision.engine)
-    return replace(decision, policy=opinion.policy, scores=opinion.scores, predicted_s=own.predicted_s, opinions=())
+    predicted_s = opinion.chosen.predicted_s
+    return replace(decision, policy=opinion.policy, scores=opinion.scores, predicted_s=predicted_s, opinions=())

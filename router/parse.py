@@ -8,6 +8,7 @@ end.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -77,6 +78,8 @@ def parse(body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id
                 max_tokens=_bound(fields, route),
                 choices=prompts * (_whole(fields.get("n")) or 1),
                 session=_session(headers, fields),
+                slo_ttft_s=_bound_s(headers, b"x-slo-ttft-ms"),
+                slo_tpot_s=_bound_s(headers, b"x-slo-tpot-ms"),
             ),
             body=ask_usage(body, fields) if stream and not asked else body,
             hide_usage=stream and not asked,
@@ -152,6 +155,21 @@ def _bound(fields: Mapping[str, Any], route: str) -> int | None:
     if bound is None and route == COMPLETIONS and "max_tokens" not in fields:
         return DEFAULT_COMPLETION_TOKENS
     return bound
+
+
+def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
+    """A bound on a latency that a header gives in milliseconds."""
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        bound_ms = float(text)
+    except ValueError:
+        bound_ms = math.nan
+    if not 0 < bound_ms < math.inf:
+        header = name.decode()
+        raise BadRequest(f"`{header}` must be a number of milliseconds above 0, not {text[:64]!r}.", param=header)
+    return bound_ms / 1000
 
 
 def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:

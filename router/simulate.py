@@ -72,6 +72,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--cache-tokens", metavar="N", help="cache of each engine; default: the hardware's")
     add("--told", metavar="X", default="1", help="the cache size engines tell over the true one; 0: none; default: 1")
     add("--unstreamed", metavar="PART", default="0", help="of the requests, 0 to 1, without a visible first token")
+    add("--slo-ttft-ms", metavar="MS", help="a bound that every request sets on its first token")
+    add("--slo-tpot-ms", metavar="MS", help="the same on each later token; --set lbgr_objective=slo heeds them")
     add("--slow", metavar="ENGINE:FACTOR", help="an engine, from 0, that many times slower", **many)
     add("--degrade", metavar="ENGINE:FACTOR:FROM:TO", help="the same between two seconds", **many)
     add("--fail", metavar="ENGINE:AT", help="an engine dies at a second", **many)
@@ -149,6 +151,8 @@ def site_of(arguments: argparse.Namespace, engines: int, block: int) -> Site:
         cache_tokens=size,
         told=number("told", arguments.told, low=0),
         unstreamed=number("unstreamed", arguments.unstreamed, low=0, high=1),
+        slo_ttft_s=bound_s("slo-ttft-ms", arguments.slo_ttft_ms),
+        slo_tpot_s=bound_s("slo-tpot-ms", arguments.slo_tpot_ms),
         slow=tuple((int(e), f) for e, f in events("slow", arguments.slow, engines, "FACTOR")),
         degrade=tuple(
             Spell(int(e), f, *times) for e, f, *times in events("degrade", arguments.degrade, engines, "FACTOR:FROM:TO")
@@ -156,6 +160,10 @@ def site_of(arguments: argparse.Namespace, engines: int, block: int) -> Site:
         fail=tuple((int(e), at) for e, at in events("fail", arguments.fail, engines, "AT")),
         join=tuple((int(e), at) for e, at in events("join", arguments.join, engines, "AT")),
     )
+
+
+def bound_s(key: str, text: str | None) -> float | None:
+    return None if text is None else number(key, text, low=1e-3) / 1000
 
 
 def events(key: str, texts: Sequence[str], engines: int, form: str) -> list[list[float]]:
@@ -218,7 +226,8 @@ def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None,
             for row in rows:
                 yield to_json(row), [row]
             return
-        table = Table([traffic.label for traffic, _ in plan.loads], plan.policies, plan.orders)
+        bounded = any(site.slo_ttft_s or site.slo_tpot_s for _, site in plan.loads)
+        table = Table([traffic.label for traffic, _ in plan.loads], plan.policies, plan.orders, slo=bounded)
         head = table.head() + "\n"
         verdicts = []
         for _ in plan.loads:

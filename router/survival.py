@@ -10,69 +10,38 @@ and blocks of unfinished requests are certain, so the expected prefix of a promp
 until the first block that the engine was never sent. Nothing is assumed of the order but that age tells something; an
 index that evicts by LRU (`prefix`) is wrong about engines that keep old prefixes and drop young tails.
 
-Ages are counted in generations, sixteen to a capacity, and the blocks of a path that were touched together share one
-tuple of (engine, generation) marks. So one walk answers for all engines: a dictionary look-up a block, and work for
-each engine only where the marks change.
+Ages are counted in generations, sixteen to a capacity; an engine's mark (`paths`) of a block is the generation, or how
+many unfinished requests hold it. So one walk answers for all engines: a dictionary look-up a block, and work for each
+engine only where the marks change.
 
 Memory: at most `max_blocks` (block, engine) pairs, shared evenly by the engines, and no more than 8 capacities each.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from router.learners.curve import EDGES, Curve
+from router.learners.curve import Curve
+from router.paths import Paths, Run
+from router.shelf import IN_USE, Shelf
 from router.types import BlockKey, EngineId, Lookup
 
-GENERATIONS_IN_CAPACITY = 16
 CAPACITIES = 8
-IN_USE = 1 << 62  # the generation of a block that an unfinished request holds
+FEW = 64  # entries of a list that are not worth going through
 FLUSH_LOSSES = 2
 """Certain hits that must be lost in a row before the engine counts as flushed."""
-
-
-@dataclass(slots=True)
-class _Shelf:
-    """One engine's part. `lists[g - first]`: keys touched in generation g; a key counts in the last of them only."""
-
-    number: int
-    curve: Curve
-    capacity_tokens: float
-    block_tokens: float | None = None  # mean size of an index block here
-    first: int = 0
-    lists: list[list[BlockKey]] = field(default_factory=lambda: [[]])
-    counts: list[int] = field(default_factory=lambda: [0])  # keys that count in each
-    ranks: list[float] = field(default_factory=lambda: [0.0])  # of each, in capacities, when the last one began
-    touched: int = 0  # since then
-    in_use: dict[BlockKey, int] = field(default_factory=dict)  # requests that hold the block
-    losses: int = 0  # certain hits lost in a row
-
-    @property
-    def generation(self) -> int:
-        return self.first + len(self.lists) - 1
-
-    def capacity_blocks(self) -> float:
-        return max(1.0, self.capacity_tokens / (self.block_tokens or 1.0))
-
-    def bin_of(self, generation: int) -> int:
-        rank = self.ranks[generation - self.first] + self.touched / self.capacity_blocks()
-        return bisect_right(EDGES, rank)
-
-
-Marks = dict[int, int]
-"""Engine number -> generation of one or more blocks. Shared by the blocks of a path, so never changed in place."""
 
 
 class SurvivalIndex:
     """The index for engines that do not evict by LRU. Verbs as in `prefix.PrefixIndex`; lengths are index blocks."""
 
     def __init__(self, max_blocks: int) -> None:
-        self._max_blocks = max_blocks
-        self._shelves: dict[EngineId, _Shelf] = {}
-        self._engine_of: dict[int, EngineId] = {}
-        self._marks: dict[BlockKey, Marks] = {}
+        self.max_blocks = max_blocks
+        """Of all engines here together."""
+        self._shelves: dict[EngineId, Shelf] = {}
+        self._numbered: dict[int, Shelf] = {}
+        self._paths = Paths()
         self.curves: dict[str, Curve] = {}  # by order
 
     def __len__(self) -> int:
@@ -82,112 +51,107 @@ class SurvivalIndex:
     def __contains__(self, engine: EngineId) -> bool:
         return engine in self._shelves
 
+    @property
+    def engines(self) -> int:
+        return len(self._shelves)
+
     def add(self, engine: EngineId, capacity_tokens: float, order: str) -> None:
         """A new engine under that order, or a known one that tells another size: what it held stays."""
         shelf = self._shelves.get(engine)
         curve = self.curves.setdefault(order, Curve())
         if shelf is None:
-            number = next(n for n in range(len(self._shelves) + 1) if n not in self._engine_of)
-            self._shelves[engine] = _Shelf(number, curve, capacity_tokens)
-            self._engine_of[number] = engine
+            number = next(n for n in range(len(self._shelves) + 1) if n not in self._numbered)
+            self._shelves[engine] = self._numbered[number] = Shelf(engine, number, curve, capacity_tokens)
         else:
             shelf.capacity_tokens, shelf.curve = capacity_tokens, curve
+            shelf.since = shelf.touched / shelf.capacity_blocks()
 
     def remove(self, engine: EngineId) -> None:
         self.forget(engine)
-        del self._engine_of[self._shelves.pop(engine).number]
+        del self._numbered[self._shelves.pop(engine).number]
 
     def forget(self, engine: EngineId) -> None:
         """The engine's cache is empty, as after a restart."""
         shelf = self._shelves[engine]
-        while len(shelf.lists) > 1:
-            self._drop_oldest(shelf)
-        self._unmark(shelf, [key for key in shelf.lists[0] if key not in shelf.in_use])
-        self._unmark(shelf, list(shelf.in_use))
-        shelf.in_use.clear()
-        shelf.lists, shelf.counts, shelf.ranks = [[]], [0], [0.0]
-        shelf.touched = shelf.losses = 0
+        for keys in (*shelf.lists, *shelf.open.values()):
+            self._paths.take(keys, shelf.number)
+        shelf.clear()
 
     def blocks(self, engine: EngineId) -> int:
-        shelf = self._shelves[engine]
-        return sum(shelf.counts) + len(shelf.in_use)
+        return self._shelves[engine].blocks()
 
     def capacity_tokens(self, engine: EngineId) -> float:
         return self._shelves[engine].capacity_tokens
 
     def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
         """Blocks of the prompt that each engine is expected to hold; engines that were sent none are left out."""
+        return self.expect(self.walk(keys))
+
+    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
+        """For `expect` and `book`."""
+        return self._paths.walk(keys) if self._shelves else []
+
+    def expect(self, runs: Sequence[Run]) -> dict[EngineId, float]:
+        """`match` of a path walked just now."""
         found: dict[EngineId, float] = {}
-        hopes: dict[int, tuple[float, float]] | None = None  # engine number -> p, sum of p
-        for marks, length in self._runs(keys):
-            numbers = marks if hopes is None else hopes.keys() & marks.keys()
-            if hopes is not None and len(numbers) < len(hopes):
-                found.update((self._engine_of[n], e) for n, (_, e) in hopes.items() if n not in marks)
-            still = {}
-            for number in numbers:
-                p, expected = (1.0, 0.0) if hopes is None else hopes[number]
-                generation = marks[number]
-                if generation == IN_USE:
+        hopes = dict.fromkeys(runs[0][0], (1.0, 0.0)) if runs else {}  # engine number -> p, sum of p
+        for marks, length in runs:
+            still: dict[int, tuple[float, float]] = {}
+            for number, (p, expected) in hopes.items():
+                generation = marks.get(number)
+                if generation is None:
+                    found[self._numbered[number].engine] = expected
+                elif generation >= IN_USE:
                     still[number] = p, expected + length
                 else:
-                    shelf = self._shelves[self._engine_of[number]]
+                    shelf = self._numbered[number]
                     p = min(p, shelf.curve.chance[shelf.bin_of(generation)])
                     still[number] = p, expected + p * length
             hopes = still
             if not hopes:
                 break
-        found.update((self._engine_of[n], e) for n, (_, e) in (hopes or {}).items())
+        found.update((self._numbered[number].engine, expected) for number, (_, expected) in hopes.items())
         return found
 
-    def _runs(self, keys: Sequence[BlockKey]) -> list[tuple[Marks, int]]:
-        """The known beginning of a path as stretches of equal marks."""
-        runs: list[tuple[Marks, int]] = []
-        get, before, length = self._marks.get, None, 0
-        for key in keys:
-            marks = get(key)
-            if marks is before and marks is not None:
-                length += 1
-                continue
-            if before is not None:
-                runs.append((before, length))
-            if marks is None:
-                return runs
-            before, length = marks, 1
-        if before is not None:
-            runs.append((before, length))
-        return runs
-
-    def book(self, engine: EngineId, keys: Sequence[BlockKey], block_tokens: float) -> Lookup:
-        """The prompt goes to `engine`. Returns what `settle` will need."""
+    def book(self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float) -> Lookup:
+        """The prompt goes to `engine`; runs: its `walk`, just now. Returns what `settle` will need."""
         shelf = self._shelves[engine]
+        depth, told = self._tell(shelf, runs)
+        shelf.learn_size(block_tokens)
+        end = 0
+        for marks, length in runs:
+            begin, end = end, end + length
+            mark = marks.get(shelf.number, 0)
+            if mark < IN_USE:
+                if shelf.number in marks:
+                    shelf.take(mark, length)
+                shelf.held += length
+                mark = IN_USE
+            self._paths.put(keys[begin:end], marks, shelf.number, mark + 1)
+        self._age(shelf, len(keys))
+        shelf.serial += 1
+        shelf.open[shelf.serial] = keys
+        return Lookup(depth, bool(told) and told[0][:2] == (0, 0), tuple(told), shelf.serial)
+
+    def _tell(self, shelf: Shelf, runs: Sequence[Run]) -> tuple[int, list[tuple[int, int, int]]]:
+        """(blocks of the path that were sent there, those of them that are not in use as stretches of one bin)."""
         told: list[tuple[int, int, int]] = []
         depth = 0
-        for marks, length in self._runs(keys):
+        for marks, length in runs:
             generation = marks.get(shelf.number)
             if generation is None:
                 break
-            if generation != IN_USE:
+            if generation < IN_USE:
                 bin_, first = shelf.bin_of(generation), depth
                 if told and told[-1][0] == bin_ and told[-1][2] == depth:
                     first = told.pop()[1]
                 told.append((bin_, first, depth + length))
             depth += length
-        if shelf.block_tokens is None:
-            shelf.block_tokens = block_tokens
-        shelf.block_tokens += (block_tokens - shelf.block_tokens) / 16
-        for key in keys:
-            uses = shelf.in_use.get(key, 0)
-            if not uses and shelf.number in (marks_now := self._marks.get(key, {})):
-                shelf.counts[marks_now[shelf.number] - shelf.first] -= 1
-            shelf.in_use[key] = uses + 1
-        self._mark(shelf, keys, IN_USE)
-        self._age(shelf, len(keys))
-        return Lookup(depth, bool(told) and told[0][:2] == (0, 0), tuple(told))
+        return depth, told
 
     def settle(
         self,
         engine: EngineId,
-        prompt: Sequence[BlockKey],
         reply: Sequence[BlockKey],
         lookup: Lookup,
         cached_blocks: float | None,
@@ -206,96 +170,77 @@ class SurvivalIndex:
             )
             lost = lookup.recent and cached_blocks == 0
             shelf.losses = shelf.losses + 1 if lost else (0 if cached_blocks else shelf.losses)
-        self._touch(shelf, [*self._let_go(shelf, prompt), *reply])
+        self._touch(shelf, [*self._let_go(shelf, lookup), *reply])
         if shelf.losses >= FLUSH_LOSSES:
             self.forget(engine)
 
-    def retract(self, engine: EngineId, prompt: Sequence[BlockKey], lookup: Lookup) -> None:
+    def retract(self, engine: EngineId, lookup: Lookup) -> None:
         """The request ended before any sign of its prefill: what it alone would have brought is taken out."""
         shelf = self._shelves.get(engine)
         if shelf is None:
             return
-        known = set(prompt[: lookup.blocks])
-        free = self._let_go(shelf, prompt)
+        known = set(shelf.open.get(lookup.serial, ())[: lookup.blocks])
+        free = self._let_go(shelf, lookup)
         self._touch(shelf, [key for key in free if key in known])
-        self._unmark(shelf, [key for key in free if key not in known])
+        self._paths.take([key for key in free if key not in known], shelf.number)
 
     # --- marks ------------------------------------------------------------------------------------------------------
 
-    def _let_go(self, shelf: _Shelf, keys: Sequence[BlockKey]) -> list[BlockKey]:
-        """One request less on each; those that none holds any more."""
-        free = []
-        for key in keys:
-            uses = shelf.in_use.get(key, 0)
-            if uses > 1:
-                shelf.in_use[key] = uses - 1
-            elif uses:
-                del shelf.in_use[key]
-                free.append(key)
+    def _let_go(self, shelf: Shelf, lookup: Lookup) -> list[BlockKey]:
+        """The request holds its blocks no more; those that none holds any more."""
+        keys = shelf.open.pop(lookup.serial, ())  # none: the engine was forgotten in between
+        free: list[BlockKey] = []
+        end = 0
+        for marks, length in self._paths.walk(keys):
+            begin, end = end, end + length
+            mark = marks[shelf.number] - 1
+            if mark == IN_USE:
+                free += keys[begin:end]
+            self._paths.put(keys[begin:end], marks, shelf.number, mark)
+        shelf.held -= len(free)
         return free
 
-    def _touch(self, shelf: _Shelf, keys: Sequence[BlockKey]) -> None:
-        """The blocks, none of them in use but by what holds them longer, become the youngest."""
-        keys = [key for key in keys if key not in shelf.in_use]
-        generation = shelf.generation
-        for key in keys:
-            old = self._marks.get(key, {}).get(shelf.number)
-            if old is not None and old != IN_USE:
-                shelf.counts[old - shelf.first] -= 1
-        shelf.lists[-1].extend(keys)
-        shelf.counts[-1] += len(keys)
-        self._mark(shelf, keys, generation)
-        self._age(shelf, len(keys))
-
-    def _mark(self, shelf: _Shelf, keys: Sequence[BlockKey], generation: int) -> None:
-        made: dict[int, tuple[Marks | None, Marks]] = {}  # by identity of the old marks, which it keeps alive
-        marks, number = self._marks, shelf.number
-        for key in keys:
-            old = marks.get(key)
-            known = made.get(id(old))
-            if known is None:
-                known = made[id(old)] = old, {**(old or {}), number: generation}
-            marks[key] = known[1]
-
-    def _unmark(self, shelf: _Shelf, keys: Sequence[BlockKey]) -> None:
-        made: dict[int, tuple[Marks, Marks]] = {}
-        marks, number = self._marks, shelf.number
-        for key in keys:
-            old = marks.get(key)
-            if old is None or number not in old:
+    def _touch(self, shelf: Shelf, keys: Sequence[BlockKey]) -> None:
+        """The blocks become the youngest, but for those that a request holds."""
+        generation, touched, end = shelf.generation, 0, 0
+        for marks, length in self._paths.walk(keys):
+            begin, end = end, end + length
+            mark = marks.get(shelf.number, IN_USE)
+            if mark > IN_USE:
                 continue
-            known = made.get(id(old))
-            if known is None:
-                known = made[id(old)] = old, {n: g for n, g in old.items() if n != number}
-            if known[1]:
-                marks[key] = known[1]
-            else:
-                del marks[key]
+            if mark < IN_USE:
+                shelf.take(mark, length)
+            part = keys[begin:end]
+            shelf.lists[-1] += part
+            shelf.counts[-1] += length
+            touched += length
+            self._paths.put(part, marks, shelf.number, generation)
+        self._age(shelf, touched)
 
-    def _age(self, shelf: _Shelf, touches: int) -> None:
-        """So many blocks were touched: a new generation begins when it is due, and the oldest are dropped."""
-        capacity = shelf.capacity_blocks()
-        shelf.touched += touches
-        if shelf.touched * GENERATIONS_IN_CAPACITY < capacity:
+    def _age(self, shelf: Shelf, touches: int) -> None:
+        """So many blocks were touched. When that begins a new generation, the oldest blocks may be too many."""
+        share = self.max_blocks // len(self._shelves)
+        if not shelf.age(touches, share):
             return
-        shelf.touched = 0
-        shelf.lists.append([])
-        shelf.counts.append(0)
-        share = self._max_blocks // len(self._shelves)
-        most = min(CAPACITIES * capacity, share)
-        while len(shelf.lists) > 1 and (
-            sum(shelf.counts) + len(shelf.in_use) > most or len(shelf.lists) > CAPACITIES * GENERATIONS_IN_CAPACITY
-        ):
-            self._drop_oldest(shelf)
-        younger = float(len(shelf.in_use))
-        shelf.ranks = [0.0] * len(shelf.counts)
-        for place in range(len(shelf.counts) - 1, -1, -1):
-            shelf.ranks[place] = (younger + shelf.counts[place] / 2) / capacity
-            younger += shelf.counts[place]
+        if len(shelf.lists[0]) > 2 * shelf.counts[0] + FEW:
+            shelf.lists[0] = [key for key in dict.fromkeys(shelf.lists[0]) if self._is_oldest(shelf, key)]
+        self._shrink(shelf, min(CAPACITIES * shelf.capacity_blocks(), share))
+        shelf.rank()
 
-    def _drop_oldest(self, shelf: _Shelf) -> None:
-        number, oldest = shelf.number, shelf.first
-        dead = [key for key in shelf.lists[0] if self._marks.get(key, {}).get(number) == oldest]
-        self._unmark(shelf, dead)
-        del shelf.lists[0], shelf.counts[0], shelf.ranks[:1]
-        shelf.first += 1
+    def _shrink(self, shelf: Shelf, most: float) -> None:
+        """The oldest blocks are dropped until there are so many."""
+        surplus = math.ceil(shelf.blocks() - most)
+        while surplus > 0 and len(shelf.lists) > 1:
+            dead: dict[BlockKey, None] = {}
+            looked_at = 0
+            for looked_at, key in enumerate(shelf.lists[0], 1):  # noqa: B007 -- read behind the loop
+                if self._is_oldest(shelf, key):
+                    dead[key] = None
+                    if len(dead) == surplus:
+                        break
+            self._paths.take(dead, shelf.number)
+            surplus -= len(dead)
+            shelf.drop(looked_at, len(dead))
+
+    def _is_oldest(self, shelf: Shelf, key: BlockKey) -> bool:
+        return self._paths.marks(key).get(shelf.number, IN_USE) <= shelf.first

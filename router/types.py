@@ -6,7 +6,9 @@ Units: times are float seconds on one monotonic clock that the caller owns; leng
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -23,8 +25,8 @@ BlockKey = NewType("BlockKey", int)
 class Prompt:
     """A prompt as the engine will see it, cut into chained blocks.
 
-    keys: one per *full* block of `block_units`, root first. `tail` is what lies after the last full block and
-    `root` the key the chain starts from, so that the reply can continue the chain (`blocks.extend`).
+    keys: one per *full* block of `block_units`, root first; distinct, as chaining makes them. `tail` is what lies after
+    the last full block and `root` the key the chain starts from, so that the reply can continue it (`blocks.extend`).
     """
 
     root: BlockKey
@@ -51,6 +53,10 @@ class ParsedRequest:
     choices: int = 1
     """Completions asked for (`n` times the number of prompts in the body)."""
     session: str | None = None
+    slo_ttft_s: float | None = None
+    """The client's bound on the time to the first token; None if it set none."""
+    slo_tpot_s: float | None = None
+    """The same on the time for each later token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,7 @@ class EngineInfo:
     vllm_version: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """One dispatched request as the load it puts on its engine."""
 
     serial: int
@@ -86,8 +91,7 @@ class Booking:
         return self.prompt_tokens - self.hit_tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Stay:
+class Stay(NamedTuple):
     """A booking that has ended, with the company it had: means over time from its first token (from its dispatch
     if none was seen) to its end, itself not counted."""
 
@@ -100,8 +104,7 @@ class Stay:
     """The engine's cache, as in `EngineView`."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineView:
+class EngineView(NamedTuple):
     """One engine at the moment of a decision, as the router's own bookings tell it."""
 
     engine: EngineId
@@ -136,8 +139,7 @@ class Candidate(NamedTuple):
     """Expected cached prefix, tokens; never more than `prompt_tokens - 1`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """What the prefix index expected of the chosen engine; comes back to it with what was observed."""
 
     blocks: int
@@ -146,6 +148,11 @@ class Lookup:
     """The match was confirmed so lately that only a flush or a restart of the engine can have undone it."""
     bins: tuple[tuple[int, int, int], ...] = ()
     """From the survival index: stretches of the match by age, as (bin, first block, block after the last)."""
+    serial: int = 0
+    """From the survival index: its name for the request."""
+
+
+NOTHING_FOUND = Lookup(0, False)
 
 
 class Score(NamedTuple):
@@ -164,6 +171,52 @@ class Score(NamedTuple):
     """What the policy saw of the engine (`features.Features` for lbgr); it learns from it at completion."""
 
 
+class Scores:
+    """One policy's scores of all candidates, in their order.
+
+    Made of Scores here; `policies.rows.Rows` makes each only when it is looked at. `totals_s`: as they count, whoever
+    looks; those of engines that the policy did not consider are infinite.
+    """
+
+    __slots__ = ("_scores", "totals_s")
+
+    def __init__(self, scores: Sequence[Score]) -> None:
+        self._scores = scores
+        self.totals_s: Sequence[float] = [score.total_s for score in scores]
+
+    @property
+    def engines(self) -> list[EngineId]:
+        return [score.engine for score in self._scores]
+
+    def __len__(self) -> int:
+        return len(self.totals_s)
+
+    def __getitem__(self, place: int) -> Score:
+        return self._scores[place]
+
+    def __iter__(self) -> Iterator[Score]:
+        return (self[place] for place in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scores) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def find(self, engine: EngineId) -> Score:
+        """Raises ValueError if it was no candidate."""
+        return self[self.engines.index(engine)]
+
+    def table(self, places: Sequence[int]) -> tuple[tuple[str, ...], array[float]]:
+        """(names of the terms; for each place total_s, predicted_s, hit_tokens, scale, then the terms); nan: none."""
+        names = tuple(self[places[0]].terms_s)
+        numbers: list[float] = []
+        for place in places:
+            _, total_s, predicted_s, hit_tokens, terms_s, _ = self[place]
+            numbers += total_s, math.nan if predicted_s is None else predicted_s, hit_tokens, math.nan
+            numbers += [terms_s.get(name, math.nan) for name in names]
+        return names, array("d", numbers)
+
+
 class Opinion(NamedTuple):
     """What a policy that did not decide made of the same candidates."""
 
@@ -172,12 +225,17 @@ class Opinion(NamedTuple):
     """Its own choice."""
     regret_s: float | None
     """How much more that choice costs by the deciding policy's scores; None where those are no seconds."""
-    scores: tuple[Score, ...]
+    scores: Scores
+    chosen: Score
+    """Its score of the engine that got the request."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
-    """Where a request goes and why; carries what its completion needs later."""
+    """Where a request goes and why; carries what its completion needs later.
+
+    Nobody changes one. It is not frozen because that would make it three times as dear, at every request.
+    """
 
     request: ParsedRequest
     engine: EngineId
@@ -191,23 +249,25 @@ class Decision:
     """Expected cached prefix on the chosen engine, tokens."""
     output_tokens: float
     """Expected output, tokens."""
-    scores: tuple[Score, ...]
+    scores: Scores
     booking: int
     """Serial number of the load booked for this decision; released exactly once by `core.Router.complete`. 0: nothing
     is booked, the decision was only asked for."""
     dispatched_s: float
-    lookup: Lookup = Lookup(0, False)
+    lookup: Lookup = Lookup(0, False)  # noqa: RUF009 -- a tuple
     tried: tuple[EngineId, ...] = ()
     """Engines that failed the request before."""
     opinions: tuple[Opinion, ...] = ()
     """Of the policies beside the one that decided, and its own where it was not heeded."""
     fallback: str | None = None
     """The policy that chose in place of `policy`: `scores` are its."""
+    longest_tokens: float = 0.0
+    """The longest prefix that any candidate is expected to hold."""
 
     @property
     def score(self) -> Score:
         """The chosen engine's score."""
-        return next(s for s in self.scores if s.engine == self.engine)
+        return self.scores.find(self.engine)
 
 
 class Ending(StrEnum):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Each layer may import itself and the layers before it.
 LAYERS = [
     {"types", "errors", "option", "config", "state", "usage"},
-    {"blocks", "transcript", "prefix", "survival", "holdings", "fleet", "features", "learners"},
+    {"blocks", "transcript", "paths", "prefix", "shelf", "survival", "holdings", "fleet", "features", "learners"},
     {"ledger", "drift"},
     {"policies"},
     {"panel"},

@@ -1,6 +1,7 @@
 """How likely a cached block survives, by how much was touched after it: learned from what answers report.
 
-A bin's chance is the decayed share of blocks found, shrunk to an optimistic prior, and never above a younger bin's.
+A bin's chance is the decayed share of blocks found, shrunk to itself shrunk to an optimistic prior, so that the prior
+gives way with the square of the evidence; and never above a younger bin's.
 """
 
 from __future__ import annotations
@@ -43,5 +44,6 @@ class Curve:
     def _publish(self) -> None:
         lowest = 1.0
         for bin_, prior in enumerate(PRIOR):
-            estimate = (self._found[bin_] + PRIOR_WEIGHT * prior) / (self._tried[bin_] + PRIOR_WEIGHT)
+            found, tried = self._found[bin_], self._tried[bin_] + PRIOR_WEIGHT
+            estimate = (found + PRIOR_WEIGHT * (found + PRIOR_WEIGHT * prior) / tried) / tried
             lowest = self.chance[bin_] = min(lowest, estimate)

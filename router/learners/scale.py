@@ -46,8 +46,6 @@ class _Sums:
         self.log = math.log(self.scale)
 
     def factor(self, now: float) -> float:
-        if abs(self.log) <= DEAD_BAND:
-            return 1.0
         log = self.log * math.exp((self.last_s - now) / FADE_S)
         return math.exp(math.copysign(max(0.0, abs(log) - DEAD_BAND), log))
 
@@ -67,7 +65,9 @@ class Scale:
     def factor(self, engine: EngineId, now: float) -> float:
         """c_i, s_i faded and through the dead band."""
         sums = self._sums.get(engine)
-        return sums.factor(now) if sums else 1.0
+        if sums is None or -DEAD_BAND <= sums.log <= DEAD_BAND:
+            return 1.0
+        return sums.factor(now)
 
     def stalled(self, engine: EngineId, silent_ms: float, expected_ms: float) -> float:
         """The scale that a silence of silent_ms, where expected_ms were expected, would make true."""

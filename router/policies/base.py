@@ -11,16 +11,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from router.config import Config
 from router.state import Fields, State
-from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Stay
+from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Scores, Stay
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """One request to be placed."""
 
     request: ParsedRequest
@@ -31,6 +29,8 @@ class Ask:
     now: float
     chance: float
     """Uniform in [0, 1), drawn for this decision by the router's generator: all the chance a policy may use."""
+    longest_tokens: float = 0.0
+    """The longest prefix that any candidate is expected to hold."""
 
 
 class Policy(ABC):
@@ -46,7 +46,7 @@ class Policy(ABC):
         self.config = config
 
     @abstractmethod
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> Scores | tuple[Score, ...]:
         """One score per candidate, in their order; the lowest `total_s` gets the request. `candidates` is not empty."""
 
     def dispatched(self, decision: Decision) -> None:  # noqa: B027 -- a policy that need not know ignores it
@@ -81,11 +81,13 @@ class Policy(ABC):
         return {}
 
 
-def pick(scores: Sequence[Score], chance: float) -> Score:
+def pick(scores: Scores | Sequence[Score], chance: float) -> Score:
     """The lowest total; exact ties are split evenly by `chance`. Raises ValueError if a total is not a number."""
-    totals = [score.total_s for score in scores]
+    totals = scores.totals_s if isinstance(scores, Scores) else [score.total_s for score in scores]
     lowest = min(totals)
     if math.isnan(sum(totals)) or not math.isfinite(lowest):
         raise ValueError("the policy gave a cost that is not a number")
-    tied = [score for score, total in zip(scores, totals, strict=True) if total == lowest]
-    return tied[int(chance * len(tied))]
+    if totals.count(lowest) == 1:
+        return scores[totals.index(lowest)]
+    tied = [place for place, total in enumerate(totals) if total == lowest]
+    return scores[tied[int(chance * len(tied))]]

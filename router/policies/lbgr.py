@@ -2,23 +2,31 @@
 
 For request j (len = m + h prompt tokens, m uncached, h cached on engine i; o expected output) and every engine i:
 
-    E = c (W + w + D + X + V)                                        seconds; i* = argmin E, exact ties at random
+    E = c (W + R + w + D + X + V) + F + S                        seconds; i* = argmin E, exact ties at random
     W = a (nw + u) + b q                         own wait: prompts ahead of it and their uncached tokens q
+    R = s D max(0, ctx + len - cap) / cap        wait for room: what does not fit the cache cap comes in as others leave
     w = a + b m + al h + at p                    own prefill; p = m (h + m / 2): each token's attention to all before it
     D = o (g0 + g1 n~ + g2 ctx~)                 own decoding, slower the more requests n~, context ctx~ run beside
     X = kp n w + kd o (g1 + g2 len) n~           delay imposed on the n requests already there
-    V = kv H min(20, 1 + mean n) (b m + at p)    price of computing again what another engine holds: H, how much of the
-                                                 traffic repeats, times how busy the fleet is
+    V = (1 + kf) kv H min(20, 1 + mean n) (b m + at p)    price of computing again what another engine holds: H, how
+                                                 much of the traffic repeats, times how busy the fleet is
+    F = kf c (W + R + w)                         the time to the first token counts more than the rest; so does what V
+                                                 takes from others, for it is theirs
+    S                                            what it costs to miss the client's objectives (`objective`)
     c                                            the engine's slowness (learners.scale), or what its silence tells of it
 
-Predicted latency is c (W + w + D). a, b, al, g0, g1, g2, at: `learners.latency`, one set for all engines, so that a new
-engine predicts at once. q, n~, ctx~: `features`. kp, kd, kv: options lbgr_imposed_prefill, lbgr_imposed_decode,
-lbgr_duplication_weight (towards engines that evict by LRU) and lbgr_duplication_weight_learned (others).
+Predicted latency is c (W + R + w + s D): prefill of others stretches decoding by s, which X has priced already where it
+was caused. a, b, al, g0, g1, g2, at, s: `learners.latency`, one set for all engines, so that a new engine predicts at
+once. q, n~, ctx~: `features`. kp, kd, kf, kv: options lbgr_imposed_prefill, lbgr_imposed_decode,
+lbgr_first_token_weight, lbgr_duplication_weight (towards engines that evict by LRU) and lbgr_duplication_weight_learned
+(others).
 
 Streamed requests show their first token: nw counts them and q knows how far the head has come. Unstreamed ones do not:
 u and their part of q are a virtual queue (`learners.backlog`) that drains at the learned speed. Mixed traffic adds the
 two up, for they wait in one queue, and shares the coefficients, for they mean the same; a step of first tokens that
 unstreamed prompts may have shared teaches nothing, as they do it themselves, as whole requests.
+
+Up to 64 engines are all weighed; of more, those that may well be the best (`shortlist`).
 
 A model that knows nothing yet (`cold`) or is wrong by a multiple (`error`) says so (`trouble`): a rule without one
 decides until it is better. It learns from what that rule places as from its own.
@@ -29,25 +37,31 @@ latency online, route greedily by it. The estimator is our own; docs/design.md d
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from router.config import Config
 from router.features import Features, crowd, queued_tokens
-from router.holdings import evicts_by_age
+from router.holdings import LRU_ORDERS
 from router.learners.backlog import Backlog
 from router.learners.latency import LatencyModel
 from router.learners.misfit import Misfit
 from router.learners.scale import Scale
 from router.learners.step import Step, StepReader
 from router.policies.base import Ask, Policy
+from router.policies.objective import aims
+from router.policies.rows import Rows
+from router.policies.shortlist import MOST, shortlist
 from router.state import Fields, State
-from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Score, Stay
+from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
 
 REUSE_START, REUSE_GAIN = 0.3, 0.01  # H: running mean of the best hit's share of the prompt
 MOST_CONGESTION = 20.0
+TERMS = "wait", "room", "prefill", "decode", "imposed", "duplication", "first_token", "objective"
 STALL_FACTOR, STALL_S = 3.0, 0.3  # silence beyond factor * expected + STALL_S is a stall
 SCALE_FROM_SAMPLES = 8  # before that the model's errors would be taken for the engines'
 
@@ -72,6 +86,7 @@ class Lbgr(Policy):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._imposed_prefill, self._imposed_decode = config.lbgr_imposed_prefill, config.lbgr_imposed_decode
+        self._urgency, self._penalty = aims(config)
         self._model = LatencyModel()
         self._scale = Scale()
         self._reuse = REUSE_START
@@ -88,44 +103,69 @@ class Lbgr(Policy):
     def _cold(self) -> bool:
         return self._model.samples < self.config.lbgr_cold_samples
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        mean_in_flight = sum([candidate.view.in_flight for candidate in candidates]) / len(candidates)
-        congestion = min(MOST_CONGESTION, 1.0 + mean_in_flight)
-        price = self._reuse * congestion
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> Rows:
+        loads = [view.in_flight for view, _ in candidates]
+        price = self._reuse * min(MOST_CONGESTION, 1.0 + sum(loads) / len(loads))
+        places: Sequence[int] = range(len(loads))
+        weighed = candidates
+        if len(loads) > MOST:
+            places = shortlist(candidates, loads, ask.chance)
+            weighed = [candidates[place] for place in places]
+        numbers = self._weigh(ask, price, weighed)
+        return Rows(candidates, TERMS, numbers, places, partial(self._weigh, ask, price))
+
+    def _weigh(self, ask: Ask, price: float, candidates: Sequence[Candidate]) -> array[float]:
+        """E and its terms of each candidate, rows as `Rows` has them. price: V over kv and the prefill.
+
+        Most of a decision's time: hence one loop over plain numbers, in which what hangs on h alone is worked out anew
+        only where h changes.
+        """
+        length, o, now = ask.prompt_tokens, ask.output_tokens, ask.now
+        a, b, al, g0, g1, g2, at, _ = self._model.per_token_s
+        stretch, urgency, missed = self._model.stretch, self._urgency, self._penalty(ask)
+        kp, kd, factor = self._imposed_prefill, self._imposed_decode, self._scale.factor
+        price *= 1.0 + urgency
         lru, learned = price * self.config.lbgr_duplication_weight, price * self.config.lbgr_duplication_weight_learned
-        score = self._score
-        return tuple([score(ask, c, lru if evicts_by_age(c.view.info.order) else learned) for c in candidates])
+        slower = o * (g1 + g2 * length)  # decoding of each other request
+        h = m = computed = own = -1.0
+        others: float
+        rows: list[float] = []
+        for view, hit in candidates:
+            engine, info, n, waiting, tokens, context, capacity, head, head_s, unstreamed, _ = view
+            c, others, unseen, q, wait = factor(engine, now), n, 0, 0.0, 0.0
+            if head is not None or unstreamed is not None:
+                if unstreamed is not None or now - head_s > STALL_S:
+                    c = self._slowness(view, c, now)
+                speed = self._model.tokens_per_s / c
+                if unstreamed is not None:
+                    unseen, q = self._unseen(engine, now, speed)
+                if head is not None:
+                    q += queued_tokens(tokens, head.miss_tokens, (now - head_s) * speed)
+                wait = c * (a * (waiting + unseen) + b * q)
+            over = context + length - capacity
+            if context > capacity:
+                others, context = crowd(n, context, capacity)
+            if hit != h:
+                h, m = hit, length - hit
+                computed = b * m + at * m * (h + m / 2)
+                own = a + computed + al * h
+            prefill = c * own
+            decode = c * o * (g0 + g1 * others + g2 * context)
+            room = stretch * decode * over / capacity if n and over > 0 else 0.0
+            imposed = c * (kp * n * own + kd * (slower * others))
+            duplication = c * (lru if info.order in LRU_ORDERS else learned) * computed
+            first_s, rest_s = wait + room + prefill, stretch * decode
+            urgent, cost = urgency * first_s, missed(first_s, rest_s) if missed else 0.0
+            e = first_s + decode + imposed + duplication + urgent + cost
+            rows += e, first_s + rest_s, h, c
+            rows += wait, room, prefill, decode, imposed, duplication, urgent, cost
+            rows += waiting, unseen, q
+        return array("d", rows)
 
-    def _score(self, ask: Ask, candidate: Candidate, price: float) -> Score:
-        """About 2 us, most of a decision's time: hence locals, and a bare tuple in the order of Features."""
-        view, h = candidate
-        m, o = ask.prompt_tokens - h, ask.output_tokens
-        n, c = view.in_flight, self._scale.factor(view.engine, ask.now)
-        unseen, q, others, context = 0, 0.0, 0.0, 0.0
-        if n:
-            c = self._slowness(view, c, ask.now)
-            unseen, q = self._queue(view, ask.now, c)
-            others, context = crowd(n, view.context_tokens, view.capacity_tokens)
-        a, b, al, g0, g1, g2, at = self._model.per_token_s
-        computed = b * m + at * m * (h + m / 2)
-        own = a + computed + al * h
-        wait = c * (a * (view.waiting + unseen) + b * q)
-        prefill = c * own
-        decode = c * o * (g0 + g1 * others + g2 * context)
-        slower = o * (g1 + g2 * ask.prompt_tokens) * others
-        imposed = c * (self._imposed_prefill * n * own + self._imposed_decode * slower)
-        duplication = c * price * computed
-        predicted = wait + prefill + decode
-        terms = {"wait": wait, "prefill": prefill, "decode": decode, "imposed": imposed, "duplication": duplication}
-        features = (n, view.waiting, unseen, q, m, h, others, context, o, c)
-        return Score(view.engine, predicted + imposed + duplication, predicted, h, terms, features)
-
-    def _queue(self, view: EngineView, now: float, scale: float) -> tuple[int, float]:
-        """(u, q) of one engine."""
-        speed = self._model.tokens_per_s / scale
-        seen = self._seen.get(view.engine) if view.oldest_unstreamed else None
-        unseen, tokens = seen.backlog.ahead(now, speed) if seen else (0, 0.0)
-        return unseen, tokens + queued_tokens(view, now, speed)
+    def _unseen(self, engine: EngineId, now: float, speed: float) -> tuple[int, float]:
+        """u and their part of q."""
+        seen = self._seen.get(engine)
+        return seen.backlog.ahead(now, speed) if seen else (0, 0.0)
 
     def _slowness(self, view: EngineView, usual: float, now: float) -> float:
         """c, raised if the engine is silent: no completion will ever come from a stalled one to tell so."""
@@ -152,7 +192,7 @@ class Lbgr(Policy):
     def dispatched(self, decision: Decision) -> None:
         if self._cold:
             self._cold_until = decision.booking
-        best = max(score.hit_tokens for score in decision.scores) / max(1.0, decision.prompt_tokens)
+        best = decision.longest_tokens / max(1.0, decision.prompt_tokens)
         self._reuse += REUSE_GAIN * (best - self._reuse)
         if not decision.request.stream:
             seen = self._seen.setdefault(decision.engine, _Seen())
@@ -200,12 +240,11 @@ class Lbgr(Policy):
         self._model.learn_prefill(*x, measured_ms / scale)
 
     def _learn_decode(self, stay: Stay, output_tokens: int, beside_ms: float) -> None:
-        """`beside_ms`: prefill of others whose first token came while this one decoded: X prices it, not D."""
+        """`beside_ms`: prefill of others whose first token came while this one decoded."""
         assert stay.first_token_s is not None
         others, context_tokens = self._company(stay)
         decode_ms = (stay.done_s - stay.first_token_s) * MS / self._scale.predict_one(stay.booking.engine)
-        decode_ms = max(0.0, decode_ms - beside_ms)
-        self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms)
+        self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms, beside_ms)
 
     def _learn_whole(self, decision: Decision, stay: Stay, outcome: Outcome, output_tokens: int) -> None:
         f = self._features(decision)

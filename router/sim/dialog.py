@@ -35,6 +35,10 @@ class Turn:
     route: str = ROUTE
 
 
+Bounds = tuple[float | None, float | None]
+"""Seconds: on the first token, on each later one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One request. keys: of the full blocks that prompt and answer fill together."""
@@ -76,13 +80,15 @@ class Dialog:
     def __init__(self, head: Prompt, token: int) -> None:
         self._said, self._token = head, token
 
-    def ask(self, turn: Turn, name: str, session: str | None, *, stream: bool, told: bool) -> Asked:
+    def ask(
+        self, turn: Turn, name: str, session: str | None, *, stream: bool, told: bool, bounds_s: Bounds = (None, None)
+    ) -> Asked:
         """The next request, as if it were answered already. `name`: its id; `told`: it says how long it will be."""
         prompt = grow(self._said, self._new(turn.fresh_tokens))
         reply = self._new(turn.output_tokens)
         self._said = grow(prompt, reply)
         most = turn.output_tokens if told else turn.max_tokens
-        request = ParsedRequest(name, turn.route, MODEL, prompt, stream, most, session=session)
+        request = ParsedRequest(name, turn.route, MODEL, prompt, stream, most, 1, session, *bounds_s)
         return Asked(request, reply, self._said.keys)
 
     def _new(self, tokens: int) -> tuple[int, ...]:

@@ -197,7 +197,8 @@ class Player:
         stream = turn.stream
         if stream is None:
             stream = number * GOLDEN % 1.0 >= self._run.site.unstreamed  # the same ones under any policy
-        asked = visit.dialog.ask(turn, str(number), session.name, stream=stream, told=session.told)
+        bounds_s = self._run.site.slo_ttft_s, self._run.site.slo_tpot_s
+        asked = visit.dialog.ask(turn, str(number), session.name, stream=stream, told=session.told, bounds_s=bounds_s)
         visit.turn += 1
         call = Call(visit, asked, number, self._now, turn.left_s)
         if turn.left_s is not None:

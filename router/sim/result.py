@@ -13,8 +13,8 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 
 from router.errors import SetupError
-from router.sim.play import Played, play
-from router.sim.setup import Run
+from router.sim.play import Played, Served, play
+from router.sim.setup import Run, Site
 from router.sim.trace import ignore
 
 WARM_UP = 0.1
@@ -63,6 +63,8 @@ class Row:
     imbalance: float
     failed: float = 0
     preemptions: float = 0
+    slo: float = math.nan
+    """Share of the answers that kept the bounds; nan: there were none."""
 
 
 def measure(run: Run, report: Callable[[float], None] = ignore) -> Row:
@@ -97,7 +99,16 @@ def summarize(run: Run, played: Played) -> Row:
         max(played.busy_s) / fmean(played.busy_s),
         played.failed,
         played.preemptions,
+        fmean([keeps(s, run.site) for s in counted]) if run.site.slo_ttft_s or run.site.slo_tpot_s else math.nan,
     )
+
+
+def keeps(served: Served, site: Site) -> bool:
+    """Whether an answer kept the bounds."""
+    late = site.slo_ttft_s is not None and served.first_s - served.arrival_s > site.slo_ttft_s
+    later = max(1, served.output_tokens - 1)
+    slow = site.slo_tpot_s is not None and (served.done_s - served.first_s) / later > site.slo_tpot_s
+    return not late and not slow
 
 
 def percentile(ordered: Sequence[float], part: float) -> float:
@@ -131,23 +142,29 @@ COLUMNS: tuple[tuple[str, int, str], ...] = (
     ("imbal.", 6, ".2f"),
     ("failed", 6, ".4g"),
 )
+SLO = ("in SLO", 6, ".3f")
 
 
 class Table:
     """Lines of a Markdown table of fixed widths, so that each can be printed before the next is known."""
 
-    def __init__(self, workloads: Sequence[str], policies: Sequence[str], orders: Sequence[str]) -> None:
+    def __init__(
+        self, workloads: Sequence[str], policies: Sequence[str], orders: Sequence[str], *, slo: bool = False
+    ) -> None:
+        self._columns = (*COLUMNS, SLO) if slo else COLUMNS
         self._widths = [max(map(len, names)) for names in (("workload", *workloads), ("policy", *policies))]
         self._widths.append(max(map(len, ("order", *orders))))
 
     def head(self) -> str:
         names = [name.ljust(width) for name, width in zip(("workload", "policy", "order"), self._widths, strict=True)]
-        heads = [name.rjust(width) for name, width, _ in COLUMNS]
-        rules = ["-" * (width + 2) for width in self._widths] + ["-" * (width + 1) + ":" for _, width, _ in COLUMNS]
+        heads = [name.rjust(width) for name, width, _ in self._columns]
+        rules = ["-" * (width + 2) for width in self._widths] + [
+            "-" * (width + 1) + ":" for _, width, _ in self._columns
+        ]
         return "| " + " | ".join(names + heads) + " |\n|" + "|".join(rules) + "|"
 
     def line(self, row: Row) -> str:
         names = [n.ljust(w) for n, w in zip((row.workload, row.policy, row.order), self._widths, strict=True)]
-        shown = (row.engines, row.rate, *astuple(row)[6:16])
-        cells = [f"{value:{width}{form}}" for value, (_, width, form) in zip(shown, COLUMNS, strict=True)]
+        shown = (row.engines, row.rate, *astuple(row)[6:16], row.slo)
+        cells = [f"{value:{width}{form}}" for value, (_, width, form) in zip(shown, self._columns, strict=False)]
         return "| " + " | ".join(names + cells) + " |"

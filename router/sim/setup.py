@@ -38,6 +38,9 @@ class Site:
     """The cache size that engines tell over the one they have; 0: they tell none."""
     unstreamed: float = 0.0
     """Share of the requests that show no first token."""
+    slo_ttft_s: float | None = None
+    slo_tpot_s: float | None = None
+    """Bounds that every request asks to be kept: on its first token, on each later one."""
     slow: tuple[tuple[int, float], ...] = ()
     """Engines and how many times slower each is than its hardware, always."""
     degrade: tuple[Spell, ...] = ()

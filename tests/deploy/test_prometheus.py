@@ -56,7 +56,13 @@ def gateway_page() -> bytes:
     names = [target.split(":")[0] for target in targets()["vllm"]]
     for name in names:
         decision: Any = SimpleNamespace(
-            fallback=None, engine=name, policy="lbgr", reason="lowest_cost", predicted_s=1.0, dispatched_s=0.0
+            fallback=None,
+            engine=name,
+            policy="lbgr",
+            reason="lowest_cost",
+            predicted_s=1.0,
+            dispatched_s=0.0,
+            request=SimpleNamespace(slo_ttft_s=0.4, slo_tpot_s=None, choices=1),
         )
         outcome: Any = SimpleNamespace(ending=Ending.OK, done_s=2.0, prompt_tokens=9, cached_tokens=3, output_tokens=4)
         metrics.decided(decision, 1e-4)

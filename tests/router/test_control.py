@@ -14,6 +14,7 @@ from gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_of, served
 from router.control import MOST_DECISIONS, read_assignment
 from router.core import Router
 from router.errors import BadRequest
+from router.policies.lbgr import TERMS
 from router.types import EngineId
 
 
@@ -53,7 +54,7 @@ async def test_a_request_is_explained_with_every_engines_terms_and_its_outcome(n
         }
         assert decision["engines"][0]["engine"] == decision["engine"]
         for engine in decision["engines"]:
-            assert list(engine["terms_s"]) == ["wait", "prefill", "decode", "imposed", "duplication"]
+            assert list(engine["terms_s"]) == list(TERMS)
             assert engine["total_s"] == pytest.approx(sum(engine["terms_s"].values()), abs=1e-5)
             assert engine["chosen"] is (engine["engine"] == decision["engine"])
             assert engine["scale"] == 1.0

@@ -235,4 +235,6 @@ async def test_a_decision_is_explained_in_the_log_at_debug(caplog: pytest.LogCap
     async with served(Script(), Script(), policy="lbgr") as gateway:
         with caplog.at_level(logging.DEBUG, "leafcutter.gateway"):
             await gateway.client.post(CHAT, json=BODIES[CHAT], headers={"x-request-id": "abc"})
-    assert re.search(r"request abc to engine-\d \(lbgr, lowest_cost; engine-0: \d+ ms = wait 0 \+ prefill", caplog.text)
+    assert re.search(
+        r"request abc to engine-\d \(lbgr, lowest_cost; engine-0: \d+ ms = wait 0 \+ room 0 \+ prefill", caplog.text
+    )

@@ -1,22 +1,41 @@
 import gc
 import json
 import tracemalloc
+from array import array
 from dataclasses import replace
 
 import pytest
 from virtual_fleet import answered, prompt_of, router_with
 
 from router.ledger import ENGINES, NAME_CHARS, Ledger
-from router.types import Decision, Ending, EngineId, Lookup, Opinion, Outcome, ParsedRequest, Score
+from router.policies.rows import Rows
+from router.types import (
+    Candidate,
+    Decision,
+    Ending,
+    EngineId,
+    EngineInfo,
+    EngineView,
+    Lookup,
+    Opinion,
+    Outcome,
+    ParsedRequest,
+    Score,
+    Scores,
+)
 
 E0, E1 = EngineId("e0"), EngineId("e1")
 TERMS = {"wait": 0.5, "prefill": 0.25}
 
 
+def rows(engines: int) -> Rows:
+    candidates = [Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), 0, 0), 16.0 * n) for n in range(engines)]
+    numbers = array("d", [x for n in range(engines) for x in (1.0 + n, 0.75, 16.0 * n, 1.5, *TERMS.values(), 7.0)])
+    return Rows(candidates, tuple(TERMS), numbers, range(engines), lambda _: numbers)
+
+
 def decided(booking: int, request_id: str = "r", *, engines: int = 2, **fields: object) -> Decision:
-    scores = tuple(
-        Score(EngineId(f"e{n}"), 1.0 + n, 0.75, 16.0 * n, TERMS, (0.0,) * 9 + (1.5,)) for n in range(engines)
-    )
+    scores = rows(engines)
     request = ParsedRequest(request_id, "/v1/completions", "m", prompt_of(1, 2), True, 9)
     decision = Decision(request, E0, "lbgr", "lowest_cost", 0.75, 128.0, 0.0, 9.0, scores, booking, float(booking))
     return replace(decision, **fields)  # type: ignore[arg-type]
@@ -24,7 +43,7 @@ def decided(booking: int, request_id: str = "r", *, engines: int = 2, **fields: 
 
 def test_a_decision_and_its_outcome_in_full():
     ledger = Ledger(4)
-    decision = decided(1, "abc", opinions=(Opinion("lmetric", E1, 1.0, ()),))
+    decision = decided(1, "abc", opinions=(Opinion("lmetric", E1, 1.0, Scores(()), Score(E0, 1.0, None, 0.0)),))
     ledger.open(decision)
     (before,) = ledger.find("abc")
     assert before.describe(3.0)["outcome"] is None
@@ -80,7 +99,7 @@ def test_a_decision_and_its_outcome_in_full():
 
 
 def test_what_is_no_number_is_null():
-    scores = (Score(E0, 1.0, None, 0.0), Score(E1, float("inf"), None, 0.0, {}, (1.0,)))
+    scores = Scores((Score(E0, 1.0, None, 0.0), Score(E1, float("inf"), None, 0.0, {}, (1.0,))))
     decision = decided(1, scores=scores, predicted_s=None)
     ledger = Ledger(4)
     ledger.open(decision)
@@ -96,7 +115,7 @@ def test_what_is_no_number_is_null():
 
 
 def test_terms_that_some_scores_lack_are_null():
-    scores = (Score(E0, 1.0, None, 0.0, TERMS), Score(E1, 2.0, None, 0.0))
+    scores = Scores((Score(E0, 1.0, None, 0.0, TERMS), Score(E1, 2.0, None, 0.0)))
     ledger = Ledger(4)
     ledger.open(decided(1, scores=scores))
     first, second = ledger.find("r")[0].describe(5.0)["engines"]
@@ -154,7 +173,7 @@ def test_a_ledger_of_no_decisions_keeps_none():
 
 @pytest.mark.parametrize("chosen", ["e0", "e39"])
 def test_of_many_engines_the_cheapest_are_kept_and_always_the_chosen_one(chosen):
-    scores = tuple(Score(EngineId(f"e{n}"), 1.0, None, 0.0) for n in range(40))
+    scores = Scores([Score(EngineId(f"e{n}"), 1.0, None, 0.0) for n in range(40)])
     ledger = Ledger(2)
     ledger.open(decided(1, scores=scores, engine=EngineId(chosen)))
     shown = ledger.find("r")[0].describe(0.0)
@@ -180,12 +199,14 @@ def test_ended_decisions_stay_within_the_stated_memory():
     tracemalloc.start()
     try:
         for n in range(1, 3 * most):
-            scores = tuple(
-                Score(name, e + n * 0.1, n * 0.3, n * 0.7, {f"t{k}": n * 0.9 + k for k in range(5)})
-                for e, name in enumerate(names)
+            scores = Scores(
+                [
+                    Score(name, e + n * 0.1, n * 0.3, n * 0.7, {f"t{k}": n * 0.9 + k for k in range(5)})
+                    for e, name in enumerate(names)
+                ]
             )
             request = ParsedRequest(f"request-{n:032}", "/v1/completions", "m", prompt_of(*range(1000)), True, None)
-            opinions = tuple(Opinion(policy, E1, n * 0.5, scores) for policy in ("a", "b", "c"))
+            opinions = tuple(Opinion(policy, E1, n * 0.5, scores, scores[0]) for policy in ("a", "b", "c"))
             lookup = Lookup(9, True, tuple((k, k, k) for k in range(50)))
             decision = decided(n, request=request, scores=scores, opinions=opinions, lookup=lookup)
             ledger.open(decision)

@@ -43,6 +43,31 @@ def test_a_request_that_reached_no_engine_is_counted_too() -> None:
     assert registry.get_sample_value("leafcutter_ttft_seconds_count", {"route": REQUEST.route}) is None
 
 
+def test_bounds_that_clients_set_are_counted_as_kept_or_not() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    request = replace(REQUEST, slo_ttft_s=1.0, slo_tpot_s=0.5)
+    decision = replace(DECISION, request=request)
+
+    def end(first_s: float | None, output_tokens: int | None, ending: Ending = Ending.OK) -> None:
+        outcome = Outcome(ending, 14.0, first_s, output_tokens=output_tokens)
+        metrics.ended(Record(REQUEST.route, 10.0, ending, decision, outcome, first_s), 14.0)
+
+    end(11.0, 7)  # after 1.0 s, then six tokens in 3 s
+    end(11.5, 4)  # after 1.5 s, then three in 2.5 s
+    end(10.5, 1)  # no later token
+    end(None, 9)  # unstreamed: nobody saw
+    end(10.5, 9, Ending.CANCELLED)
+    counts = {
+        (bound, kept): registry.get_sample_value(
+            "leafcutter_slo_total", {"policy": "lbgr", "bound": bound, "kept": kept}
+        )
+        for bound in ("ttft", "tpot")
+        for kept in ("true", "false")
+    }
+    assert counts == {("ttft", "true"): 2, ("ttft", "false"): 1, ("tpot", "true"): 1, ("tpot", "false"): 1}
+
+
 def test_tokens_and_the_signed_error_of_the_prediction() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)

@@ -309,7 +309,7 @@ def test_every_policy_serves_beside_every_other_without_a_fault(policy, ending):
         if n == 30:
             router.fleet.add(E1)
             router.fleet.set_health(E1, True)
-        decision = router.route(ask_for(*(rng.randrange(9) for _ in range(5)), stream=n % 2 == 0), n * 0.1)
+        decision = router.route(ask_for(*rng.sample(range(9), 5), stream=n % 2 == 0), n * 0.1)
         assert len(decision.opinions) == len(others)
         for score in decision.scores:  # `ledger.pack` and /explain rely on it
             assert list(score.terms_s) in (list(decision.scores[0].terms_s), [])

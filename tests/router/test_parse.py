@@ -239,3 +239,17 @@ def test_token_ids_extend_the_chain_where_the_engine_tells_them() -> None:
 
 def test_an_echoed_prompt_is_no_reply() -> None:
     assert read({"prompt": "a", "echo": True}, COMPLETIONS).reply({"content": "a" + REPLY}) == b""
+
+
+def test_bounds_on_latency_come_in_headers() -> None:
+    request = read({"messages": [USER]}, x_slo_ttft_ms="250", x_slo_tpot_ms="12.5").request
+    assert (request.slo_ttft_s, request.slo_tpot_s) == (0.25, 0.0125)
+    request = read({"messages": [USER]}).request
+    assert (request.slo_ttft_s, request.slo_tpot_s) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["soon", "", "0", "-5", "nan", "inf", "1e999"])
+@pytest.mark.parametrize("header", ["x_slo_ttft_ms", "x_slo_tpot_ms"])
+def test_a_bound_that_is_none_is_refused(header: str, text: str) -> None:
+    with pytest.raises(BadRequest, match=f"`{header.replace('_', '-')}` must be a number of milliseconds above 0"):
+        read({"messages": [USER]}, **{header: text})

@@ -1,3 +1,6 @@
+import random
+from collections import OrderedDict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,10 @@ def index_of(*engines: EngineId, capacity: float = 1000.0, most: int = 1000, gue
     return index
 
 
+def book(index: PrefixIndex, engine: EngineId, prompt: tuple[BlockKey, ...], matched: int) -> Lookup:
+    return index.book(engine, prompt, index.walk(prompt), matched, BLOCK)
+
+
 def answer(
     index: PrefixIndex,
     engine: EngineId,
@@ -30,7 +37,7 @@ def answer(
 ) -> Lookup:
     """One request through the index; what it predicted."""
     matched = index.match(prompt).get(engine, 0)
-    lookup = index.book(engine, prompt, matched, BLOCK)
+    lookup = book(index, engine, prompt, matched)
     settle(index, engine, prompt + extra, lookup, cached)
     return lookup
 
@@ -51,8 +58,8 @@ def settle(
 
 def test_one_walk_finds_every_engines_longest_prefix():
     index = index_of(A, B)
-    index.book(A, keys(1, 2, 3, 4), 0, BLOCK)
-    index.book(B, keys(1, 2, 9), 0, BLOCK)
+    book(index, A, keys(1, 2, 3, 4), 0)
+    book(index, B, keys(1, 2, 9), 0)
     assert index.match(keys(1, 2, 3, 5)) == {A: 3, B: 2}
     assert index.match(keys(7, 1, 2)) == {}
     assert index.match(()) == {}
@@ -60,7 +67,7 @@ def test_one_walk_finds_every_engines_longest_prefix():
 
 def test_a_prompt_is_held_from_its_dispatch_and_its_reply_from_its_answer():
     index = index_of(A)
-    lookup = index.book(A, keys(1, 2), 0, BLOCK)
+    lookup = book(index, A, keys(1, 2), 0)
     assert index.match(keys(1, 2, 3)) == {A: 2}
     settle(index, A, keys(1, 2, 3), lookup, None)
     assert index.match(keys(1, 2, 3, 4)) == {A: 3}
@@ -68,10 +75,10 @@ def test_a_prompt_is_held_from_its_dispatch_and_its_reply_from_its_answer():
 
 def test_the_least_recently_used_goes_first_and_tails_before_roots():
     index = index_of(A, capacity=4 * BLOCK)
-    index.book(A, keys(1, 2), 0, BLOCK)
-    index.book(A, keys(3, 4), 0, BLOCK)
-    index.book(A, keys(1, 2), 2, BLOCK)
-    index.book(A, keys(5), 0, BLOCK)
+    book(index, A, keys(1, 2), 0)
+    book(index, A, keys(3, 4), 0)
+    book(index, A, keys(1, 2), 2)
+    book(index, A, keys(5), 0)
     assert index.match(keys(3, 4)) == {A: 1}
     assert index.match(keys(1, 2)) == {A: 2}
     assert index.blocks(A) == 4
@@ -104,7 +111,7 @@ def test_a_guessed_capacity_moves_faster_and_both_are_bounded():
 
 def test_an_engine_that_tells_its_size_later_keeps_what_it_holds():
     index = index_of(A)
-    index.book(A, keys(1, 2, 3), 0, BLOCK)
+    book(index, A, keys(1, 2, 3), 0)
     index.add(A, 2 * BLOCK, guessed=False)
     assert index.match(keys(1, 2, 3)) == {A: 2}
 
@@ -137,14 +144,14 @@ def test_one_lost_hit_or_an_old_one_is_no_flush():
 
 def test_an_unanswered_dispatch_is_no_proof_of_a_flush():
     index = index_of(A)
-    index.book(A, keys(1, 2, 3), 0, BLOCK)
-    assert not index.book(A, keys(1, 2, 3), 3, BLOCK).recent
+    book(index, A, keys(1, 2, 3), 0)
+    assert not book(index, A, keys(1, 2, 3), 3).recent
 
 
 def test_a_failed_request_takes_back_only_what_no_answer_confirmed():
     index = index_of(A)
     answer(index, A, keys(1, 2), 0)
-    lookup = index.book(A, keys(1, 2, 3, 4), 2, BLOCK)
+    lookup = book(index, A, keys(1, 2, 3, 4), 2)
     index.retract(A, keys(1, 2, 3, 4), lookup)
     assert index.match(keys(1, 2, 3, 4)) == {A: 2}
 
@@ -152,7 +159,7 @@ def test_a_failed_request_takes_back_only_what_no_answer_confirmed():
 def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again():
     index = index_of(A, B)
     for engine in (A, B):
-        index.book(engine, keys(1, 2), 0, BLOCK)
+        book(index, engine, keys(1, 2), 0)
     index.forget(A)
     assert index.match(keys(1, 2)) == {B: 2}
     index.remove(B)
@@ -163,7 +170,7 @@ def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again():
 
 def test_the_end_of_a_request_whose_engine_has_gone_is_harmless():
     index = index_of(A)
-    lookup = index.book(A, keys(1), 0, BLOCK)
+    lookup = book(index, A, keys(1), 0)
     index.remove(A)
     settle(index, A, keys(1), lookup, 0)
     index.retract(A, keys(1), lookup)
@@ -173,16 +180,98 @@ def test_the_end_of_a_request_whose_engine_has_gone_is_harmless():
 def test_the_cap_over_all_engines_is_reached_and_held():
     index = index_of(A, B, capacity=1e9, most=100)
     for n in range(500):
-        index.book(A if n % 3 else B, keys(*range(10 * n, 10 * n + 5)), 0, BLOCK)
+        book(index, A if n % 3 else B, keys(*range(10 * n, 10 * n + 5)), 0)
     assert len(index) == 100
     assert (index.blocks(A), index.blocks(B)) == (50, 50)
     index.add(EngineId("c"), 1e9, guessed=False)
     assert len(index) == 66
 
 
+def test_what_is_kept_of_touches_follows_what_is_left_of_them():
+    """Prompts of 200 blocks that go on where others fork: each leaves one block behind that nobody asks for again."""
+    index = index_of(A, capacity=1e9, most=5000)
+    stem = keys(*range(199))
+    for n in range(10_000):
+        answer(index, A, (*stem, BlockKey(1000 + n)), None)
+        if n % 500 == 0:
+            touches = index._shelves[A].touches.values()
+            assert sum(touch.left for touch in touches) == index.blocks(A)
+            assert sum(len(touch.keys) for touch in touches) <= 4 * index.blocks(A)
+    assert index.blocks(A) == 5000
+    for _ in range(10_000):
+        answer(index, A, stem, None)
+    assert len(index._shelves[A].touches) <= 5000
+
+
+class Plain:
+    """The same index for one engine in as few words as it can be said: an ordered dictionary."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.confirmed, self.clock = limit, OrderedDict[BlockKey, int](), 0
+
+    def match(self, prompt: tuple[BlockKey, ...]) -> int:
+        return [*(key in self.confirmed for key in prompt), False].index(False)
+
+    def touch(self, prompt: tuple[BlockKey, ...], *, confirmed: bool) -> None:
+        self.clock += len(prompt)
+        for key in reversed(prompt):
+            known = self.confirmed.pop(key, 0)
+            self.confirmed[key] = self.clock if confirmed else known
+        while len(self.confirmed) > self.limit:
+            self.confirmed.popitem(last=False)
+
+    def retract(self, prompt: tuple[BlockKey, ...]) -> None:
+        for key in prompt:
+            if self.confirmed.get(key) == 0:
+                del self.confirmed[key]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_engine_is_as_if_alone_and_as_a_plain_lru(seed):
+    chance = random.Random(seed)
+    index = index_of(A, B, capacity=60 * BLOCK)
+    plain = {A: Plain(60), B: Plain(60)}
+    running: list[tuple[EngineId, tuple[BlockKey, ...], Lookup]] = []
+    for _ in range(4000):
+        if running and chance.random() < 0.5:
+            engine, prompt, lookup = running.pop(chance.randrange(len(running)))
+            if chance.random() < 0.3:
+                index.retract(engine, prompt, lookup)
+                plain[engine].retract(prompt[lookup.blocks :])
+            else:
+                settle(index, engine, prompt, lookup, None)
+                plain[engine].touch(prompt, confirmed=True)
+        else:
+            path = [chance.randrange(2) for _ in range(chance.randint(1, 12))]
+            prompt = tuple(BlockKey(hash(tuple(path[: n + 1]))) for n in range(len(path)))
+            engine = chance.choice([A, B])
+            assert index.match(prompt) == {e: p.match(prompt) for e, p in plain.items() if p.match(prompt)}
+            running.append((engine, prompt, book(index, engine, prompt, plain[engine].match(prompt))))
+            plain[engine].touch(prompt, confirmed=False)
+        assert {e: index.blocks(e) for e in plain} == {e: len(p.confirmed) for e, p in plain.items()}
+
+
+def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
+    chance = random.Random(0)
+    index = index_of(A, B, capacity=30 * BLOCK)
+    for n in range(3000):
+        prompt = keys(*(chance.randrange(9 if n % 2 else 60) for _ in range(8)))
+        engine = chance.choice([A, B])
+        lookup = book(index, engine, prompt, index.match(prompt).get(engine, 0))
+        if n % 3:
+            settle(index, engine, prompt, lookup, None)
+        else:
+            index.retract(engine, prompt, lookup)
+        assert len(index) <= 60
+        assert len(index._paths) <= 69
+    index.forget(A)
+    index.forget(B)
+    assert len(index) == 0
+
+
 def test_a_prompt_longer_than_the_cache_leaves_its_root():
     index = index_of(A, capacity=3 * BLOCK)
-    index.book(A, keys(*range(10)), 0, BLOCK)
+    book(index, A, keys(*range(10)), 0)
     assert index.match(keys(*range(10))) == {A: 3}
 
 
@@ -203,7 +292,7 @@ def test_match_is_the_run_of_blocks_held_and_the_cap_stands(steps, most):
         elif what == "c":
             index.add(engine, 8 * BLOCK, guessed=True)
         else:
-            lookup = index.book(engine, prompt, matched.get(engine, 0), BLOCK)
+            lookup = book(index, engine, prompt, matched.get(engine, 0))
             if what == "s":
                 settle(index, engine, prompt, lookup, 0)
             elif what == "x":

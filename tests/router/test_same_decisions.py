@@ -14,7 +14,7 @@ from router.sim.traffic import Workload, replay
 from router.types import Ending
 
 BLOCK = 32
-SITE = Site(4, ("l40-8b",), BLOCK, cache_tokens=16_000)
+SITE = Site(4, ("l40-8b",), BLOCK, cache_tokens=9_000)
 REQUESTS = 240
 POLICIES = ["lbgr", "lmetric", "cache_aware"]
 ORDERS = ["lru", "rlt_gix"]

@@ -37,6 +37,21 @@ def test_table_and_verdict(capsys):
     assert verdict.count("[") == 3
 
 
+def test_bounds_on_latency_are_heeded_and_counted(capsys):
+    flags = ["--workload", "gsp", "--rate", "4", "--requests", "200", "--engines", "2", "--policies", "lbgr"]
+    flags += ["--orders", "lru", "--seeds", "1", "--slo-ttft-ms", "600"]
+    shares = []
+    for objective in ("e2e", "slo"):
+        status, out, _ = run(capsys, *flags, "--set", f"lbgr_objective={objective}", "--set", "lbgr_slo_weight=5")
+        assert status == 0
+        head, _, line, *_ = out.splitlines()
+        shown = dict(zip(*([cell.strip() for cell in text.split("|")] for text in (head, line)), strict=True))
+        shares.append(float(shown["in SLO"]))
+    assert 0 < shares[0] < 1
+    assert shares[0] != shares[1]
+    assert run(capsys, *flags, "--slo-tpot-ms", "soon")[0] == 2
+
+
 def test_json(capsys):
     flags = ["--workload", "gsp,heavy", "--rate", "4", "--rate", "8", "--requests", "20", "--engines", "1,2"]
     status, out, _ = run(capsys, *flags, "--policies", "random", "--orders", "lru", "--seeds", "3,9", "--json")

@@ -1,6 +1,8 @@
 """What a run comes to."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +74,19 @@ def tuple_of(row):
 
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_bounds_that_are_kept_are_a_share_and_a_column():
+    rows = [served(n, n, n + 0.1 * n, n + 0.1 * n + 0.9) for n in range(2, 8)]  # 0.1 s for each of nine later tokens
+    played = Played(rows, 8, 10.0, 0, 0, [1.0, 1.0])
+    site = replace(RUN.site, slo_ttft_s=0.45)
+    assert summarize(replace(RUN, site=site), played).slo == pytest.approx(3 / 6)
+    site = replace(RUN.site, slo_tpot_s=0.09)
+    assert summarize(replace(RUN, site=site), played).slo == 0.0
+    assert math.isnan(summarize(RUN, played).slo)
+    table = Table(["gsp"], ["lbgr"], ["rlt_gix"], slo=True)
+    shown = dict(zip(cells(table.head().splitlines()[0]), cells(table.line(replace(ROW, slo=0.875))), strict=True))
+    assert (shown["failed"], shown["in SLO"]) == ("0", "0.875")
 
 
 def test_table():
