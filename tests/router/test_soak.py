@@ -13,7 +13,7 @@ from router.policies import TABLE
 ENGINES = 4
 LRU = ["lru"] * ENGINES
 BLOCKS, DECISIONS = 10_000, 1_000
-GENERATION = 2 * BLOCKS // 16  # blocks: the survival index drops whole generations of an engine (`router_of`: capacity)
+GENERATION = BLOCKS // ENGINES // 16  # blocks: the survival index looks at its cap once a generation of an engine
 
 
 def totals_of(config, orders, requests, checkpoints):
@@ -28,7 +28,10 @@ def is_flat(totals):
     return max(last) <= 1.03 * min(last)
 
 
-@pytest.mark.parametrize(("orders", "slack_blocks"), [(LRU, 0), (["rlt_gix"] * ENGINES, ENGINES * GENERATION)])
+@pytest.mark.parametrize(
+    ("orders", "slack_blocks"),
+    [(LRU, 0), (["rlt_gix"] * ENGINES, ENGINES * GENERATION), (["lru", "rlt_gix"] * 2, ENGINES * GENERATION)],
+)
 @pytest.mark.parametrize("policy", ["lbgr", "lmetric"])
 def test_what_never_repeats_fills_the_caps_and_no_more(policy, orders, slack_blocks):
     config = Config(policy=policy, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
