@@ -146,6 +146,17 @@ class Judge:
         share = f"{len(quotients)} of {len(whole.scenes)} scenes, {worst}: {quotients[worst]:.4g}"
         return f"{said}{asked} {figure:6.4g} ({share})  {verdict}"
 
+    def table(self, column: str) -> str:
+        """Means over the seeds, a line a scene: lbgr, joint and the likely best baselines."""
+        names = ("lbgr", "joint", *CONTENDERS)
+        lines = ["| | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+        for scene in SCENES:
+            found = {name: values for name in names if (values := self._column(scene.name, name, column))}
+            if found:
+                means = {name: f"{fmean(values):.3f}" for name, values in found.items()}
+                lines.append(f"| {scene.name} | " + " | ".join(means.get(name, "") for name in names) + " |")
+        return "\n".join(lines)
+
     def _quotients(self, whole: Whole) -> Iterator[tuple[str, float]]:
         for scene in whole.scenes:
             mine = self._column(scene, whole.mine, whole.column)
@@ -223,6 +234,7 @@ def main() -> int:
     parser.add_argument("--fresh", metavar="GLOB", nargs="?", const="*", help="run anew what such entrants ran before")
     parser.add_argument("--out", metavar="FILE", type=Path, help="JSON; keeps the runs; those in it are not repeated")
     parser.add_argument("--show", metavar="FILE", type=Path, help="only print what is in such a file")
+    parser.add_argument("--table", metavar="COLUMN", help="of --show: one column of all runs, such as mean_s or p99_s")
     parser.add_argument("--jobs", metavar="N", default="1", help="processes; default: 1")
     args = parser.parse_args()
     book = Book(args.show or args.out, SCENES)
@@ -231,6 +243,9 @@ def main() -> int:
             book.forget(args.fresh)
         numbers = seeds(args.seeds)
         judge = Judge(book, numbers, options_set(args.set))
+        if args.show and args.table:
+            print(judge.table(args.table))
+            return 0
         scenes = [scene for scene in SCENES if fnmatch(scene.name, args.rows)]
         show(partial(lines_of, scenes, judge, book, numbers, args))
     except LeafcutterError as error:
