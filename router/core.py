@@ -23,6 +23,7 @@ from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
 from router.state import Fields, State
 from router.types import (
+    NOTHING_FOUND,
     BlockKey,
     Booking,
     Candidate,
@@ -30,7 +31,6 @@ from router.types import (
     Ending,
     EngineId,
     EngineView,
-    Lookup,
     Outcome,
     ParsedRequest,
     Score,
@@ -99,7 +99,7 @@ class Router:
         chance = self._rng.getstate()
         try:
             look = self._look(request, now, ())
-            return self.panel.choose(look.ask, look.candidates).decision(look.ask, 0, Lookup(0, False), ())
+            return self.panel.choose(look.ask, look.candidates).decision(look.ask, 0, NOTHING_FOUND, ())
         finally:
             self._rng.setstate(chance)
 

@@ -254,7 +254,7 @@ class Decision:
     """Serial number of the load booked for this decision; released exactly once by `core.Router.complete`. 0: nothing
     is booked, the decision was only asked for."""
     dispatched_s: float
-    lookup: Lookup = Lookup(0, False)  # noqa: RUF009 -- a tuple
+    lookup: Lookup = NOTHING_FOUND
     tried: tuple[EngineId, ...] = ()
     """Engines that failed the request before."""
     opinions: tuple[Opinion, ...] = ()

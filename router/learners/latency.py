@@ -157,7 +157,7 @@ class LatencyModel:
     def _learn(self, x: tuple[float, ...], y_ms: float, weight: float, share: float) -> None:
         prefill, decode = self._prefill_pace.ratio, self._decode_pace.ratio
         self._model.prior[:] = [p * r for p, r in zip(PRIOR, _each(prefill, decode), strict=True)]
-        trust = (*_each(self._prefill_trust, self._decode_trust)[:-1], 1.0)
+        trust = _each(self._prefill_trust, self._decode_trust)
         self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
         self._model.learn_one(x, y_ms, weight, share)
         self._publish()

@@ -94,9 +94,11 @@ async def served(*scripts: Script, known: bool = True, **options: Any) -> AsyncI
 
 
 @asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[str]:
-    """`app` served by uvicorn on a free loopback port, in the test's own event loop."""
-    config = uvicorn.Config(app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False)
+async def listening(app: Any, config: uvicorn.Config | None = None) -> AsyncIterator[str]:
+    """`app` served by uvicorn on a free loopback port, in the test's own event loop. config: of that app."""
+    config = config or uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

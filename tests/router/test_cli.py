@@ -1,9 +1,8 @@
 """How the command serves the gateway."""
 
 import asyncio
-import socket
 
-import uvicorn
+from gateway_server import listening
 
 from router.cli import server_config
 from router.config import Config
@@ -24,20 +23,11 @@ def test_idle_connections_outlive_those_of_the_usual_client():
 async def test_an_idle_connection_stays_open_as_long_as_the_option_says():
     config = server_config(Config(port=0, keep_alive_timeout_secs=1), hello)
     config.lifespan = "off"
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        await server.startup(sockets=[listener])
-        try:
-            reader, writer = await asyncio.open_connection(*listener.getsockname())
-            for pause_s in (0.0, 0.5):
-                await asyncio.sleep(pause_s)
-                writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-            assert await asyncio.wait_for(reader.read(), 5) == b""  # closed by the gateway
-            writer.close()
-        finally:
-            for each in server.servers:
-                each.close()
+    async with listening(hello, config) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        for pause_s in (0.0, 0.5):
+            await asyncio.sleep(pause_s)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await asyncio.wait_for(reader.read(), 5) == b""  # closed by the gateway
+        writer.close()
