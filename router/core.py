@@ -185,30 +185,32 @@ class Router:
     # --- the choice ---------------------------------------------------------------------------------------------
 
     def _look(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Look:
-        candidates = self._eligible(request.model, exclude)
+        candidates, places = self._eligible(request.model, exclude)
         token_units = self._tokens_per_unit(request)
         prompt_tokens, block_tokens = request.prompt.units * token_units, request.prompt.block_units * token_units
         match = self._index.match(request.prompt.keys)
         longest_tokens = 0.0
         if match.blocks:
             most = max(0.0, prompt_tokens - 1)  # the last token is always computed
-            for place, (view, _) in enumerate(candidates):
-                if view.engine in match.blocks:
-                    hit_tokens = _whole(view, min(match.blocks[view.engine] * block_tokens, most))
-                    candidates[place] = Candidate(view, hit_tokens)
+            for engine, held in match.blocks.items():
+                if engine in places:
+                    view = candidates[places[engine]].view
+                    hit_tokens = _whole(view, min(held * block_tokens, most))
+                    candidates[places[engine]] = Candidate(view, hit_tokens)
                     longest_tokens = max(longest_tokens, hit_tokens)
         ask = Ask(request, prompt_tokens, self._expect(request), now, self._rng.random(), longest_tokens)
         return _Look(ask, candidates, match, block_tokens)
 
-    def _eligible(self, model: str, exclude: Collection[EngineId]) -> list[Candidate]:
-        """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones."""
-        found = self.fleet.candidates()
-        if model:
-            found = [c for c in found if not (served := c.view.info.models) or model in served]
-        if exclude:
-            found = [c for c in found if c.view.engine not in exclude]
+    def _eligible(self, model: str, exclude: Collection[EngineId]) -> tuple[list[Candidate], Mapping[EngineId, int]]:
+        """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones; and where
+        each of them is."""
+        found, places = self.fleet.candidates()
+        if exclude or (model and not self.fleet.all_serve(model)):
+            left = [(c, c.view.info.models) for c in found if c.view.engine not in exclude]
+            found = [c for c, served in left if not (model and served) or model in served]
+            places = {view.engine: place for place, (view, _) in enumerate(found)}
         if found:
-            return found
+            return found, places
         known = [self.fleet.view(engine).info.models for engine in self.fleet.ids()]
         if model and known and all(served and model not in served for served in known):
             raise NotFound(f"The model `{model}` does not exist.", param="model")

@@ -45,7 +45,7 @@ class TraceError(LeafcutterError):
 
 
 class SnapshotError(LeafcutterError):
-    """Learned state that cannot be restored. `place`: in the file, as `learned.policies.lbgr.reuse`."""
+    """Learned state that cannot be restored. `place`: in the file, as `learned.policies.lbgr.duplication.repeated`."""
 
     def __init__(self, place: str, found: object, expected: str) -> None:
         words = repr(found)

@@ -7,9 +7,10 @@ A caller-owned clock comes in as `now`; time that runs backwards counts as stand
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView, Stay
 
@@ -79,6 +80,7 @@ class _Engine:
             max(head.dispatched_s, self.last_first_token_s) if head else 0.0,
             oldest,
             max(oldest.dispatched_s, self.last_sign_s) if oldest else 0.0,
+            len(self.unstreamed),
         )
 
 
@@ -106,6 +108,16 @@ class _Open:
         return Stay(self.booking, self.first_token_s, now, others, other_context, self.state.capacity_tokens)
 
 
+class _Ready(NamedTuple):
+    """The healthy engines, in the order they were added: made anew when one comes, goes or tells something else of
+    itself. In between only those with another load are, however many there are."""
+
+    candidates: list[Candidate]
+    places: dict[EngineId, int]
+    models: frozenset[str] | None
+    """That all serve which name theirs; None if none of them does."""
+
+
 class Fleet:
     """All engines. Grows with the engines added and, per request in flight, by one booking.
 
@@ -118,6 +130,8 @@ class Fleet:
         self._engines: dict[EngineId, _Engine] = {}
         self._open: dict[int, _Open] = {}
         self._serial = 0
+        self._ready: _Ready | None = None
+        self._moved: set[EngineId] = set()  # had their load changed since `_ready` was looked at
 
     # --- who there is -------------------------------------------------------------------------------------------
 
@@ -130,6 +144,7 @@ class Fleet:
     def remove(self, engine: EngineId) -> None:
         """Forget an engine; its open bookings are released as usual, without effect on a later namesake."""
         if self._engines.pop(engine, None) is not None:
+            self._ready = None
             self._listener(engine, Change.REMOVED)
 
     def __contains__(self, engine: EngineId) -> bool:
@@ -145,7 +160,7 @@ class Fleet:
     def set_health(self, engine: EngineId, healthy: bool) -> None:
         state = self._engines[engine]
         returned = healthy and not state.healthy
-        state.healthy = healthy
+        state.healthy, self._ready = healthy, None
         if returned:
             self._listener(engine, Change.RETURNED)
 
@@ -154,7 +169,7 @@ class Fleet:
         if info == state.info:
             return
         before = state.info
-        state.info, state.bare = info, None
+        state.info, state.bare, self._ready = info, None, None
         told = (info.capacity_blocks or 0) * (info.block_size or 0)
         state.capacity_tokens = float(told) if told > 0 else self._default_capacity_tokens
         cache = info.capacity_blocks, info.block_size, info.order
@@ -166,11 +181,31 @@ class Fleet:
 
     def views(self) -> list[EngineView]:
         """Of the healthy engines, in the order they were added."""
-        return [view for view, _ in self.candidates()]
+        return [view for view, _ in self.candidates()[0]]
 
-    def candidates(self) -> list[Candidate]:
-        """The same, as candidates for a prompt of which none holds anything."""
-        return [e.bare or e.look() for e in self._engines.values() if e.healthy]
+    def candidates(self) -> tuple[list[Candidate], Mapping[EngineId, int]]:
+        """The same, as candidates for a prompt of which none holds anything: (a list for the caller, places in it)."""
+        ready = self._ready or self._gather()
+        for engine in self._moved:
+            if engine in ready.places:
+                ready.candidates[ready.places[engine]] = self._engines[engine].look()
+        self._moved.clear()
+        return ready.candidates.copy(), ready.places
+
+    def all_serve(self, model: str) -> bool:
+        """Whether every healthy engine that tells what it serves serves this."""
+        models = (self._ready or self._gather()).models
+        return models is None or model in models
+
+    def _gather(self) -> _Ready:
+        healthy = [engine for engine in self._engines.values() if engine.healthy]
+        told = [frozenset(engine.info.models) for engine in healthy if engine.info.models]
+        self._ready = _Ready(
+            [engine.look() for engine in healthy],
+            {engine.engine: place for place, engine in enumerate(healthy)},
+            frozenset.intersection(*told) if told else None,
+        )
+        return self._ready
 
     # --- load ---------------------------------------------------------------------------------------------------
 
@@ -193,6 +228,7 @@ class Fleet:
         """Put one request's load on an engine. Raises KeyError for an unknown engine."""
         state = self._engines[engine]
         state.move_to(now)
+        self._moved.add(engine)
         self._serial += 1
         booking = Booking(self._serial, engine, now, streamed, prompt_tokens, hit_tokens, output_tokens, predicted_s)
         state.in_flight += 1
@@ -212,6 +248,7 @@ class Fleet:
             return None
         state = entry.state
         state.move_to(now)
+        self._moved.add(state.engine)
         state.leave_queue(serial)
         state.last_first_token_s = state.last_sign_s = state.at_s
         entry.first_token_s = state.at_s
@@ -225,6 +262,7 @@ class Fleet:
             return None
         state = entry.state
         state.move_to(now)
+        self._moved.add(state.engine)
         stay = entry.end(state.at_s)
         state.leave_queue(serial)
         state.unstreamed.pop(serial, None)

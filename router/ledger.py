@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from router.types import Decision, Ending, EngineId, Outcome
@@ -185,13 +184,13 @@ class Ledger:
 
 def pack(decision: Decision, outcome: Outcome | None) -> Entry:
     """What is worth keeping of a decision and, if it is over, of its outcome. Raises nothing."""
-    request, engines, totals_s = decision.request, decision.scores.engines, decision.scores.totals_s
-    places: Sequence[int] = range(len(totals_s))
-    if len(totals_s) > ENGINES:
-        chosen = engines.index(decision.engine)
-        costs = [(total_s, place != chosen, place) for place, total_s in enumerate(totals_s)]
+    request, scores, totals_s = decision.request, decision.scores, decision.scores.totals_s
+    places = scores.places
+    if len(places) > ENGINES:
+        chosen = scores.place(decision.engine)
+        costs = [(totals_s[place], place != chosen, place) for place in places]
         places = [place for _, _, place in sorted(costs)[:ENGINES]]
-    terms, numbers = decision.scores.table(places)
+    terms, numbers = scores.table(places)
     return Entry(
         request.request_id,
         request.route,
@@ -207,7 +206,7 @@ def pack(decision: Decision, outcome: Outcome | None) -> Entry:
         decision.prompt_tokens,
         decision.output_tokens,
         decision.predicted_s,
-        tuple([engines[place] for place in places]),
+        tuple(scores.engines if len(places) == len(totals_s) else [scores.engine(place) for place in places]),
         len(totals_s),
         terms,
         numbers,

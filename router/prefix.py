@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.paths import Paths, Run
+from router.paths import Marks, Paths, Run
 from router.types import BlockKey, EngineId, Lookup
 
 KNOWN_STEP, GUESSED_STEP = 0.02, 0.05  # one correction of the capacity, by whether the engine told its size
@@ -164,9 +164,9 @@ class PrefixIndex:
         shelf = self._shelves[engine]
         last = self._paths.marks(keys[matched - 1]).get(shelf.number) if matched else None
         confirmed = shelf.confirmed(last)
-        young = shelf.clock - confirmed <= RECENT_SHARE * self._limit(shelf)
+        recent = confirmed != UNCONFIRMED and shelf.clock - confirmed <= RECENT_SHARE * self._limit(shelf)
         self._touch(shelf, keys, runs, block_tokens, confirmed=False)
-        return Lookup(matched, confirmed != UNCONFIRMED and young)
+        return Lookup(matched, recent)
 
     def settle(
         self,
@@ -221,28 +221,28 @@ class PrefixIndex:
         if shelf.block_tokens is None:
             shelf.block_tokens = block_tokens
         shelf.block_tokens += (block_tokens - shelf.block_tokens) / 16
-        shelf.clock += len(keys)
-        stretches: list[tuple[dict[int, int], int, int, int]] = []  # others' marks, confirmed, begin, end
+        end, number = len(keys), shelf.number
+        shelf.clock += end
+        stretches: list[tuple[Marks, int, int, int]] = []  # old marks, confirmed, begin, end
         thinned: list[int] = []
-        end = len(keys)
         for marks, length in reversed(runs):
-            begin, others = end - length, dict(marks)
-            serial = others.pop(shelf.number, None)
+            begin, serial = end - length, marks.get(number)
             at = shelf.clock if confirmed else shelf.confirmed(serial)
             if serial is not None:
                 shelf.leave(serial, length)
                 thinned.append(serial)
-            if stretches and stretches[-1][:2] == (others, at):
-                stretches[-1] = others, at, begin, stretches[-1][3]
+            # One stretch with the one behind it, if other engines say the same of both.
+            if stretches and at == stretches[-1][1] and {**marks, number: 0} == {**stretches[-1][0], number: 0}:
+                stretches[-1] = marks, at, begin, stretches[-1][3]
             else:
-                stretches.append((others, at, begin, end))
+                stretches.append((marks, at, begin, end))
             end = begin
-        for others, at, begin, end in stretches:
+        for marks, at, begin, end in stretches:
             part = list(keys[begin:end])
             shelf.serial += 1
-            shelf.touches[shelf.serial] = _Touch(part, len(part), at)
-            shelf.blocks += len(part)
-            self._paths.put(part, others, shelf.number, shelf.serial)
+            shelf.touches[shelf.serial] = _Touch(part, end - begin, at)
+            shelf.blocks += end - begin
+            self._paths.put(part, marks, number, shelf.serial)
         self._thin(shelf, thinned)
         self._trim(shelf)
 

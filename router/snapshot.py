@@ -26,7 +26,7 @@ from router.types import EngineId
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 
 class Snapshot:

@@ -126,6 +126,8 @@ class EngineView(NamedTuple):
     oldest_unstreamed: Booking | None = None
     silent_since_s: float = 0.0
     """Its dispatch, or the engine's last sign of life (a first token, a whole answer) if that came later."""
+    unstreamed: int = 0
+    """Of those in flight, the ones that will show no first token."""
 
 
 class Candidate(NamedTuple):
@@ -188,6 +190,14 @@ class Scores:
     def engines(self) -> list[EngineId]:
         return [score.engine for score in self._scores]
 
+    @property
+    def places(self) -> Sequence[int]:
+        """Of those that the policy considered."""
+        return range(len(self.totals_s))
+
+    def engine(self, place: int) -> EngineId:
+        return self._scores[place].engine
+
     def __len__(self) -> int:
         return len(self.totals_s)
 
@@ -204,7 +214,11 @@ class Scores:
 
     def find(self, engine: EngineId) -> Score:
         """Raises ValueError if it was no candidate."""
-        return self[self.engines.index(engine)]
+        return self[self.place(engine)]
+
+    def place(self, engine: EngineId) -> int:
+        """Raises ValueError if it was no candidate."""
+        return self.engines.index(engine)
 
     def table(self, places: Sequence[int]) -> tuple[tuple[str, ...], array[float]]:
         """(names of the terms; for each place total_s, predicted_s, hit_tokens, scale, then the terms); nan: none."""

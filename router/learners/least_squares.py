@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import mul
 
 from router.state import Fields, State
 
@@ -41,10 +42,15 @@ class NonNegativeLeastSquares:
         """One sample; it ages the older ones by d^share (a request that gives two samples gives two halves)."""
         assert math.isfinite(y * weight), "the caller lets no NaN in: it would stay for ever"
         keep = self._decay**share
-        for row, left in zip(self._a, x, strict=True):
-            left *= weight
-            row[:] = [keep * a + left * right for a, right in zip(row, x, strict=True)]
-        self._v = [keep * v + weight * y * value for v, value in zip(self._v, x, strict=True)]
+        a = [[keep * value for value in row] for row in self._a]
+        v = [keep * value for value in self._v]
+        told = [(k, value) for k, value in enumerate(x) if value]  # a sample is of one line: the half of it is zeros
+        for k, left in told:
+            row, left = a[k], left * weight
+            for j, right in told:
+                row[j] += left * right
+            v[k] += weight * y * x[k]
+        self._a, self._v = a, v
         self.samples += 1
         if self.samples <= EAGER_SAMPLES or self.samples % LAZY_PERIOD == 0:
             self._solve()
@@ -66,9 +72,10 @@ class NonNegativeLeastSquares:
 
     def _solve(self) -> None:
         w = list(self.weights)
+        known = zip(self._v, self.prior, self.strength, self._a, strict=True)
+        lines = [(k, v + r * p, row, row[k], row[k] + r) for k, (v, p, r, row) in enumerate(known)]
         for _ in range(SWEEPS):
-            for k, row in enumerate(self._a):
-                others = sum(a * b for a, b in zip(row, w, strict=True)) - row[k] * w[k]
-                ridge = self.strength[k]
-                w[k] = max(0.0, (self._v[k] + ridge * self.prior[k] - others) / (row[k] + ridge))
+            for k, told, row, own, norm in lines:
+                value = (told - (sum(map(mul, row, w)) - own * w[k])) / norm
+                w[k] = value if value > 0.0 else 0.0
         self.weights = tuple(w)

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.types import Candidate
-
 BEST_HITS, LEAST_LOADED, SAMPLE = 24, 24, 16
 MOST = BEST_HITS + LEAST_LOADED + SAMPLE
 """Up to so many candidates there is nothing to choose."""
 
 
-def shortlist(candidates: Sequence[Candidate], loads: Sequence[int], chance: float) -> list[int]:
+def shortlist(hits: Sequence[float], loads: Sequence[int], chance: float) -> list[int]:
     """Places of at most MOST of more candidates: the longest hits, the least loaded, and a sample from all around.
 
-    loads: in flight, of each. It begins at a place drawn by `chance`, so that ties favour none: by its lower digits, as
-    the upper ones split ties of costs (`pick`). O(M log M), about 0.2 us a candidate.
+    hits, loads: cached tokens and requests in flight, of each. It begins at a place drawn by `chance`, so that ties
+    favour none: by its lower digits, as the upper ones split ties of costs (`pick`). O(M log M), about 0.2 us a
+    candidate.
     """
-    count = len(candidates)
+    count = len(hits)
     start = int(chance * 2**20 % 1.0 * count)
     places = [*range(start, count), *range(start)]
     sample = places[:: count // SAMPLE][:SAMPLE]
     places.sort(key=loads.__getitem__)
-    holders = [place for place in places if candidates[place].hit_tokens]
-    holders.sort(key=lambda place: -candidates[place].hit_tokens)
+    holders = [place for place in places if hits[place]]
+    holders.sort(key=lambda place: -hits[place])
     return sorted({*holders[:BEST_HITS], *places[:LEAST_LOADED], *sample})

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet import Change, Fleet
-from router.types import Booking, EngineId, EngineInfo
+from router.types import Booking, Candidate, EngineId, EngineInfo
 
 A, B = EngineId("a"), EngineId("b")
 
@@ -124,6 +124,30 @@ def test_capacity_is_what_the_engine_tells_or_the_default():
     assert heard == [(A, Change.RESIZED)]
 
 
+def test_what_all_serve_is_what_the_healthy_ones_that_tell_have_in_common():
+    fleet, _ = fleet_of(A, B)
+    assert fleet.all_serve("m")  # as far as they tell
+    fleet.set_info(A, EngineInfo(("m", "n")))
+    assert (fleet.all_serve("m"), fleet.all_serve("o")) == (True, False)
+    fleet.set_info(B, EngineInfo(("m",)))
+    assert (fleet.all_serve("m"), fleet.all_serve("n")) == (True, False)
+    fleet.set_health(B, False)
+    assert fleet.all_serve("n")
+    fleet.remove(A)
+    assert fleet.all_serve("o")
+
+
+def test_a_list_of_candidates_is_the_callers():
+    fleet, _ = fleet_of(A, B)
+    candidates, _ = fleet.candidates()
+    candidates[0] = Candidate(candidates[0].view, 16.0)
+    book(fleet, B, 1.0)
+    assert [hit for _, hit in fleet.candidates()[0]] == [0.0, 0.0]
+    assert [view.in_flight for view, _ in candidates] == [0, 0]
+    fleet.set_info(A, EngineInfo(order="rlt"))
+    assert [(view.info.order, view.in_flight) for view, _ in fleet.candidates()[0]] == [("rlt", 0), (None, 1)]
+
+
 def test_unknown_engines_are_errors():
     fleet, _ = fleet_of()
     for use in (fleet.view, fleet.healthy, lambda e: fleet.set_health(e, True), lambda e: book(fleet, e, 0.0)):
@@ -148,6 +172,10 @@ def test_load_equals_the_open_bookings_whatever_happens(steps):
             open_.pop(which, None)
         elif what in "hu":
             fleet.set_health(engine, what == "h")
+        candidates, places = fleet.candidates()
+        assert candidates == [Candidate(fleet.view(e), 0.0) for e in (A, B) if fleet.healthy(e)]
+        assert all(candidates[place].view.engine == e for e, place in places.items())
+        assert len(places) == len(candidates)
     for engine in (A, B):
         mine = [b for b in open_.values() if b.engine == engine]
         waiting = [b for b in mine if b.streamed and b.serial not in started]

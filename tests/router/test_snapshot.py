@@ -100,8 +100,8 @@ DAMAGES = {
     "row": lambda d: learned(d, *LBGR, "latency", "regression")["a"][2].append(1.0),
     "nan": lambda d: learned(d, *LBGR, "latency", "regression")["v"].__setitem__(0, float("nan")),
     "huge": lambda d: learned(d, *LBGR, "latency", "regression")["v"].__setitem__(0, 10**400),
-    "text": lambda d: learned(d, *LBGR).update(reuse="0.5"),
-    "truth": lambda d: learned(d, *LBGR).update(reuse=True),
+    "text": lambda d: learned(d, *LBGR, "duplication").update(repeated="0.5"),
+    "truth": lambda d: learned(d, *LBGR, "duplication").update(queued=True),
     "part": lambda d: learned(d, *LBGR, "scale").update(samples=1.5),
     "alarm": lambda d: learned(d, *LBGR, "misfit").update(alarm=1),
     "errors": lambda d: learned(d, *LBGR, "misfit").update(errors=[0.1] * 65),
@@ -158,7 +158,7 @@ class Sick(Router):
     sick = True
 
     def dump(self, now: float) -> State:
-        return {"reuse": math.nan} if self.sick else super().dump(now)
+        return {"output_lengths": math.nan} if self.sick else super().dump(now)
 
 
 def test_a_save_that_fails_leaves_the_file_before_and_nothing_else(saved: Path) -> None:

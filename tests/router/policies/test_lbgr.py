@@ -35,13 +35,13 @@ def test_worked_example():
     assert ms["prefill"] == pytest.approx(10 + 0.1 * 800 + 0.001 * 1200 + 3.3 * pairs)  # 95.424
     assert ms["decode"] == pytest.approx(50 * (20 + 0.2 * 4 + 0.0001 * 4000))  # 1060
     assert ms["imposed"] == pytest.approx(4 * 95.424 + 50 * (0.2 + 0.0001 * 2000) * 4)  # 461.696
-    assert ms["duplication"] == pytest.approx(2 * 4 * 0.3 * (1 + 2) * (0.1 * 800 + 3.3 * pairs))  # mean n is 2: 606.4
+    assert ms["duplication"] == pytest.approx(2 * 4 * 0.3 * 2 * (0.1 * 800 + 3.3 * pairs))  # one waits, in the mean
     assert ms["first_token"] == pytest.approx(120 + 95.424)
     assert (ms["room"], ms["objective"]) == (0.0, 0.0)
-    assert first.total_s * 1000 == pytest.approx(2 * (120 + 95.424) + 1060 + 461.696 + 606.4128)
+    assert first.total_s * 1000 == pytest.approx(2 * (120 + 95.424) + 1060 + 461.696 + 404.2752)
     assert first.total_s == pytest.approx(sum(first.terms_s.values()))
     assert first.predicted_s == pytest.approx((120 + 95.424 + 1060) / 1000)
-    assert second.total_s * 1000 == pytest.approx(2 * (210 + 3.3 * 2) + 1000 + 2 * 4 * 0.3 * 3 * (200 + 3.3 * 2))
+    assert second.total_s * 1000 == pytest.approx(2 * (210 + 3.3 * 2) + 1000 + 2 * 4 * 0.3 * 2 * (200 + 3.3 * 2))
 
 
 def test_a_cache_too_small_for_all_thins_the_crowd():
@@ -217,7 +217,7 @@ def test_mixed_traffic_learns_from_both_kinds():
 
 @pytest.mark.parametrize(("order", "weight"), [(None, 4), ("lru", 4), ("rlt_gix", 3), ("rlt", 3)])
 def test_duplication_weighs_less_where_a_copy_displaces_little(order, weight):
-    view = EngineView(E, EngineInfo(order=order), 1, 0, 0.0, 200.0, 2000.0)
+    view = EngineView(E, EngineInfo(order=order), 1, 1, 200.0, 200.0, 2000.0)
     (score,) = Lbgr(Config()).choose(Ask(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
     assert score.terms_s["duplication"] * 1000 == pytest.approx(2 * weight * 0.3 * 2 * (100 + 3.3 / 2))
 

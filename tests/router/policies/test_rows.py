@@ -48,6 +48,9 @@ def test_rows_and_scores_tell_the_same():
     assert rows == scores
     assert rows != Scores([score(0)])
     assert rows != [score(n) for n in range(4)]
+    assert rows.table(rows.places) == (NAMES, array("d", [number for n in range(4) for number in row(n)[:6]]))
+    assert [*rows.places] == [*scores.places]
+    assert [rows.engine(n) for n in range(4)] == [scores.engine(n) for n in range(4)] == rows.engines
     names, numbers = rows.table([2, 0])
     plain_names, plain = scores.table([2, 0])
     assert (names, [x for n, x in enumerate(numbers) if n % 6 != 3]) == (
@@ -60,6 +63,7 @@ def test_rows_and_scores_tell_the_same():
 def test_what_was_not_worth_weighing_costs_infinitely_much_until_it_is_looked_at():
     rows, asked = rows_of(0, 2)
     assert list(rows.totals_s) == [5.0, math.inf, 3.0, math.inf]
+    assert ([*rows.places], rows.engine(1)) == ([0, 2], "e1")
     assert (pick(rows, 0.0), asked) == (score(2), [])
     assert rows.find(EngineId("e3")) == rows[3] == score(3)
     assert asked == [["e3"]]
