@@ -1,11 +1,12 @@
-"""What one decision costs the gateway's process: CPU time of `Router.route` and of `Router.complete`, microseconds.
+"""What one decision costs the gateway's process: CPU time of the choice, `Router.route` and `Router.complete`, in us.
 
 A closed loop keeps `--load` requests in flight for each engine: whenever one ends, the next is routed. Prompts are
 shared as in the paper's workload: the first half by a group of prompts, eight groups an engine, the rest new; lengths
 spread around the mean. Engines answer on a clock of their own by a simple rule, so that queues, hits and predictions
-differ between them; answers confirm the hits that the index expects. route is the whole decision: index walk, scores
-of every candidate, panel, booking, ledger. Times are the thread's CPU time a call, what reading the clock costs taken
-off; of each run the median and the 99th percentile, of several runs the median of those. Alone on a core.
+differ between them; answers confirm the hits that the index expects. choice: candidates, index walk, scores of all of
+them, pick. route: that and booking, index update, ledger. Times are the CPU time of the thread a call, what the clock
+itself costs taken off; of each run the median and the 99th percentile, of several runs the median of those. Alone on a
+core.
 """
 
 from __future__ import annotations
@@ -24,7 +25,19 @@ from typing import Any
 
 from router.config import Config
 from router.core import Router
-from router.types import BlockKey, Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
+from router.policies.base import Ask
+from router.types import (
+    BlockKey,
+    Booking,
+    Decision,
+    Ending,
+    EngineId,
+    EngineInfo,
+    Outcome,
+    ParsedRequest,
+    Prompt,
+    Score,
+)
 
 BLOCK_TOKENS, ENGINE_BLOCK, CAPACITY_TOKENS = 64, 16, 128_000
 GROUPS = 8  # an engine
@@ -44,16 +57,27 @@ def prompts(rng: random.Random, groups: int, blocks: int) -> Iterator[Prompt]:
         yield Prompt(BlockKey(0), path, BLOCK_TOKENS, len(path) * BLOCK_TOKENS, (), True)
 
 
+class Timed(Router):
+    """Notes when the choice is made."""
+
+    chosen_ns = 0
+
+    def _book(self, ask: Ask, chosen: Score) -> Booking:
+        self.chosen_ns = thread_time_ns()
+        return super()._book(ask, chosen)
+
+
 class Loop:
     """One run. Events are (time, serial, decision, whether it is the end)."""
 
     def __init__(self, args: argparse.Namespace, engines: int, order: str, blocks: int, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.router = Router(Config(policy=args.policy, shadow=tuple(args.shadow)), rng=random.Random(seed))
+        self.router = Timed(Config(policy=args.policy, shadow=tuple(args.shadow)), rng=random.Random(seed))
         self.stream = prompts(self.rng, GROUPS * engines, blocks)
         self.unstreamed = args.unstreamed
         self.events: list[tuple[float, int, Decision, bool]] = []
         self.serial = count()
+        self.choice_ns: list[int] = []
         self.route_ns: list[int] = []
         self.complete_ns: list[int] = []
         self.hits: list[float] = []  # shares of the prompts
@@ -73,6 +97,7 @@ class Loop:
         begun = thread_time_ns()
         decision = self.router.route(request, now)
         self.route_ns.append(thread_time_ns() - begun)
+        self.choice_ns.append(self.router.chosen_ns - begun)
         self.hits.append(decision.hit_tokens / decision.prompt_tokens)
         view = self.router.fleet.view(decision.engine)
         first_s = now + 0.01 + 1e-4 * view.waiting_tokens * self.rng.uniform(0.9, 1.1)
@@ -109,13 +134,14 @@ def measure(args: argparse.Namespace, engines: int, order: str, blocks: int) -> 
         loop = Loop(args, engines, order, blocks, seed)
         for _ in range(max(args.requests, args.warm * engines)):
             loop.step()
-        for noted in (loop.route_ns, loop.complete_ns, loop.hits):
+        for noted in (loop.choice_ns, loop.route_ns, loop.complete_ns, loop.hits):
             noted.clear()
         for _ in range(args.requests):
             loop.step()
         assert loop.router.policy_faults == 0
         runs.append(
             {
+                **figures("choice", loop.choice_ns),
                 **figures("route", loop.route_ns),
                 **figures("complete", loop.complete_ns),
                 "hit_share": statistics.mean(loop.hits),
@@ -137,8 +163,8 @@ def figures(name: str, times_ns: Sequence[int]) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    heads = ["engines", "order", "blocks", "route, us", "P99", "complete, us", "P99"]
-    keys = ["route_us", "route_p99_us", "complete_us", "complete_p99_us"]
+    heads = ["engines", "order", "blocks", "choice, us", "P99", "route, us", "P99", "complete, us", "P99"]
+    keys = [f"{name}_{figure}us" for name in ("choice", "route", "complete") for figure in ("", "p99_")]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [f"{row['engines']:,}", f"`{row['order']}`", str(row["blocks"]), *(f"{row[key]:.0f}" for key in keys)]
@@ -156,7 +182,7 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("--policy", default="lbgr")
     parser.add_argument("--shadow", nargs="+", default=[])
     parser.add_argument("--requests", type=int, default=2000, help="timed ones of each run")
-    parser.add_argument("--warm", type=int, default=4, help="untimed requests before, an engine")
+    parser.add_argument("--warm", type=int, default=16, help="untimed requests before, an engine")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, help="file for the rows and the machine, JSON")
     args = parser.parse_args()
