@@ -39,6 +39,7 @@ from acceptance_rows import (
     Scene,
     Whole,
 )
+from markdown_table import markdown_table
 
 from router.errors import LeafcutterError
 from router.flag import integer, seeds
@@ -149,13 +150,13 @@ class Judge:
     def table(self, column: str) -> str:
         """Means over the seeds, a line a scene: lbgr, joint and the likely best baselines."""
         names = ("lbgr", "joint", *CONTENDERS)
-        lines = ["| | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+        rows: list[list[str]] = []
         for scene in SCENES:
             found = {name: values for name in names if (values := self._column(scene.name, name, column))}
             if found:
                 means = {name: f"{fmean(values):.3f}" for name, values in found.items()}
-                lines.append(f"| {scene.name} | " + " | ".join(means.get(name, "") for name in names) + " |")
-        return "\n".join(lines)
+                rows.append([scene.name, *(means.get(name, "") for name in names)])
+        return markdown_table(["", *names], rows)
 
     def _quotients(self, whole: Whole) -> Iterator[tuple[str, float]]:
         for scene in whole.scenes:

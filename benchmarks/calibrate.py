@@ -36,6 +36,7 @@ from typing import Any
 import httpx
 from gateway import gateway
 from live_ab import counters
+from markdown_table import markdown_table
 from step_fit import Sample, fit, line, residuals
 from talk import Taken, Talk, Talks, Turn, converse_all, tokenise
 from workload import WORKLOADS, add_options, fill_defaults
@@ -204,27 +205,28 @@ async def check(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def fit_table(rows: Sequence[dict[str, Any]]) -> str:
     """The profile's relative errors over the steps it was fitted to."""
-    lines = ["| steps | number | median ms | median error | median size | 90 % size | whole time |", "|---" * 7 + "|"]
+    heads = ["steps", "number", "median ms", "median error", "median size", "90 % size", "whole time"]
+    lines: list[list[str]] = []
     for row in rows:
-        errors = " | ".join(
+        errors = [
             f"{row[key]:+.1%}" if key in ("error_median", "time_error") else f"{row[key]:.1%}"
             for key in ("error_median", "error_size_median", "error_size_p90", "time_error")
-        )
-        lines.append(f"| {row['regime']} | {row['steps']} | {row['median_ms']:.1f} | {errors} |")
-    return "\n".join(lines)
+        ]
+        lines.append([row["regime"], str(row["steps"]), f"{row['median_ms']:.1f}", *errors])
+    return markdown_table(heads, lines)
 
 
 def comparison(rows: Sequence[dict[str, Any]]) -> str:
     """Live figures, seconds, and the simulator's with their ratio to them: at the measured slowness, and as fitted."""
     columns = {"mean": "mean_s", "P50": "p50_s", "P95": "p95_s", "TTFT mean": "ttft_mean_s", "hit rate": "hit_rate"}
-    lines = ["| workload | requests | busy | run | " + " | ".join(columns) + " |", "|---" * (4 + len(columns)) + "|"]
+    lines: list[list[str]] = []
     for row in rows:
-        about = f"| {row['workload']} | {row['live']['requests']} | {row['busy']:.0%} |"
-        lines.append(f"{about} live | " + " | ".join(f"{row['live'][key]:.3f}" for key in columns.values()) + " |")
+        about = [row["workload"], str(row["live"]["requests"]), f"{row['busy']:.0%}"]
+        lines.append([*about, "live", *(f"{row['live'][key]:.3f}" for key in columns.values())])
         for run, slowness in (("simulated", row["slowness"]), ("as_fitted", 1.0)):
             cells = [f"{row[run][key]:.3f} ({row[run][key] / row['live'][key]:.2f})" for key in columns.values()]
-            lines.append(f"| | | | simulated, f = {slowness:.2f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append(["", "", "", f"simulated, f = {slowness:.2f}", *cells])
+    return markdown_table(["workload", "requests", "busy", "run", *columns], lines)
 
 
 def parse() -> argparse.Namespace:

@@ -23,6 +23,8 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any
 
+from markdown_table import markdown_table
+
 from router.config import Config
 from router.core import Router
 from router.policies.base import Ask
@@ -165,11 +167,11 @@ def figures(name: str, times_ns: Sequence[int]) -> dict[str, float]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     heads = ["engines", "order", "blocks", "choice, us", "P99", "route, us", "P99", "complete, us", "P99"]
     keys = [f"{name}_{figure}us" for name in ("choice", "route", "complete") for figure in ("", "p99_")]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in rows:
-        cells = [f"{row['engines']:,}", f"`{row['order']}`", str(row["blocks"]), *(f"{row[key]:.0f}" for key in keys)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = [
+        [f"{row['engines']:,}", f"`{row['order']}`", str(row["blocks"]), *(f"{row[key]:.0f}" for key in keys)]
+        for row in rows
+    ]
+    return markdown_table(heads, lines)
 
 
 def main(show: Callable[[str], None] = print) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 import httpx
 from gateway import gateway
 from load import replay
+from markdown_table import markdown_table
 from workload import WORKLOADS, add_options, fill_defaults
 
 from engine_patches.orders import ORDERS
@@ -150,8 +151,8 @@ def table(visits: Sequence[Visit], cells: Sequence[tuple[str, str]]) -> str:
     A ratio is the median of the ratios within each repetition, whose visits share their requests and lie minutes apart.
     """
     columns = ("hit_rate", "mean_s", "p95_s", "ttft_mean_s", "ttft_p95_s")
-    heads = ("hit rate", "mean s", "P95 s", "TTFT mean s", "TTFT P95 s", "mean, ratio", "P95, ratio")
-    lines = ["| policy + order | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    heads = "policy + order", "hit rate", "mean s", "P95 s", "TTFT mean s", "TTFT P95 s", "mean, ratio", "P95, ratio"
+    rows: list[list[str]] = []
     by_cell = {
         cell: sorted((v for v in visits if (v.policy, v.order) == cell), key=lambda v: v.repetition) for cell in cells
     }
@@ -160,8 +161,8 @@ def table(visits: Sequence[Visit], cells: Sequence[tuple[str, str]]) -> str:
         for column in ("mean_s", "p95_s"):
             pairs = zip(mine, by_cell[cells[0]], strict=True)
             shown.append(_spread([getattr(visit, column) / getattr(base, column) for visit, base in pairs], 2))
-        lines.append(f"| {cell[0]} + {cell[1]} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        rows.append([" + ".join(cell), *shown])
+    return markdown_table(heads, rows)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

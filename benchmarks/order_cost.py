@@ -19,6 +19,8 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
+from markdown_table import markdown_table
+
 from engine_patches.orders import ORDERS
 from router.sim.replay import Cache
 from router.sim.trace import Request
@@ -75,14 +77,15 @@ def measure(name: str, capacity: int, accesses: int, seed: int) -> dict[str, Any
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| order | blocks | us an access | P90 | end of epoch, ms | its longest | hit rate |", "|---" * 7 + "|"]
+    heads = ["order", "blocks", "us an access", "P90", "end of epoch, ms", "its longest", "hit rate"]
+    lines: list[list[str]] = []
     for row in rows:
         epoch = ["-", "-"]
         if row["end_of_epoch_ms"] is not None:
             epoch = [f"{row['end_of_epoch_ms']:.2f}", f"{row['end_of_epoch_max_ms']:.2f}"]
         figures = [f"{row['us_per_access']:.1f}", f"{row['us_p90']:.1f}", *epoch, f"{row['hit_rate']:.3f}"]
-        lines.append(" | ".join([f"| {row['order']}", f"{row['capacity']:,}", *figures]) + " |")
-    return "\n".join(lines)
+        lines.append([row["order"], f"{row['capacity']:,}", *figures])
+    return markdown_table(heads, lines)
 
 
 def main() -> None:

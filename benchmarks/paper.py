@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
 
+from markdown_table import markdown_table
 from paper_traffic import SCRIPTS, Scripted
 
 from router.flag import integer, names, seeds
@@ -217,19 +218,17 @@ class Tables:
 
     def claims(self, gsp: str) -> str:
         """The published ratios beside ours, there and with other routers. gsp: the setting in place of `GSP`."""
-        head = (
-            "| what, where | against | the paper | here, `lbgr_code` | `lbgr_paper` | `lbgr` | + `rlt_gix` | source |"
-        )
+        ours = "here, `lbgr_code`", "`lbgr_paper`", "`lbgr`", "+ `rlt_gix`"
         said = [replace(s, setting=gsp) if s.setting == GSP else s for s in PUBLISHED if GSP in (gsp, s.setting)]
-        return "\n".join([head, "|---" * 8 + "|", *map(self._claim, said)])
+        return markdown_table(["what, where", "against", "the paper", *ours, "source"], map(self._claim, said))
 
-    def _claim(self, said: Published) -> str:
+    def _claim(self, said: Published) -> list[str]:
         router, order = said.cell
         others: list[Cell] = [(name, order) for name in ("lbgr_code", "lbgr_paper", "lbgr")]
         cells = others if router == "lbgr" and said.setting not in (SINGLE, LOOP) else [said.cell, NONE, NONE]
         ratios = [self._ratio(said, cell) for cell in (*cells, OURS if router == "lbgr" else NONE)]
         what = f"{said.metric}, {router} + {order}, {said.setting}"
-        return " | ".join([f"| {what}", " + ".join(said.base), f"{said.ratio:.2f}", *ratios, said.source]) + " |"
+        return [what, " + ".join(said.base), f"{said.ratio:.2f}", *ratios, said.source]
 
     def _ratio(self, said: Published, cell: Cell) -> str:
         """Geometric mean over the seeds, and the range; where nothing was hit, the means of both."""
@@ -245,10 +244,7 @@ class Tables:
         """Means over the seeds, settings down, cells across; the best in bold."""
         settings = list(dict.fromkeys(setting for setting, _ in self._values))
         cells = [cell for cell in CELLS if any((setting, cell) in self._values for setting in settings)]
-        lines = [
-            f"| {metric} | " + " | ".join(" + ".join(cell) for cell in cells) + " |",
-            "|---" * (len(cells) + 1) + "|",
-        ]
+        rows: list[list[str]] = []
         for setting in settings:
             means = {c: fmean(self._values[setting, c][metric]) for c in cells if (setting, c) in self._values}
             best = (max if metric in RISING else min)(means.values())
@@ -256,8 +252,8 @@ class Tables:
                 f"**{means[c]:.3f}**" if means.get(c) == best else f"{means[c]:.3f}" if c in means else "-"
                 for c in cells
             ]
-            lines.append(f"| {setting} | " + " | ".join(shown) + " |")
-        return "\n".join(lines)
+            rows.append([setting, *shown])
+        return markdown_table([metric, *(" + ".join(cell) for cell in cells)], rows)
 
 
 def render(results: Sequence[Result]) -> str:

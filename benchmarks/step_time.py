@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_table import markdown_table
 from timed_engine import Ask, Step, TimedEngine
 
 from engine_patches.orders import ORDERS
@@ -210,7 +211,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "hit rate",
         "paired steps",
     )
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines: list[Sequence[str]] = []
     for row in rows:
         added = "{:+.2%} [{:+.2%}, {:+.2%}]".format(*row["added_share"])
         cells = (
@@ -228,8 +229,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['hit_rate']:.3f}",
             f"{row['paired_steps']} of {row['steps']}, {row['paired_admitting_steps']} admitting",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(heads, lines)
 
 
 def _interval(values: Sequence[float]) -> str:

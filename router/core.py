@@ -206,13 +206,12 @@ class Router:
         each of them is."""
         found, places = self.fleet.candidates()
         if exclude or (model and not self.fleet.all_serve(model)):
-            left = [(c, c.view.info.models) for c in found if c.view.engine not in exclude]
-            found = [c for c, served in left if not (model and served) or model in served]
+            found = [c for c in found if c.view.engine not in exclude and _serves(c.view, model)]
             places = {view.engine: place for place, (view, _) in enumerate(found)}
         if found:
             return found, places
-        known = [self.fleet.view(engine).info.models for engine in self.fleet.ids()]
-        if model and known and all(served and model not in served for served in known):
+        known = [self.fleet.view(engine) for engine in self.fleet.ids()]
+        if known and not any(_serves(view, model) for view in known):
             raise NotFound(f"The model `{model}` does not exist.", param="model")
         raise NoEngine("No engine can take the request at the moment.")
 
@@ -293,6 +292,11 @@ class Router:
             view = self.fleet.view(engine)
             told = view.info.capacity_blocks and view.info.block_size
             self._index.add(engine, view.capacity_tokens, guessed=not told, order=view.info.order)
+
+
+def _serves(view: EngineView, model: str) -> bool:
+    """True also if either side does not say."""
+    return not model or not view.info.models or model in view.info.models
 
 
 def _whole(view: EngineView, tokens: float) -> float:

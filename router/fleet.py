@@ -227,8 +227,7 @@ class Fleet:
     ) -> Booking:
         """Put one request's load on an engine. Raises KeyError for an unknown engine."""
         state = self._engines[engine]
-        state.move_to(now)
-        self._moved.add(engine)
+        self._move(state, now)
         self._serial += 1
         booking = Booking(self._serial, engine, now, streamed, prompt_tokens, hit_tokens, output_tokens, predicted_s)
         state.in_flight += 1
@@ -247,8 +246,7 @@ class Fleet:
         if entry is None or entry.first_token_s is not None or not entry.booking.streamed:
             return None
         state = entry.state
-        state.move_to(now)
-        self._moved.add(state.engine)
+        self._move(state, now)
         state.leave_queue(serial)
         state.last_first_token_s = state.last_sign_s = state.at_s
         entry.first_token_s = state.at_s
@@ -261,8 +259,7 @@ class Fleet:
         if entry is None:
             return None
         state = entry.state
-        state.move_to(now)
-        self._moved.add(state.engine)
+        self._move(state, now)
         stay = entry.end(state.at_s)
         state.leave_queue(serial)
         state.unstreamed.pop(serial, None)
@@ -273,3 +270,8 @@ class Fleet:
         if answered:
             state.last_sign_s = state.at_s
         return stay
+
+    def _move(self, state: _Engine, now: float) -> None:
+        """Its load is about to change."""
+        state.move_to(now)
+        self._moved.add(state.engine)

@@ -14,13 +14,12 @@ import math
 from array import array
 from typing import NamedTuple
 
-from router.types import Decision, Ending, EngineId, Outcome
+from router.types import PLAIN, Decision, Ending, EngineId, Outcome
 
 ENGINES = 16
 """Most engines whose scores are kept of one decision."""
 NAME_CHARS = 64
 """As much is kept of names that clients choose."""
-_PLAIN = 4  # values of every score before its terms: total, prediction, hit, scale
 
 
 class Result(NamedTuple):
@@ -93,7 +92,7 @@ class Entry(NamedTuple):
 
     def _scores(self) -> list[dict[str, object]]:
         """The cheapest first."""
-        width, found = _PLAIN + len(self.terms), []
+        width, found = PLAIN + len(self.terms), []
         for place, engine in enumerate(self.engines):
             values = [_number(value) for value in self.scores[place * width : (place + 1) * width]]
             total_s, predicted_s, hit_tokens, scale, *terms_s = values

@@ -173,6 +173,10 @@ class Score(NamedTuple):
     """What the policy saw of the engine (`features.Features` for lbgr); it learns from it at completion."""
 
 
+PLAIN = 4
+"""Numbers of a score before its terms, where scores are numbers: total_s, predicted_s, hit_tokens, scale."""
+
+
 class Scores:
     """One policy's scores of all candidates, in their order.
 
@@ -221,7 +225,7 @@ class Scores:
         return self.engines.index(engine)
 
     def table(self, places: Sequence[int]) -> tuple[tuple[str, ...], array[float]]:
-        """(names of the terms; for each place total_s, predicted_s, hit_tokens, scale, then the terms); nan: none."""
+        """(names of the terms; for each place its PLAIN numbers, then the terms); nan: none."""
         names = tuple(self[places[0]].terms_s)
         numbers: list[float] = []
         for place in places:

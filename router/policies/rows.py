@@ -11,15 +11,15 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 
-from router.types import Candidate, EngineId, Score, Scores
-
-PLAIN = 4
-"""A row: total_s, predicted_s, hit_tokens, scale; the terms; the features."""
+from router.types import PLAIN, Candidate, EngineId, Score, Scores
 
 
 class Rows(Scores):
     """terms: their names. places: of the candidates that were weighed, whose rows follow each other in `numbers`. All
-    others were not worth it: their totals are infinite, and `weigh` makes the row of one that is looked at."""
+    others were not worth it: their totals are infinite, and `weigh` makes the row of one that is looked at.
+
+    A row: the PLAIN numbers, the terms, the features.
+    """
 
     __slots__ = ("_candidates", "_latest", "_numbers", "_places", "_terms", "_weigh", "_width")
 

@@ -35,6 +35,23 @@ def serve(index, engine, prompt, cached=None, reply=()):
     return lookup
 
 
+def serve_held(holdings, engine, prompt, reply=()):
+    """The same through both indexes, of one token a block; nothing was found."""
+    lookup = holdings.book(engine, prompt, holdings.match(prompt), 1.0)
+    holdings.settle(
+        engine,
+        prompt,
+        reply,
+        lookup,
+        block_tokens=1.0,
+        slack_tokens=1.0,
+        exact=1.0,
+        prompt_tokens=len(prompt),
+        predicted_tokens=0,
+        cached_tokens=0,
+    )
+
+
 def test_what_was_never_sent_there_is_not_expected():
     index = index_of(A, B)
     assert index.match(keys(1, 2)) == {}
@@ -213,19 +230,7 @@ def test_a_mixed_fleet_shares_one_cap():
     for n in range(400):
         for engine in engines:
             prompt = keys(*range(20 * n, 20 * n + 20))
-            lookup = holdings.book(engine, prompt, holdings.match(prompt), 1.0)
-            holdings.settle(
-                engine,
-                prompt,
-                (),
-                lookup,
-                block_tokens=1.0,
-                slack_tokens=1.0,
-                exact=1.0,
-                prompt_tokens=20,
-                predicted_tokens=0,
-                cached_tokens=0,
-            )
+            serve_held(holdings, engine, prompt)
     assert 700 < len(holdings) <= 1000 + 500 / 16 + 20  # a generation and a prompt may lie above it for a moment
 
 
@@ -248,19 +253,7 @@ def test_each_engine_is_in_the_index_of_its_order():
     holdings.add(A, 100.0, guessed=False, order=None)
     holdings.add(B, 100.0, guessed=False, order="rlt_gix")
     for engine in (A, B):
-        lookup = holdings.book(engine, keys(1, 2), holdings.match(keys(1, 2)), 1.0)
-        holdings.settle(
-            engine,
-            keys(1, 2),
-            keys(3),
-            lookup,
-            block_tokens=1.0,
-            slack_tokens=1.0,
-            exact=1.0,
-            prompt_tokens=2,
-            predicted_tokens=0,
-            cached_tokens=0,
-        )
+        serve_held(holdings, engine, keys(1, 2), reply=keys(3))
     assert holdings.match(keys(1, 2, 3)).blocks == {A: 3, B: pytest.approx(3 * PRIOR[0])}
     assert (holdings.blocks(A), holdings.blocks(B), len(holdings)) == (3, 3, 6)
     holdings.add(A, 100.0, guessed=False, order="rlt")  # restarted under another order: starts empty there
