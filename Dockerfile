@@ -33,4 +33,4 @@ FROM vllm/vllm-openai:v${VLLM_VERSION} AS engine
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     uv pip install --system --no-cache --no-deps /wheel/*.whl && \
     python3 -c "from importlib.metadata import entry_points; entry_points(group='vllm.general_plugins')['leafcutter'].load()"
-ENV LEAFCUTTER_EVICTION=rlt
+ENV LEAFCUTTER_EVICTION=rlt_gix

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from router.client import JSON_HEADER, Client, Receive, Scope, Send
 from router.config import Config
-from router.control import PATHS, add_control
+from router.control import add_control
 from router.core import Router
 from router.errors import RequestError, Unauthorized, UnknownUrl
 from router.forward import Forwarder
@@ -32,7 +32,7 @@ from router.record import Recorder
 from router.snapshot import Snapshot
 from router.types import EngineId
 
-GUARDED = ("/v1/", *PATHS)  # what wants the key, if there is one; health and metrics do not
+OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # all else wants the key, if there is one
 
 
 class Watch(Protocol):
@@ -49,8 +49,8 @@ class App:
         self._gateway, self._control = gateway, control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
-            if not self._admits(scope):
+        if scope["type"] == "http":
+            if not (scope["path"] in OPEN or self._admits(scope)):
                 error = Unauthorized("Incorrect API key provided.")
                 return await Client(scope, receive, send).fail(error, [(b"www-authenticate", b"Bearer")])
             if scope["method"] == "POST" and scope["path"] in ROUTES:

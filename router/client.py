@@ -111,7 +111,9 @@ class Client:
 
     async def fail(self, error: RequestError, headers: Headers) -> None:
         """Tells the client of `error`: as the answer if there was none yet; else as an event of the stream, which then
-        ends without [DONE]."""
+        ends without [DONE]. Behind a whole answer there is nothing to tell."""
+        if self._finished:
+            return
         if not self.started:
             if error.retry_after_s is not None:
                 headers = [*headers, (b"retry-after", b"%d" % error.retry_after_s)]

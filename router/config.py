@@ -38,7 +38,9 @@ class Config:
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(30000, "port to listen on", unit="TCP port", low=0, high=65535)
     log_level: str = option("info", "least severe message that is logged", among=LOG_LEVELS)
-    api_key: str | None = option(None, "key that /v1 and /workers want as a bearer token; nothing: no check")
+    api_key: str | None = option(
+        None, "key that every path but those for health and metrics wants as a bearer token; nothing: no check"
+    )
     max_payload_size: int = option(536_870_912, "largest request body", unit="bytes", low=1)
     request_id_headers: tuple[str, ...] = option(
         ("x-request-id", "x-correlation-id", "x-trace-id", "request-id"),

@@ -28,7 +28,6 @@ from router.ledger import pack
 from router.parse import CHAT, ROUTES, parse
 from router.types import EngineId
 
-PATHS = ("/workers", "/explain", "/decisions", "/policy")
 MOST_POLICY_BYTES = 65_536
 DECISIONS, MOST_DECISIONS = 20, 1000
 ROUTE_HEADER = b"x-leafcutter-route"

@@ -36,7 +36,6 @@ from router.types import (
     Score,
     Stay,
 )
-from router.usage import checked
 
 COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
 
@@ -47,7 +46,8 @@ class _Look(NamedTuple):
     ask: Ask
     candidates: list[Candidate]
     match: Match
-    block_tokens: float
+    tokens_per_unit: float
+    """Of the prompt: 1 for token ids, learned for text."""
 
 
 class Router:
@@ -85,8 +85,9 @@ class Router:
         look = self._look(request, now, exclude)
         choice = self.panel.choose(look.ask, look.candidates)
         booking = self._book(look.ask, choice.chosen)
-        lookup = self._index.book(choice.chosen.engine, request.prompt.keys, look.match, look.block_tokens)
-        decision = choice.decision(look.ask, booking.serial, lookup, tuple(exclude))
+        block_tokens = request.prompt.block_units * look.tokens_per_unit
+        lookup = self._index.book(choice.chosen.engine, request.prompt.keys, look.match, block_tokens)
+        decision = choice.decision(look.ask, booking.serial, lookup, tuple(exclude), look.tokens_per_unit)
         self.panel.dispatched(decision)
         self.ledger.open(decision)
         return decision
@@ -99,7 +100,8 @@ class Router:
         chance = self._rng.getstate()
         try:
             look = self._look(request, now, ())
-            return self.panel.choose(look.ask, look.candidates).decision(look.ask, 0, NOTHING_FOUND, ())
+            choice = self.panel.choose(look.ask, look.candidates)
+            return choice.decision(look.ask, 0, NOTHING_FOUND, (), look.tokens_per_unit)
         finally:
             self._rng.setstate(chance)
 
@@ -120,7 +122,6 @@ class Router:
         stay = self.fleet.release(decision.booking, outcome.done_s, answered=answered)
         if stay is None:
             return
-        outcome = checked(outcome)
         if answered and decision.request.choices == 1:
             self._measure(decision.request, outcome)
         if decision.engine in self.fleet:
@@ -186,8 +187,9 @@ class Router:
 
     def _look(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Look:
         candidates, places = self._eligible(request.model, exclude)
-        token_units = self._tokens_per_unit(request)
-        prompt_tokens, block_tokens = request.prompt.units * token_units, request.prompt.block_units * token_units
+        tokens_per_unit = self._tokens_per_unit(request)
+        prompt_tokens = request.prompt.units * tokens_per_unit
+        block_tokens = request.prompt.block_units * tokens_per_unit
         match = self._index.match(request.prompt.keys)
         longest_tokens = 0.0
         if match.blocks:
@@ -199,7 +201,7 @@ class Router:
                     candidates[places[engine]] = Candidate(view, hit_tokens)
                     longest_tokens = max(longest_tokens, hit_tokens)
         ask = Ask(request, prompt_tokens, self._expect(request), now, self._rng.random(), longest_tokens)
-        return _Look(ask, candidates, match, block_tokens)
+        return _Look(ask, candidates, match, tokens_per_unit)
 
     def _eligible(self, model: str, exclude: Collection[EngineId]) -> tuple[list[Candidate], Mapping[EngineId, int]]:
         """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones; and where
@@ -222,9 +224,6 @@ class Router:
 
     def _tokens_per_unit(self, request: ParsedRequest) -> float:
         return 1.0 if request.prompt.in_tokens else self._ratios.predict_one(request.model)
-
-    def _block_tokens(self, request: ParsedRequest) -> float:
-        return request.prompt.block_units * self._tokens_per_unit(request)
 
     def _book(self, ask: Ask, chosen: Score) -> Booking:
         return self.fleet.book(
@@ -260,7 +259,7 @@ class Router:
         # where they cannot be: usage of several prompts together, or a prompt that is not text for the most part.
         exact = (outcome.prompt_tokens or decision.prompt_tokens) / max(1.0, decision.prompt_tokens)
         told = request.choices == 1 and 1 / COMPARABLE <= exact <= COMPARABLE
-        block_tokens = self._block_tokens(request)
+        block_tokens = request.prompt.block_units * decision.tokens_per_unit
         known = self.fleet.view(decision.engine).info if decision.engine in self.fleet else None
         self._index.settle(
             decision.engine,

@@ -9,7 +9,8 @@
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  '- EngineUnreachable, its connection refused
-       |- EngineBusy 503      '- EngineTimeout 504
+       |- EngineBusy 503      |- EngineTimeout 504
+       '- GatewayFault 500
 
 Messages never hold an engine's URL: clients must not learn the inside of the fleet.
 """
@@ -125,3 +126,9 @@ class EngineBusy(RequestError):
 
 class EngineTimeout(RequestError):
     status, type, code = 504, "server_error", "engine_timeout"
+
+
+class GatewayFault(RequestError):
+    """An error of the gateway's own; the log has its traceback."""
+
+    status, type, code = 500, "server_error", "gateway_fault"

@@ -23,14 +23,22 @@ from dataclasses import dataclass
 from router.client import Client, ClientGone, Receive, Scope, Send
 from router.config import Config
 from router.core import Router
-from router.errors import EngineBusy, EngineLost, EngineTimeout, EngineUnreachable, NoEngine, RequestError
+from router.errors import (
+    EngineBusy,
+    EngineLost,
+    EngineTimeout,
+    EngineUnreachable,
+    GatewayFault,
+    NoEngine,
+    RequestError,
+)
 from router.forward import Answer, Forwarder, Headers
 from router.metrics import Metrics, Record
 from router.observe import Seen
 from router.parse import Parsed, parse
 from router.record import Recorder
 from router.relay import relay_stream, relay_whole
-from router.types import Decision, Ending, EngineId, Outcome
+from router.types import Decision, Ending, EngineId, Outcome, Unit
 
 log = logging.getLogger("leafcutter.gateway")
 
@@ -102,8 +110,9 @@ class Gateway:
             record.ending = _ending(error)
             await client.fail(error, exchange.headers)
         except Exception:
+            record.ending = Ending.GATEWAY_FAULT
             log.exception("request %s failed by a fault of the gateway", exchange.request_id)
-            await client.fail(RequestError("The gateway failed."), exchange.headers)
+            await client.fail(GatewayFault("The gateway failed."), exchange.headers)
         finally:
             self._metrics.ended(record, self._clock())
             if self._recorder:
@@ -166,6 +175,9 @@ class Gateway:
         except asyncio.CancelledError:
             record.ending = Ending.TIMEOUT if client.expired else Ending.CANCELLED
             raise
+        except Exception:
+            record.ending = Ending.GATEWAY_FAULT
+            raise
         finally:
             if answer is not None:
                 answer.close()
@@ -222,11 +234,15 @@ class Gateway:
 
 
 def _explain(decision: Decision) -> str:
-    """Why this engine: every engine's cost, term by term, milliseconds."""
+    """Why this engine: every engine's cost, in milliseconds with its terms, or its rank."""
     engines = []
     for score in decision.scores:
-        terms = " + ".join(f"{name} {1000 * term:.0f}" for name, term in score.terms_s.items())
-        engines.append(f"{score.engine}: {1000 * score.total_s:.0f} ms = {terms}, {score.hit_tokens:.0f} tokens cached")
+        if decision.scores.unit is Unit.RANK:
+            cost = f"rank {score.total_s:.6g}"
+        else:
+            terms = " + ".join(f"{name} {1000 * term:.0f}" for name, term in score.terms_s.items())
+            cost = f"{1000 * score.total_s:.0f} ms = {terms}"
+        engines.append(f"{score.engine}: {cost}, {score.hit_tokens:.0f} tokens cached")
     return "; ".join([f"{decision.policy}, {decision.reason}", *engines])
 
 

@@ -14,7 +14,7 @@ import math
 from array import array
 from typing import NamedTuple
 
-from router.types import PLAIN, Decision, Ending, EngineId, Outcome
+from router.types import PLAIN, Decision, Ending, EngineId, Outcome, Unit
 
 ENGINES = 16
 """Most engines whose scores are kept of one decision."""
@@ -63,6 +63,7 @@ class Entry(NamedTuple):
     candidates: int
     terms: tuple[str, ...]
     scores: array[float]
+    unit: Unit
     shadows: tuple[Shadow, ...]
     result: Result | None
 
@@ -84,6 +85,7 @@ class Entry(NamedTuple):
             "prompt_tokens": _number(self.prompt_tokens),
             "expected_output_tokens": _number(self.output_tokens),
             "predicted_s": _number(self.predicted_s),
+            "unit": self.unit.value,
             "engines": known,
             "engines_left_out": self.candidates - len(known),
             "shadows": [self._shadow(shadow) for shadow in self.shadows],
@@ -209,6 +211,7 @@ def pack(decision: Decision, outcome: Outcome | None) -> Entry:
         len(totals_s),
         terms,
         numbers,
+        scores.unit,
         tuple([Shadow(opinion.policy, opinion.engine, opinion.regret_s) for opinion in decision.opinions]),
         None if outcome is None else _result(decision, outcome),
     )

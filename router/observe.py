@@ -14,6 +14,7 @@ from typing import Any
 
 REPLY_CHARS = 1 << 20  # of a longer reply the rest is not kept: the prefix index does without it
 EVENT_BYTES = 1 << 22  # an unfinished event is held back up to here, then let through unread
+MOST_TOKENS = 1 << 40  # of one request: no engine counts as far
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 SPEECH_FIELDS = (*TEXT_FIELDS, "tool_calls")
 
@@ -24,7 +25,8 @@ _LONGEST_END = 4
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens, as the engine counts them; None where it does not tell."""
+    """Tokens, as the engine counts them; None where it does not tell, or tells what cannot be: engines are not trusted
+    with numbers."""
 
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -35,9 +37,10 @@ class Usage:
         if not isinstance(usage, dict):
             return
         details = usage.get("prompt_tokens_details")
-        self.prompt_tokens = _count(usage.get("prompt_tokens"))
-        self.output_tokens = _count(usage.get("completion_tokens"))
-        self.cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+        self.prompt_tokens = _count(usage.get("prompt_tokens"), 1, MOST_TOKENS)
+        self.output_tokens = _count(usage.get("completion_tokens"), 1, MOST_TOKENS)
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        self.cached_tokens = _count(cached, 0, self.prompt_tokens or -1)
 
 
 @dataclass(slots=True)
@@ -188,5 +191,5 @@ def _dicts(value: object) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _count(value: object, low: int, high: int) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None

@@ -23,7 +23,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from router.policies.base import Ask, Policy, pick
 from router.state import Fields, State
-from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Scores, Stay
+from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Scores, Stay, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,9 @@ class Choice(NamedTuple):
     opinions: tuple[Opinion, ...]
     fallback: str | None
 
-    def decision(self, ask: Ask, booking: int, lookup: Lookup, tried: tuple[EngineId, ...]) -> Decision:
+    def decision(
+        self, ask: Ask, booking: int, lookup: Lookup, tried: tuple[EngineId, ...], tokens_per_unit: float
+    ) -> Decision:
         return Decision(
             request=ask.request,
             engine=self.chosen.engine,
@@ -89,6 +91,7 @@ class Choice(NamedTuple):
             tried=tried,
             opinions=self.opinions,
             fallback=self.fallback,
+            tokens_per_unit=tokens_per_unit,
             longest_tokens=ask.longest_tokens,
         )
 
@@ -165,7 +168,7 @@ class Panel:
             reason = "lowest_cost" if len(candidates) > 1 else "only_engine"
         opinions: tuple[Opinion, ...] = ()
         if len(self._seats) > 1:
-            costs = scores if chosen.predicted_s is not None and fallback is None else None
+            costs = scores if scores.unit is Unit.SECONDS and fallback is None else None
             others = [seat for seat in self._seats.values() if seat is not decider]
             found = [self._try(seat, judge, seat.policy, ask, candidates, chosen, costs) for seat in others]
             opinions = tuple([opinion for opinion in found if opinion is not None])
@@ -269,7 +272,7 @@ def choose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> tuple[S
     """A policy's scores and its choice. Raises ValueError for scores that are no numbers or not the candidates'."""
     scores = policy.choose(ask, candidates)
     if not isinstance(scores, Scores):
-        scores = Scores(scores)
+        scores = Scores(scores, policy.unit)
         if scores.engines != [view.engine for view, _ in candidates]:
             raise ValueError("the scores are not those of the candidates")
     return scores, pick(scores, ask.chance)

@@ -251,14 +251,13 @@ def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> Ended |
         prompt_tokens = prompt_tokens or max(1, round(decision.prompt_tokens))
     if not told or request.choices != 1:
         return None
-    cached = outcome.cached_tokens
     return Ended(
         arrival_s,
         outcome.done_s,
         outcome.first_token_s,
         prompt_tokens,
         output_tokens,
-        cached if cached is not None and cached <= prompt_tokens else None,
+        outcome.cached_tokens,
         prompt.keys,
         prompt.block_units,
         prompt.units,

@@ -177,6 +177,13 @@ PLAIN = 4
 """Numbers of a score before its terms, where scores are numbers: total_s, predicted_s, hit_tokens, scale."""
 
 
+class Unit(StrEnum):
+    """What a score's total counts."""
+
+    SECONDS = "s"
+    RANK = "rank"  # of any scale: the lower goes first, and nothing else is meant by it
+
+
 class Scores:
     """One policy's scores of all candidates, in their order.
 
@@ -184,10 +191,10 @@ class Scores:
     looks; those of engines that the policy did not consider are infinite.
     """
 
-    __slots__ = ("_scores", "totals_s")
+    __slots__ = ("_scores", "totals_s", "unit")
 
-    def __init__(self, scores: Sequence[Score]) -> None:
-        self._scores = scores
+    def __init__(self, scores: Sequence[Score], unit: Unit = Unit.RANK) -> None:
+        self._scores, self.unit = scores, unit
         self.totals_s: Sequence[float] = [score.total_s for score in scores]
 
     @property
@@ -279,6 +286,8 @@ class Decision:
     """Of the policies beside the one that decided, and its own where it was not heeded."""
     fallback: str | None = None
     """The policy that chose in place of `policy`: `scores` are its."""
+    tokens_per_unit: float = 1.0
+    """Tokens that a unit of the prompt was taken for; what is learned of it meanwhile must not change this request."""
     longest_tokens: float = 0.0
     """The longest prefix that any candidate is expected to hold."""
 
@@ -296,6 +305,7 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"  # the client left
     TIMEOUT = "timeout"
     ENGINE_LOST = "engine_lost"  # connection refused, reset or cut short
+    GATEWAY_FAULT = "gateway_fault"  # an error of ours, logged with its traceback
 
 
 @dataclass(frozen=True, slots=True)

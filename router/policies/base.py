@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 
 from router.config import Config
 from router.state import Fields, State
-from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Scores, Stay
+from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Scores, Stay, Unit
 
 
 class Ask(NamedTuple):
@@ -41,6 +41,8 @@ class Policy(ABC):
     """
 
     name: ClassVar[str]
+    unit: ClassVar[Unit] = Unit.RANK
+    """What its totals count."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -56,7 +56,7 @@ from router.policies.objective import aims
 from router.policies.rows import Rows
 from router.policies.shortlist import MOST, shortlist
 from router.state import Fields, State
-from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay
+from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay, Unit
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
 
@@ -81,6 +81,7 @@ class Lbgr(Policy):
     """The estimator and rule above. Keeps one small entry an engine; load and lengths come from the fleet's views."""
 
     name = "lbgr"
+    unit = Unit.SECONDS
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -26,7 +26,7 @@ from operator import mul
 
 from router.config import Config
 from router.policies.base import Ask, Policy
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay, Unit
 
 SCALE = 1000.0  # lengths and loads in phi
 LEAST_MS = 1.0
@@ -78,6 +78,7 @@ class LbgrPaper(Policy):
     """`total_s` is the predicted latency. Keeps an entry an engine, and one a request in flight."""
 
     name = "lbgr_paper"
+    unit = Unit.SECONDS
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

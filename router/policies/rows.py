@@ -11,7 +11,7 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 
-from router.types import PLAIN, Candidate, EngineId, Score, Scores
+from router.types import PLAIN, Candidate, EngineId, Score, Scores, Unit
 
 
 class Rows(Scores):
@@ -32,7 +32,7 @@ class Rows(Scores):
         weigh: Callable[[list[Candidate]], array[float]],
     ) -> None:
         self._candidates, self._terms, self._numbers, self._weigh = candidates, terms, numbers, weigh
-        self._places, self._width = places, len(numbers) // len(places)
+        self._places, self._width, self.unit = places, len(numbers) // len(places), Unit.SECONDS
         self.totals_s: Sequence[float] = numbers[:: self._width].tolist()
         if len(places) < len(candidates):
             totals_s = [math.inf] * len(candidates)

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from router.config import Config
+from router.config import Config, UpConfig
 from router.option import build
 from tests.deploy.files import ROOT, engines, gateway, image_env, stages
 
@@ -66,6 +66,11 @@ def test_the_gateway_runs_as_an_ordinary_user_and_takes_its_environment() -> Non
     assert pick("gateway", "USER")[-1] not in ("0", "root")
     config = build(Config, env=image_env("gateway"))
     assert pick("gateway", "EXPOSE") == [str(config.port)]
+
+
+def test_the_engines_image_evicts_as_everything_else_does_by_default() -> None:
+    assert image_env("engine")["LEAFCUTTER_EVICTION"] == UpConfig().eviction
+    assert {service["environment"]["LEAFCUTTER_EVICTION"] for service in engines().values()} == {UpConfig().eviction}
 
 
 def test_the_build_of_the_engine_stops_where_the_plugin_is_not_found() -> None:

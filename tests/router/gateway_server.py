@@ -73,10 +73,12 @@ async def until(condition: Any) -> None:
 
 
 @asynccontextmanager
-async def served(*scripts: Script, known: bool = True, **options: Any) -> AsyncIterator[Served]:
+async def served(
+    *scripts: Script, known: bool = True, router_type: type[Router] = Router, **options: Any
+) -> AsyncIterator[Served]:
     """A gateway over one engine for each script; `known`: it knows their model."""
     config = Config(**{"policy": "least_loaded", "seed": 1, "lbgr_cold_samples": 0, **options})
-    router = Router(config, rng=random.Random(1))
+    router = router_type(config, rng=random.Random(1))
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(FakeEngine(script).serving()) for script in scripts or (Script(),)]

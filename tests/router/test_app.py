@@ -158,6 +158,13 @@ async def test_a_key_is_asked_for(given: str | None) -> None:
             await gateway.client.get("/decisions", headers=headers),
             await gateway.client.get("/policy", headers=headers),
             await gateway.client.put("/policy", json={"policy": "random"}, headers=headers),
+            await gateway.client.get("/", headers=headers),
+            await gateway.client.get("/nowhere", headers=headers),
+            await gateway.client.get("/added-later", headers=headers),
+            await gateway.client.get("/health/", headers=headers),
+            await gateway.client.get("/metrics/../workers", headers=headers),
+            await gateway.client.get("//metrics", headers=headers),
+            await gateway.client.post("/tokenize", json={}, headers=headers),
         ):
             assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert not gateway.engines[0].requests
@@ -170,7 +177,7 @@ async def test_the_right_key_opens_and_health_needs_none() -> None:
         assert (await gateway.client.post(CHAT, json=BODIES[CHAT], headers=headers)).status_code == 200
         for path in ("/v1/models", "/workers", "/decisions", "/policy"):
             assert (await gateway.client.get(path, headers=headers)).status_code == 200
-        for path in ("/health", "/readiness", "/metrics"):
+        for path in ("/health", "/liveness", "/readiness", "/metrics"):
             assert (await gateway.client.get(path)).status_code == 200
 
 

@@ -50,6 +50,7 @@ async def test_a_request_is_explained_with_every_engines_terms_and_its_outcome(n
             ("stream", stream),
             ("policy", "lbgr"),
             ("reason", "lowest_cost"),
+            ("unit", "s"),
             ("engines_left_out", 0),
         }
         assert decision["engines"][0]["engine"] == decision["engine"]
@@ -68,6 +69,14 @@ async def test_a_request_is_explained_with_every_engines_terms_and_its_outcome(n
         }
         assert (decision["outcome"]["ttft_s"] is None) is not stream
         assert decision["outcome"]["latency_s"] > 0
+
+
+async def test_a_policy_that_only_ranks_says_so() -> None:
+    async with served(Script(), Script(), policy="lmetric", shadow=("lbgr",)) as gateway:
+        await ask(gateway, "abc")
+        (decision,) = (await explained(gateway, "abc"))["decisions"]
+        assert decision["unit"] == "rank"
+        assert [shadow["regret_s"] for shadow in decision["shadows"]] == [None]
 
 
 async def test_every_try_is_told() -> None:

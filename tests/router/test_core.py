@@ -124,6 +124,16 @@ def test_tokens_a_byte_are_learned_from_usage():
     assert router.route(text_request(b"x" * 4000), 99.0).prompt_tokens == pytest.approx(2000, rel=0.02)
 
 
+def test_a_request_is_measured_by_the_ratio_that_it_was_placed_with():
+    router = router_with(1)
+    request = text_request(b"x" * 4096)  # 16 blocks of 256 bytes, 64 tokens each as far as the router knows
+    decision = router.route(request, 0.0)
+    assert decision.tokens_per_unit == 0.25
+    router.complete(decision, Outcome(Ending.OK, 0.5, None, 2048, 0, 5))
+    assert router._index._lru._shelves[E0].block_tokens == 64.0
+    assert router.route(request, 1.0).tokens_per_unit > 0.25
+
+
 def test_output_length_is_learned_by_model_and_route_and_bound_by_the_client():
     router = router_with(1)
     for n in range(50):

@@ -238,3 +238,12 @@ async def test_a_decision_is_explained_in_the_log_at_debug(caplog: pytest.LogCap
     assert re.search(
         r"request abc to engine-\d \(lbgr, lowest_cost; engine-0: \d+ ms = wait 0 \+ room 0 \+ prefill", caplog.text
     )
+
+
+async def test_a_rank_is_not_told_as_milliseconds(caplog: pytest.LogCaptureFixture) -> None:
+    async with served(Script(), policy="lmetric") as gateway:
+        with caplog.at_level(logging.DEBUG, "leafcutter.gateway"):
+            await gateway.client.post(CHAT, json=BODIES[CHAT], headers={"x-request-id": "abc"})
+    assert re.search(
+        r"request abc to engine-0 \(lmetric, only_engine; engine-0: rank \d+(\.\d+)?, 0 tokens", caplog.text
+    )

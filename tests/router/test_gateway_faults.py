@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from fake_engine import REFUSAL, Script
 from gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_of, events, served, until
+
+from router.core import Router
+from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 
 # --- engines that fail -----------------------------------------------------------------------------
 
@@ -134,6 +138,74 @@ async def test_a_silent_engine_is_given_up_unstreamed() -> None:
         assert (response.status_code, error_of(response)["code"]) == (504, "engine_timeout")
         await gateway.ended("timeout")
         await until(lambda: gateway.engines[0].cancelled == 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_more_cached_tokens_than_prompt_reach_neither_metrics_nor_log_nor_trace(
+    stream: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    async with served(Script(prompt_tokens=40, cached_tokens=41), record=str(path)) as gateway:
+        await gateway.post(stream=stream)
+        await gateway.ended("ok")
+        assert gateway.value("leafcutter_prompt_tokens_total") == 40
+        assert gateway.samples("leafcutter_cached_tokens_total") == []
+        (entry,) = gateway.router.ledger.newest(1)
+        assert entry.result is not None
+        assert entry.result.cached_tokens is None
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert line["cached_tokens"] is None
+
+
+# --- faults of the gateway itself ------------------------------------------------------------------
+
+
+class RouteFails(Router):
+    def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
+        raise ZeroDivisionError
+
+
+class FirstTokenFails(Router):
+    def first_token(self, decision: Decision, now: float) -> None:
+        raise ZeroDivisionError
+
+
+class CompleteFails(Router):
+    def complete(self, decision: Decision, outcome: Outcome) -> None:
+        super().complete(decision, outcome)
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fault_of_the_gateway_is_neither_the_clients_nor_the_engines(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(router_type=RouteFails) as gateway:
+        response = await gateway.post(stream=stream)
+        assert (response.status_code, error_of(response)["code"]) == (500, "gateway_fault")
+        await gateway.ended("gateway_fault")
+        assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_fault_in_a_stream_ends_the_engines_work_and_is_told() -> None:
+    async with served(Script(fault="hang", after=2), router_type=FirstTokenFails) as gateway:
+        response = await gateway.post(stream=True)
+        assert error_of(response)["code"] == "gateway_fault"
+        await gateway.ended("gateway_fault")
+        assert gateway.engines[0].cancelled == 1
+        (entry,) = gateway.router.ledger.newest(1)
+        assert entry.result is not None
+        assert entry.result.ending is Ending.GATEWAY_FAULT
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fault_behind_a_whole_answer_leaves_the_answer_whole(stream: bool) -> None:
+    async with served(router_type=CompleteFails) as gateway:
+        response = await gateway.post(stream=stream)
+        assert response.status_code == 200
+        assert "Paris" in response.text
+        assert "gateway_fault" not in response.text
+        await gateway.ended("gateway_fault")
 
 
 # --- clients that leave ----------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def test_a_decision_and_its_outcome_in_full():
         "prompt_tokens": 128.0,
         "expected_output_tokens": 9.0,
         "predicted_s": 0.75,
+        "unit": "s",
         "engines": [
             {
                 "engine": "e0",

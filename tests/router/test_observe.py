@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, read_json
+from router.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, Usage, read_json
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
 
@@ -150,6 +150,28 @@ def test_running_usage_is_shown_and_the_last_one_counts() -> None:
 def test_odd_usage_teaches_nothing(usage: object) -> None:
     seen = observe(event({"choices": [], "usage": usage}))[0].seen
     assert (seen.usage.prompt_tokens, seen.usage.cached_tokens) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "output", "expected"),
+    [
+        (40, 40, 1, (40, 40, 1)),
+        (40, 0, 1, (40, 0, 1)),
+        (40, 41, 3, (40, None, 3)),
+        (None, 8, 3, (None, None, 3)),
+        (0, 0, 3, (None, None, 3)),
+        (40, -1, 0, (40, None, None)),
+        (10**400, 10**399, 10**400, (None, None, None)),
+        (40, 1.0, 3.0, (40, None, None)),
+    ],
+)
+def test_counts_that_cannot_be_are_not_told(
+    prompt: object, cached: object, output: object, expected: tuple[int | None, ...]
+) -> None:
+    usage = {"prompt_tokens": prompt, "completion_tokens": output, "prompt_tokens_details": {"cached_tokens": cached}}
+    found = Usage()
+    found.read(usage)
+    assert (found.prompt_tokens, found.cached_tokens, found.output_tokens) == expected
 
 
 def test_errors_in_the_stream_are_noticed() -> None:
