@@ -18,7 +18,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,8 +172,6 @@ def server_config(config: Config, app: Any) -> uvicorn.Config:
 
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
-    import uvicorn
-
     from router.app import create_app
     from router.core import Router
     from router.discovery import Discovery, engines_of
@@ -181,7 +179,6 @@ async def serve(config: Config) -> None:
     engines = engines_of(config.worker_urls)
     router = Router(config, rng=random.Random(config.seed), timer=time.perf_counter)
     app = create_app(config, router, engines, discovery=Discovery(config, router.fleet, engines))
-    server = uvicorn.Server(server_config(config, app))
     log.info(
         "gateway on http://%s:%d, policy %s, %d engines",
         config.host,
@@ -189,7 +186,20 @@ async def serve(config: Config) -> None:
         config.policy,
         len(engines),
     )
-    await server.serve()
+    await serve_app(config, app, idle=lambda: router.fleet.in_flight == 0)
+
+
+async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> None:
+    """An application of the gateway, as `serve` runs it. idle: it has no request on its way."""
+    import uvicorn
+
+    from router import garbage
+
+    tending = asyncio.create_task(garbage.tend(idle))
+    try:
+        await uvicorn.Server(server_config(config, app)).serve()
+    finally:
+        tending.cancel()
 
 
 def run_up(config: UpConfig) -> int:

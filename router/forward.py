@@ -130,12 +130,13 @@ def passing(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """aiohttp's errors as ours; no message tells the engine's address."""
+    """aiohttp's errors as ours; no message tells the engine's address. They lose their traceback: a torn answer keeps
+    its error, whose traceback keeps the answer, and such a cycle waits for the garbage collector."""
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise EngineUnreachable("The engine could not be reached.") from error
+        raise EngineUnreachable("The engine could not be reached.") from error.with_traceback(None)
     except TimeoutError as error:
-        raise EngineTimeout("The engine did not answer in time.") from error
+        raise EngineTimeout("The engine did not answer in time.") from error.with_traceback(None)
     except (aiohttp.ClientError, OSError) as error:
-        raise EngineLost("The connection to the engine was lost.") from error
+        raise EngineLost("The connection to the engine was lost.") from error.with_traceback(None)
