@@ -12,7 +12,7 @@ from router.errors import ConfigError
 from router.panel import Panel, spread
 from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay, Unit
 
 E0, E1 = EngineId("e0"), EngineId("e1")
 
@@ -23,6 +23,7 @@ class Told(Policy):
     def __init__(self, name: str, likes: str, *, seconds: bool = True) -> None:
         super().__init__(Config())
         self.name, self.likes, self.seconds = name, likes, seconds  # type: ignore[misc]
+        self.unit = Unit.SECONDS if seconds else Unit.RANK  # type: ignore[misc]
         self.heard: list[tuple[str, Decision]] = []
         self.forgotten: list[EngineId] = []
 
