@@ -10,17 +10,18 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from router import blocks, policies
+from router import policies
 from router.config import Config
 from router.drift import Drift
 from router.errors import NoEngine, NotFound, SnapshotError
 from router.fleet import Change, Fleet
-from router.holdings import LRU_ORDERS, Holdings, Match
 from router.learners.mean import OutputLength, TokenRatio, length_classes
 from router.ledger import Ledger
 from router.panel import Create, Panel
 from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
+from router.prefix import blocks
+from router.prefix.index import LRU_ORDERS, Holdings, Match
 from router.state import Fields, State
 from router.types import (
     NOTHING_FOUND,

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from router import blocks, transcript
+from router import transcript
 from router.errors import BadRequest
+from router.prefix import blocks
 from router.types import ParsedRequest, Prompt
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

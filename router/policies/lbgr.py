@@ -44,7 +44,6 @@ from struct import pack
 
 from router.config import Config
 from router.features import Features, crowd, queued_tokens
-from router.holdings import LRU_ORDERS
 from router.learners.backlog import Backlog
 from router.learners.latency import LatencyModel
 from router.learners.misfit import Misfit
@@ -55,6 +54,7 @@ from router.policies.duplication import Duplication
 from router.policies.objective import aims
 from router.policies.rows import Rows
 from router.policies.shortlist import MOST, shortlist
+from router.prefix.index import LRU_ORDERS
 from router.state import Fields, State
 from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay, Unit
 

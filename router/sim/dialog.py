@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from router import blocks
+from router.prefix import blocks
 from router.sim.trace import Block
 from router.types import BlockKey, ParsedRequest, Prompt
 

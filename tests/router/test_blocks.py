@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.blocks import chain, extend
+from router.prefix.blocks import chain, extend
 
 ROOT = b"root"
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 import pytest
 from virtual_fleet import answered, ask_for, prompt_of, router_with
 
-from router import blocks
 from router.config import Config
 from router.core import Router
 from router.errors import NoEngine, NotFound
 from router.policies.base import Ask, Policy
+from router.prefix import blocks
 from router.types import (
     BlockKey,
     Candidate,

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from router.blocks import chain
 from router.config import Config
 from router.metrics import (
     ERROR_BUCKETS_RATIO,
@@ -18,6 +17,7 @@ from router.metrics import (
 )
 from router.panel import Seat, Tally
 from router.policies import RoundRobin
+from router.prefix.blocks import chain
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 
 ENGINE = EngineId("engine-0")

@@ -1,4 +1,4 @@
-from router.paths import NOBODY, Paths
+from router.prefix.block_map import NOBODY, Paths
 from router.types import BlockKey
 
 

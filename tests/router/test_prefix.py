@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix import PrefixIndex
+from router.prefix.lru import PrefixIndex
 from router.types import BlockKey, EngineId, Lookup
 
 A, B = EngineId("a"), EngineId("b")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from virtual_fleet import ask_for, prompt_of
 
-from router.blocks import chain
 from router.errors import ConfigError
+from router.prefix.blocks import chain
 from router.record import QUEUE, Recorder
 from router.sim.trace import TraceFile
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest

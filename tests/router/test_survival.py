@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from router.holdings import Holdings
-from router.learners.curve import BINS, EDGES, PRIOR
-from router.survival import CAPACITIES, IN_USE, SurvivalIndex
+from router.prefix.index import Holdings
+from router.prefix.survival import CAPACITIES, IN_USE, SurvivalIndex
+from router.prefix.survival_curve import BINS, EDGES, PRIOR
 from router.types import BlockKey, EngineId
 
 A, B = EngineId("a"), EngineId("b")

@@ -1,6 +1,6 @@
 import pytest
 
-from router.learners.curve import PRIOR, Curve
+from router.prefix.survival_curve import PRIOR, Curve
 
 
 def test_the_curve_learns_by_bin_and_never_rises():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from router import blocks
+from router.prefix import blocks
 from router.sim.dialog import Dialog, Turn, chain_ids, chain_tokens, grow
 
 

@@ -22,9 +22,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from router.learners.curve import Curve
-from router.paths import Paths, Run
-from router.shelf import IN_USE, Shelf
+from router.prefix.block_map import Paths, Run
+from router.prefix.recency import IN_USE, Shelf
+from router.prefix.survival_curve import Curve
 from router.types import BlockKey, EngineId, Lookup
 
 CAPACITIES = 8

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.paths import Marks, Paths, Run
+from router.prefix.block_map import Marks, Paths, Run
 from router.types import BlockKey, EngineId, Lookup
 
 KNOWN_STEP, GUESSED_STEP = 0.02, 0.05  # one correction of the capacity, by whether the engine told its size

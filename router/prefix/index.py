@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from router.learners.curve import Curve
-from router.paths import Run
-from router.prefix import PrefixIndex
+from router.prefix.block_map import Run
+from router.prefix.lru import PrefixIndex
+from router.prefix.survival import SurvivalIndex
+from router.prefix.survival_curve import Curve
 from router.state import Fields, State
-from router.survival import SurvivalIndex
 from router.types import BlockKey, EngineId, Lookup
 
 LRU_ORDERS = frozenset({"lru", "off", None})

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.learners.curve import EDGES, Curve
+from router.prefix.survival_curve import EDGES, Curve
 from router.types import BlockKey, EngineId
 
 GENERATIONS_IN_CAPACITY = 16
