@@ -27,7 +27,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from router.config import Config
 from router.core import Router
-from router.learners.mean import CLASSES
+from router.learners.estimates import CLASSES
 from router.parse import NAME_CHARS
 from router.policies import TABLE
 from router.policies.smetric import TURNS

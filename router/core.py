@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from router import policies
 from router.config import Config
-from router.drift import Drift
 from router.errors import NoEngine, NotFound, SnapshotError
 from router.fleet import Change, Fleet
-from router.learners.mean import OutputLength, TokenRatio, length_classes
+from router.learners.drift import Drift
+from router.learners.estimates import OutputLength, TokenRatio, length_classes
 from router.ledger import Ledger
 from router.panel import Create, Panel
 from router.policies.base import Ask, Policy

@@ -46,7 +46,7 @@ from router.config import Config
 from router.features import Features, crowd, queued_tokens
 from router.learners.backlog import Backlog
 from router.learners.latency import LatencyModel
-from router.learners.misfit import Misfit
+from router.learners.prediction_error import Misfit
 from router.learners.scale import Scale
 from router.learners.step import Step, StepReader
 from router.policies.base import Ask, Policy

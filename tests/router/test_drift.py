@@ -1,6 +1,6 @@
 import pytest
 
-from router.drift import MOST_ERROR, Drift
+from router.learners.drift import MOST_ERROR, Drift
 from router.types import EngineId
 
 E0, E1 = EngineId("e0"), EngineId("e1")

@@ -1,6 +1,6 @@
 import pytest
 
-from router.learners.mean import CLASSES, OutputLength, TokenRatio
+from router.learners.estimates import CLASSES, OutputLength, TokenRatio
 
 
 def test_output_length_moves_within_tens_of_answers_and_by_class():

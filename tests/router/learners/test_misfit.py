@@ -1,4 +1,4 @@
-from router.learners.misfit import ANSWERS, CALM, LEAST_ANSWERS, Misfit
+from router.learners.prediction_error import ANSWERS, CALM, LEAST_ANSWERS, Misfit
 
 
 def taught(misfit: Misfit, actual_s: float, times: int) -> bool:
