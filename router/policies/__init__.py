@@ -8,7 +8,7 @@ from router.policies.base import Policy
 from router.policies.cache_aware import CacheAware
 from router.policies.consistent_hash import ConsistentHash
 from router.policies.dynamo_kv import DynamoKv
-from router.policies.lbgr import Lbgr
+from router.policies.lbgr.policy import Lbgr
 from router.policies.lbgr_paper import LbgrPaper
 from router.policies.least_loaded import LeastLoaded
 from router.policies.lmetric import LMetric

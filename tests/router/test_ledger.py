@@ -8,7 +8,7 @@ import pytest
 from virtual_fleet import answered, prompt_of, router_with
 
 from router.ledger import ENGINES, NAME_CHARS, Ledger
-from router.policies.rows import Rows
+from router.policies.lbgr.score_table import Rows
 from router.types import (
     Candidate,
     Decision,

@@ -1,6 +1,6 @@
 import pytest
 
-from router.learners.backlog import Backlog
+from router.policies.lbgr.virtual_queue import Backlog
 
 SPEED = 100.0  # tokens a second
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from router.learners.latency import PRIOR, Coefficients, LatencyModel
+from router.policies.lbgr.latency import PRIOR, Coefficients, LatencyModel
 
 PER_CASE = [
     Coefficients(9.0, 135.0, 2.0, 25.0, 0.1, 0.2, 4.0, 0.7),  # near the prior: a GPU

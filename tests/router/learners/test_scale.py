@@ -1,6 +1,6 @@
 import pytest
 
-from router.learners.scale import FADE_S, Scale
+from router.policies.lbgr.engine_speed import FADE_S, Scale
 from router.types import EngineId
 
 A, B = EngineId("a"), EngineId("b")

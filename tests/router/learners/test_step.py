@@ -1,6 +1,6 @@
 from virtual_fleet import ask_for
 
-from router.learners.step import StepReader
+from router.policies.lbgr.engine_steps import StepReader
 from router.types import Decision, EngineId
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from router.errors import SnapshotError
-from router.policies.duplication import Duplication
+from router.policies.lbgr.duplication import Duplication
 from router.state import Fields
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 

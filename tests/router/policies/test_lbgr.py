@@ -10,9 +10,9 @@ from virtual_fleet import (
 )
 
 from router.config import Config
-from router.features import Features
 from router.policies.base import Ask
-from router.policies.lbgr import Lbgr
+from router.policies.lbgr.features import Features
+from router.policies.lbgr.policy import Lbgr
 from router.types import Booking, Candidate, Ending, EngineId, EngineInfo, EngineView, Outcome
 
 E = EngineId("e0")

@@ -9,8 +9,8 @@ from virtual_fleet import ask_for
 
 from router.config import Config
 from router.policies.base import Ask
-from router.policies.lbgr import Lbgr
-from router.policies.objective import miss
+from router.policies.lbgr.objective import miss
+from router.policies.lbgr.policy import Lbgr
 from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView
 
 NEAR, FAR = EngineId("near"), EngineId("far")

@@ -4,7 +4,7 @@ from array import array
 import pytest
 
 from router.policies.base import pick
-from router.policies.rows import Rows
+from router.policies.lbgr.score_table import Rows
 from router.types import Candidate, EngineId, EngineInfo, EngineView, Score, Scores
 
 NAMES = ("wait", "prefill")

@@ -7,8 +7,8 @@ from virtual_fleet import answered, ask_for, router_with
 
 from router.config import Config
 from router.policies.base import Ask, pick
-from router.policies.lbgr import Lbgr
-from router.policies.shortlist import MOST, shortlist
+from router.policies.lbgr.policy import Lbgr
+from router.policies.lbgr.shortlist import MOST, shortlist
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 
 E = EngineId("e0")

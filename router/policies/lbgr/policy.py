@@ -43,17 +43,17 @@ from functools import partial
 from struct import pack
 
 from router.config import Config
-from router.features import Features, crowd, queued_tokens
-from router.learners.backlog import Backlog
-from router.learners.latency import LatencyModel
 from router.learners.prediction_error import Misfit
-from router.learners.scale import Scale
-from router.learners.step import Step, StepReader
 from router.policies.base import Ask, Policy
-from router.policies.duplication import Duplication
-from router.policies.objective import aims
-from router.policies.rows import Rows
-from router.policies.shortlist import MOST, shortlist
+from router.policies.lbgr.duplication import Duplication
+from router.policies.lbgr.engine_speed import Scale
+from router.policies.lbgr.engine_steps import Step, StepReader
+from router.policies.lbgr.features import Features, crowd, queued_tokens
+from router.policies.lbgr.latency import LatencyModel
+from router.policies.lbgr.objective import aims
+from router.policies.lbgr.score_table import Rows
+from router.policies.lbgr.shortlist import MOST, shortlist
+from router.policies.lbgr.virtual_queue import Backlog
 from router.prefix.index import LRU_ORDERS
 from router.state import Fields, State
 from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay, Unit
