@@ -26,7 +26,7 @@ from typing import Any
 from markdown_table import markdown_table
 
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.policies.base import Ask
 from router.types import (
     BlockKey,

@@ -26,7 +26,7 @@ from dataclasses import replace
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.learners.estimates import CLASSES
 from router.parse import NAME_CHARS
 from router.policies import TABLE

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from router.client import JSON_HEADER, Client, Receive, Scope, Send
 from router.config import Config
 from router.control import add_control
-from router.core import Router
+from router.core.router import Router
 from router.errors import RequestError, Unauthorized, UnknownUrl
 from router.forward import Forwarder
 from router.gateway import Gateway

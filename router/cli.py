@@ -173,7 +173,7 @@ def server_config(config: Config, app: Any) -> uvicorn.Config:
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
     from router.app import create_app
-    from router.core import Router
+    from router.core.router import Router
     from router.discovery import Discovery, engines_of
 
     engines = engines_of(config.worker_urls)

@@ -22,9 +22,9 @@ from fastapi.responses import JSONResponse
 
 from router.client import JSON_HEADER, Client, ClientGone, Message
 from router.config import Config
-from router.core import Router
+from router.core.decision_log import pack
+from router.core.router import Router
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
-from router.ledger import pack
 from router.parse import CHAT, ROUTES, parse
 from router.types import EngineId
 

@@ -15,8 +15,8 @@ import httpx
 
 from router import probe
 from router.config import Config
+from router.core.fleet import Fleet
 from router.errors import ConfigError
-from router.fleet import Fleet
 from router.types import EngineId, EngineInfo
 
 log = logging.getLogger("leafcutter.discovery")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from router.client import Client, ClientGone, Receive, Scope, Send
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.errors import (
     EngineBusy,
     EngineLost,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.panel import Seat, Tally
+from router.core.experiment import Seat, Tally
 from router.types import Decision, Ending, EngineId, Outcome
 
 NONE = "none"

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
-from router.core import Router
+from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
 from router.state import Fields, State
 from router.types import EngineId

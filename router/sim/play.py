@@ -14,7 +14,7 @@ from itertools import count
 from typing import NamedTuple
 
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.errors import NoEngine
 from router.sim.call import Call, Visit, call_of
 from router.sim.dialog import Dialog

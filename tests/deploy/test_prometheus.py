@@ -22,8 +22,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
 from router.config import Config
+from router.core.experiment import Seat, Tally
 from router.metrics import FleetCollector, Metrics, PolicyCollector, Record
-from router.panel import Seat, Tally
 from router.policies import RoundRobin
 from router.types import Ending
 from tests.deploy.files import DEPLOY, prometheus, queries, targets

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from router.app import create_app
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.types import EngineId, EngineInfo
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

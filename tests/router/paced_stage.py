@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from router.app import create_app
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.sim.dialog import MODEL, chain_tokens
 from router.sim.engine import NEVER, Engine
 from router.sim.job import Job

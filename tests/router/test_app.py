@@ -12,7 +12,7 @@ from gateway_server import BODIES, CHAT, COMPLETIONS, listening, served
 
 from router.app import create_app
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.errors import ConfigError
 from router.sim.trace import TraceFile
 from router.types import EngineId, EngineInfo

@@ -5,7 +5,7 @@ import pytest
 from virtual_fleet import answered, ask_for, prompt_of, router_with
 
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.errors import NoEngine, NotFound
 from router.policies.base import Ask, Policy
 from router.prefix import blocks

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.fleet import Change, Fleet
+from router.core.fleet import Change, Fleet
 from router.types import Booking, Candidate, EngineId, EngineInfo
 
 A, B = EngineId("a"), EngineId("b")

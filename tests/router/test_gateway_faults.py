@@ -11,7 +11,7 @@ import pytest
 from fake_engine import REFUSAL, Script
 from gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_of, events, served, until
 
-from router.core import Router
+from router.core.router import Router
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 
 # --- engines that fail -----------------------------------------------------------------------------

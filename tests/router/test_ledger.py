@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from virtual_fleet import answered, prompt_of, router_with
 
-from router.ledger import ENGINES, NAME_CHARS, Ledger
+from router.core.decision_log import ENGINES, NAME_CHARS, Ledger
 from router.policies.lbgr.score_table import Rows
 from router.types import (
     Candidate,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from router.config import Config
+from router.core.experiment import Seat, Tally
 from router.metrics import (
     ERROR_BUCKETS_RATIO,
     ERROR_BUCKETS_S,
@@ -15,7 +16,6 @@ from router.metrics import (
     Record,
     RecordCollector,
 )
-from router.panel import Seat, Tally
 from router.policies import RoundRobin
 from router.prefix.blocks import chain
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest

@@ -7,9 +7,9 @@ from virtual_fleet import answered, ask_for, router_with
 
 from router import policies
 from router.config import FALLBACKS, Config
-from router.core import Router
+from router.core.experiment import Panel, spread
+from router.core.router import Router
 from router.errors import ConfigError
-from router.panel import Panel, spread
 from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
 from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay, Unit

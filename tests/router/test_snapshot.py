@@ -11,7 +11,7 @@ from gateway_server import served
 from virtual_fleet import VirtualEngine, ask_for, router_with, shared_prefixes, simulate
 
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
 from router.snapshot import VERSION, Snapshot
 from router.state import State

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from router.config import Config
-from router.core import Router
-from router.panel import Create
+from router.core.experiment import Create
+from router.core.router import Router
 from router.types import BlockKey, Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
 
 BLOCK = 64

@@ -10,7 +10,7 @@ from virtual_fleet import answered, ask_for, router_with
 
 from router import policies
 from router.config import POLICIES, Config
-from router.core import Router
+from router.core.router import Router
 from router.errors import ConfigError, NoEngine
 from router.policies.base import Ask, Policy, pick
 from router.state import Fields

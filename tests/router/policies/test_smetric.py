@@ -4,7 +4,7 @@ import pytest
 from virtual_fleet import answered, ask_for, prompt_of, router_with
 
 from router.config import Config
-from router.core import Router
+from router.core.router import Router
 from router.policies.base import Ask
 from router.policies.lmetric import product
 from router.policies.smetric import SAMPLES, TURNS, PrefillSpeed, SMetric

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from router import policies
 from router.config import Config
+from router.core.decision_log import Ledger
+from router.core.experiment import Create, Panel
+from router.core.fleet import Change, Fleet
 from router.errors import NoEngine, NotFound, SnapshotError
-from router.fleet import Change, Fleet
 from router.learners.drift import Drift
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
-from router.ledger import Ledger
-from router.panel import Create, Panel
 from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
 from router.prefix import blocks
