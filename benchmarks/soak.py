@@ -27,8 +27,8 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from router.config import Config
 from router.core.router import Router
+from router.gateway.openai_request import NAME_CHARS
 from router.learners.estimates import CLASSES
-from router.parse import NAME_CHARS
 from router.policies import TABLE
 from router.policies.smetric import TURNS
 from router.types import BlockKey, Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt

@@ -172,9 +172,9 @@ def server_config(config: Config, app: Any) -> uvicorn.Config:
 
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
-    from router.app import create_app
     from router.core.router import Router
     from router.discovery import Discovery, engines_of
+    from router.gateway.app import create_app
 
     engines = engines_of(config.worker_urls)
     router = Router(config, rng=random.Random(config.seed), timer=time.perf_counter)
@@ -193,7 +193,7 @@ async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> No
     """An application of the gateway, as `serve` runs it. idle: it has no request on its way."""
     import uvicorn
 
-    from router import garbage
+    from router.gateway import garbage
 
     tending = asyncio.create_task(garbage.tend(idle))
     try:

@@ -37,10 +37,10 @@ import uvicorn
 import uvloop
 from aiohttp import web
 
-from router.app import create_app
 from router.cli import serve_app, server_config
 from router.config import Config
 from router.core.router import Router
+from router.gateway.app import create_app
 from router.types import BlockKey, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
 
 USAGE = {"prompt_tokens": 600, "completion_tokens": 32, "prompt_tokens_details": {"cached_tokens": 320}}

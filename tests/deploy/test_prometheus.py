@@ -23,7 +23,7 @@ from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
 from router.config import Config
 from router.core.experiment import Seat, Tally
-from router.metrics import FleetCollector, Metrics, PolicyCollector, Record
+from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Record
 from router.policies import RoundRobin
 from router.types import Ending
 from tests.deploy.files import DEPLOY, prometheus, queries, targets

@@ -16,9 +16,9 @@ import uvicorn
 from fake_engine import MODEL, FakeEngine, Script
 from prometheus_client import CollectorRegistry
 
-from router.app import create_app
 from router.config import Config
 from router.core.router import Router
+from router.gateway.app import create_app
 from router.types import EngineId, EngineInfo
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

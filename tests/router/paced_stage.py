@@ -22,9 +22,9 @@ from fake_engine import FakeEngine
 from gateway_server import COMPLETIONS, listening, until
 from prometheus_client import CollectorRegistry
 
-from router.app import create_app
 from router.config import Config
 from router.core.router import Router
+from router.gateway.app import create_app
 from router.sim.dialog import MODEL, chain_tokens
 from router.sim.engine import NEVER, Engine
 from router.sim.job import Job

@@ -10,10 +10,10 @@ import pytest
 from fake_engine import MODEL, Script
 from gateway_server import BODIES, CHAT, COMPLETIONS, listening, served
 
-from router.app import create_app
 from router.config import Config
 from router.core.router import Router
 from router.errors import ConfigError
+from router.gateway.app import create_app
 from router.sim.trace import TraceFile
 from router.types import EngineId, EngineInfo
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from router.client import Client, ClientGone, Message
 from router.errors import BadRequest, EngineLost, EngineTimeout, NoEngine, PayloadTooLarge
+from router.gateway.client import Client, ClientGone, Message
 
 DISCONNECT = {"type": "http.disconnect"}
 

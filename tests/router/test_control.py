@@ -11,9 +11,9 @@ import pytest
 from fake_engine import Script
 from gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_of, served
 
-from router.control import MOST_DECISIONS, read_assignment
 from router.core.router import Router
 from router.errors import BadRequest
+from router.gateway.admin import MOST_DECISIONS, read_assignment
 from router.policies.lbgr.policy import TERMS
 from router.types import EngineId
 

@@ -10,7 +10,7 @@ from gateway_server import until
 
 from router.config import Config
 from router.errors import EngineLost, EngineTimeout, EngineUnreachable
-from router.forward import KEEP_ALIVE_S, Answer, Forwarder, passing
+from router.gateway.upstream import KEEP_ALIVE_S, Answer, Forwarder, passing
 
 PATH = "/v1/completions"
 ENGINE_KEEP_ALIVE_S = 5  # uvicorn's default, so vLLM's

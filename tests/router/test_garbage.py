@@ -13,7 +13,7 @@ import pytest
 from fake_engine import REFUSAL, Script
 from gateway_server import BODIES, CHAT, Served, served
 
-from router import garbage
+from router.gateway import garbage
 
 REQUESTS = 40
 

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from router.config import Config
 from router.core.experiment import Seat, Tally
-from router.metrics import (
+from router.gateway.metrics import (
     ERROR_BUCKETS_RATIO,
     ERROR_BUCKETS_S,
     REQUEST_BUCKETS_S,

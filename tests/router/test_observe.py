@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, Usage, read_json
+from router.gateway.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, Usage, read_json
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
 

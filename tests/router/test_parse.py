@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from router.errors import BadRequest
-from router.parse import CHAT, COMPLETIONS, NAME_CHARS, Parsed, parse
+from router.gateway.openai_request import CHAT, COMPLETIONS, NAME_CHARS, Parsed, parse
 from router.prefix import blocks
 
 USER = {"role": "user", "content": "What is the capital of France? " * 40}

@@ -7,8 +7,8 @@ import pytest
 from virtual_fleet import ask_for, prompt_of
 
 from router.errors import ConfigError
+from router.gateway.trace_writer import QUEUE, Recorder
 from router.prefix.blocks import chain
-from router.record import QUEUE, Recorder
 from router.sim.trace import TraceFile
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 

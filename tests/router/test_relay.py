@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from router.client import Client, Message
 from router.errors import EngineBusy, EngineLost
-from router.observe import Seen
-from router.relay import relay_stream, relay_whole
+from router.gateway.client import Client, Message
+from router.gateway.observe import Seen
+from router.gateway.relay import relay_stream, relay_whole
 
 TOKEN = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
 DONE = b"data: [DONE]\n\n"

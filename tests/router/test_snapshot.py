@@ -13,7 +13,7 @@ from virtual_fleet import VirtualEngine, ask_for, router_with, shared_prefixes, 
 from router.config import Config
 from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
-from router.snapshot import VERSION, Snapshot
+from router.gateway.snapshot import VERSION, Snapshot
 from router.state import State
 from router.types import EngineId, EngineInfo
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from router import transcript
+from router.gateway import transcript
 
 USER = {"role": "user", "content": "hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.client import Client
 from router.errors import EngineBusy, EngineLost
-from router.forward import Answer, Headers
-from router.observe import Seen, StreamObserver, read_json
+from router.gateway.client import Client
+from router.gateway.observe import Seen, StreamObserver, read_json
+from router.gateway.upstream import Answer, Headers
 
 STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may hold a stream back
 # Set anew by this side.

@@ -19,17 +19,17 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 
-from router.client import JSON_HEADER, Client, Receive, Scope, Send
 from router.config import Config
-from router.control import add_control
 from router.core.router import Router
 from router.errors import RequestError, Unauthorized, UnknownUrl
-from router.forward import Forwarder
-from router.gateway import Gateway
-from router.metrics import FleetCollector, Metrics, PolicyCollector, RecordCollector
-from router.parse import ROUTES
-from router.record import Recorder
-from router.snapshot import Snapshot
+from router.gateway.admin import add_control
+from router.gateway.client import JSON_HEADER, Client, Receive, Scope, Send
+from router.gateway.handler import Gateway
+from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, RecordCollector
+from router.gateway.openai_request import ROUTES
+from router.gateway.snapshot import Snapshot
+from router.gateway.trace_writer import Recorder
+from router.gateway.upstream import Forwarder
 from router.types import EngineId
 
 OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # all else wants the key, if there is one

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from router import transcript
 from router.errors import BadRequest
+from router.gateway import transcript
 from router.prefix import blocks
 from router.types import ParsedRequest, Prompt
 

@@ -20,7 +20,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from router.client import Client, ClientGone, Receive, Scope, Send
 from router.config import Config
 from router.core.router import Router
 from router.errors import (
@@ -32,12 +31,13 @@ from router.errors import (
     NoEngine,
     RequestError,
 )
-from router.forward import Answer, Forwarder, Headers
-from router.metrics import Metrics, Record
-from router.observe import Seen
-from router.parse import Parsed, parse
-from router.record import Recorder
-from router.relay import relay_stream, relay_whole
+from router.gateway.client import Client, ClientGone, Receive, Scope, Send
+from router.gateway.metrics import Metrics, Record
+from router.gateway.observe import Seen
+from router.gateway.openai_request import Parsed, parse
+from router.gateway.relay import relay_stream, relay_whole
+from router.gateway.trace_writer import Recorder
+from router.gateway.upstream import Answer, Forwarder, Headers
 from router.types import Decision, Ending, EngineId, Outcome, Unit
 
 log = logging.getLogger("leafcutter.gateway")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from router.errors import EngineTimeout, PayloadTooLarge, RequestError
-from router.forward import Headers
+from router.gateway.upstream import Headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

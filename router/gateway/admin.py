@@ -20,12 +20,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from router.client import JSON_HEADER, Client, ClientGone, Message
 from router.config import Config
 from router.core.decision_log import pack
 from router.core.router import Router
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
-from router.parse import CHAT, ROUTES, parse
+from router.gateway.client import JSON_HEADER, Client, ClientGone, Message
+from router.gateway.openai_request import CHAT, ROUTES, parse
 from router.types import EngineId
 
 MOST_POLICY_BYTES = 65_536
