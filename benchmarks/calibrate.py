@@ -41,13 +41,13 @@ from step_fit import Sample, fit, line, residuals
 from talk import Taken, Talk, Talks, Turn, converse_all, tokenise
 from workload import WORKLOADS, add_options, fill_defaults
 
-from router import model
 from router.config import UpConfig
+from router.engines import demo_model as model
+from router.engines.launch import Engine, Launch, plan
+from router.engines.up import GPU_MODEL, count_gpus, start_all
 from router.sim.hardware import HARDWARE, Hardware
 from router.sim.play import play
 from router.sim.setup import Run, Site
-from router.supervisor import Engine, Launch, plan
-from router.up import GPU_MODEL, count_gpus, start_all
 
 HERE = Path(__file__).parent
 HALVINGS = 12

@@ -33,11 +33,11 @@ from workload import WORKLOADS, add_options, fill_defaults
 
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
-from router import model
 from router.config import POLICIES, UpConfig
-from router.probe import samples
-from router.supervisor import Engine, Launch, plan
-from router.up import GPU_MODEL, count_gpus, start_all
+from router.engines import demo_model as model
+from router.engines.launch import Engine, Launch, plan
+from router.engines.probe import samples
+from router.engines.up import GPU_MODEL, count_gpus, start_all
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from step_time import draw
 from timed_engine import Ask, TimedEngine
 
 from engine_patches.settings import OFF
-from router import model
-from router.up import GPU_MODEL, count_gpus
+from router.engines import demo_model as model
+from router.engines.up import GPU_MODEL, count_gpus
 
 PROMPTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3072)
 HEADS = (512, 1024, 2048)  # tokens cached before a prompt

@@ -33,8 +33,8 @@ from timed_engine import Ask, Step, TimedEngine
 
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
-from router import model
-from router.up import count_gpus
+from router.engines import demo_model as model
+from router.engines.up import count_gpus
 
 VOCABULARY = range(100, 30_000)  # ids of ordinary tokens in every model that is likely here
 GPU_MEMORY = 0.85

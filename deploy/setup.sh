@@ -51,4 +51,4 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
 fi
 
 # Prints where the model lies; converts it the first time. The hub's models are fetched by the engine itself.
-[ "$hardware" = cuda ] || .venv/bin/python -m router.model
+[ "$hardware" = cuda ] || .venv/bin/python -m router.engines.demo_model

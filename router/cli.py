@@ -173,7 +173,7 @@ def server_config(config: Config, app: Any) -> uvicorn.Config:
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
     from router.core.router import Router
-    from router.discovery import Discovery, engines_of
+    from router.engines.discovery import Discovery, engines_of
     from router.gateway.app import create_app
 
     engines = engines_of(config.worker_urls)
@@ -203,7 +203,7 @@ async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> No
 
 
 def run_up(config: UpConfig) -> int:
-    from router.up import up
+    from router.engines.up import up
 
     for name, file in (("record", config.record), ("snapshot", config.snapshot)):
         if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
@@ -222,6 +222,6 @@ def run_record(config: Config) -> int:
 
 
 def run_doctor(config: Config) -> int:
-    from router import doctor
+    from router.engines import doctor
 
     return asyncio.run(doctor.run(config))

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from router.probe import samples
+from router.engines.probe import samples
 
 START_S = 420
 BLOCKS, BLOCK_SIZE = 192, 32  # a cache of about 6,000 tokens, so that the tests reach eviction

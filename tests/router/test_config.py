@@ -83,7 +83,7 @@ def test_without_engines_the_command_says_how_to_name_them(command: str, capsys:
 
 @pytest.mark.parametrize("urls", [[], ["ftp://a"], ["127.0.0.1:8000"], ["http://a/v1"], ["http://a:1", "http://a:1/"]])
 def test_a_bad_engine_url_is_refused(urls: list[str]) -> None:
-    from router.discovery import engines_of
+    from router.engines.discovery import engines_of
 
     with pytest.raises(ConfigError, match="worker_urls"):
         engines_of(urls)

@@ -8,7 +8,7 @@ import pytest
 
 from router.config import Config
 from router.core.fleet import Fleet
-from router.discovery import Discovery
+from router.engines.discovery import Discovery
 from router.types import EngineId
 
 E0 = EngineId("engine-0")

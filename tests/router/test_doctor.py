@@ -5,8 +5,8 @@ import json
 import httpx
 import pytest
 
-from router import doctor
 from router.config import Config
+from router.engines import doctor
 from tests.router.test_probe import METRICS, STATE
 
 DETAILS = {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from router import probe
+from router.engines import probe
 
 METRICS = """# HELP vllm:cache_config_info x
 # TYPE vllm:cache_config_info gauge

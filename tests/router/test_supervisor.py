@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from router.config import UpConfig
+from router.engines.launch import Engine, Launch, advice, plan
 from router.errors import SetupError
-from router.supervisor import Engine, Launch, advice, plan
 
 SERVER = """
 import http.server, subprocess, sys
@@ -59,7 +59,7 @@ async def test_an_engine_starts_and_stops_with_its_children(tmp_path: Path, unus
 async def test_an_engine_that_ignores_sigterm_is_killed(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.supervisor.STOP_S", 0.2)
+    monkeypatch.setattr("router.engines.launch.STOP_S", 0.2)
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
     engine = await Engine.start(launch(tmp_path, unused_tcp_port, stubborn))
     await engine.ready(20)
@@ -95,7 +95,7 @@ async def test_engines_end_when_their_parent_is_killed(tmp_path: Path, unused_tc
     code = f"""
 import asyncio, pathlib, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from router.supervisor import Engine, Launch
+from router.engines.launch import Engine, Launch
 async def main():
     command = (sys.executable, "-c", "import time; time.sleep(600)")
     engine = await Engine.start(Launch("e", 1, command, {{}}, pathlib.Path({str(tmp_path / "e.log")!r}), False))

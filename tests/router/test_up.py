@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from router.config import Config, UpConfig
+from router.engines.launch import Launch, plan
+from router.engines.up import check_ports, gpus_of, run
 from router.errors import SetupError
-from router.supervisor import Launch, plan
-from router.up import check_ports, gpus_of, run
 from tests.router.test_supervisor import alive, gone, launch
 
 
@@ -72,7 +72,7 @@ async def test_ctrl_c_before_the_server_takes_the_signals_over_ends_it_too(
 async def test_an_engine_that_dies_is_started_again(
     tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.up.RESTART_S", (0.01, 0.1))
+    monkeypatch.setattr("router.engines.up.RESTART_S", (0.01, 0.1))
     one = launch(tmp_path, unused_tcp_port)
     restarted = []
 
@@ -88,9 +88,9 @@ async def test_an_engine_that_dies_is_started_again(
 
 
 def test_gpus_are_used_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.up.count_gpus", lambda: 2)
+    monkeypatch.setattr("router.engines.up.count_gpus", lambda: 2)
     assert [gpus_of(UpConfig(hardware=hardware)) for hardware in ("auto", "cuda", "cpu")] == [2, 2, 0]
-    monkeypatch.setattr("router.up.count_gpus", lambda: 0)
+    monkeypatch.setattr("router.engines.up.count_gpus", lambda: 0)
     assert gpus_of(UpConfig()) == 0
     with pytest.raises(SetupError, match="lists no GPU"):
         gpus_of(UpConfig(hardware="cuda"))

@@ -12,10 +12,10 @@ import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from router import model
 from router.config import Config, UpConfig
+from router.engines import demo_model as model
+from router.engines.launch import Engine, Launch, plan
 from router.errors import SetupError
-from router.supervisor import Engine, Launch, plan
 
 log = logging.getLogger("leafcutter.up")
 GPU_MODEL = "Qwen/Qwen2.5-1.5B-Instruct"  # open, and small enough for any GPU that runs vLLM

@@ -9,9 +9,9 @@ from typing import Literal
 
 import httpx
 
-from router import probe
 from router.config import Config
-from router.discovery import engines_of
+from router.engines import probe
+from router.engines.discovery import engines_of
 from router.types import EngineInfo
 
 Level = Literal["ok", "warn", "FAIL"]

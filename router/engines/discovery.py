@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from router import probe
 from router.config import Config
 from router.core.fleet import Fleet
+from router.engines import probe
 from router.errors import ConfigError
 from router.types import EngineId, EngineInfo
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import httpx
 
-from router import probe
 from router.config import UpConfig
+from router.engines import probe
 from router.errors import SetupError
 
 log = logging.getLogger("leafcutter.up")
