@@ -44,12 +44,12 @@ from markdown_table import markdown_table
 from router.errors import LeafcutterError
 from router.flag import integer, seeds
 from router.progress import Watch, show
+from router.sim.fleet.play import play
+from router.sim.fleet.result import WARM_UP, summarize
+from router.sim.fleet.scenario import Run, Site, Spell
+from router.sim.fleet.traffic import TRACE_BLOCK, Replay, Workload, replay
 from router.sim.parallel import measure_all
-from router.sim.play import play
-from router.sim.result import WARM_UP, summarize
-from router.sim.setup import Run, Site, Spell
 from router.sim.trace import TraceFile
-from router.sim.traffic import TRACE_BLOCK, Replay, Workload, replay
 from router.simulate import BLOCK, options_set
 from router.types import Decision
 

@@ -45,9 +45,9 @@ from router.config import UpConfig
 from router.engines import demo_model as model
 from router.engines.launch import Engine, Launch, plan
 from router.engines.up import GPU_MODEL, count_gpus, start_all
-from router.sim.hardware import HARDWARE, Hardware
-from router.sim.play import play
-from router.sim.setup import Run, Site
+from router.sim.fleet.hardware import HARDWARE, Hardware
+from router.sim.fleet.play import play
+from router.sim.fleet.scenario import Run, Site
 
 HERE = Path(__file__).parent
 HALVINGS = 12

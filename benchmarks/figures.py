@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from engine_patches.orders import ORDERS
 from engine_patches.orders.gix import MOST_HITS
 from engine_patches.orders.hazard import BINS, STARTS
-from router.sim.replay import Cache
+from router.sim.eviction.replay import Cache
+from router.sim.eviction.workload import WORKLOADS, Workload
 from router.sim.trace import Request
-from router.sim.workload import WORKLOADS, Workload
 
 GOOD, BAD = "#9bb8a4", "#b5523b"
 ORDER_OF_PANELS = ("lru", "rlt", "lfu", "sieve", "s3fifo", "arc", "gix", "rlt_gix")

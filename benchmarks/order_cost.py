@@ -22,7 +22,7 @@ from typing import Any
 from markdown_table import markdown_table
 
 from engine_patches.orders import ORDERS
-from router.sim.replay import Cache
+from router.sim.eviction.replay import Cache
 from router.sim.trace import Request
 
 PREFIX, TAIL = 16, 16  # blocks

@@ -25,11 +25,11 @@ from paper_traffic import SCRIPTS, Scripted
 
 from router.flag import integer, names, seeds
 from router.progress import Watch, show
+from router.sim.fleet.play import play
+from router.sim.fleet.result import percentile
+from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.traffic import Traffic, Workload
 from router.sim.parallel import measure_all
-from router.sim.play import play
-from router.sim.result import percentile
-from router.sim.setup import Run, Site
-from router.sim.traffic import Traffic, Workload
 
 DIFFERENCES = """\
 - Simulated vLLM engines (`l40-8b`: estimated, not measured; 150,000 cached tokens, blocks of 128) in place of SGLang

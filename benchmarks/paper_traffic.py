@@ -21,8 +21,8 @@ from functools import partial
 from itertools import count, cycle, islice
 from statistics import fmean
 
-from router.sim.dialog import Turn
-from router.sim.traffic import GROUPS, LENGTHS, OWN_IDS, Session, Writer
+from router.sim.fleet.dialog import Turn
+from router.sim.fleet.traffic import GROUPS, LENGTHS, OWN_IDS, Session, Writer
 from router.types import Prompt
 
 CLIENTS = 128

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.sim.hardware import Hardware
+from router.sim.fleet.hardware import Hardware
 
 Array = npt.NDArray[np.float64]
 KNEES = (0.0, *np.geomspace(1, 4096, 25))  # prompt tokens

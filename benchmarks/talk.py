@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from router.sim import dialog
-from router.sim.dialog import chain_tokens
-from router.sim.traffic import OWN_IDS, Session
+from router.sim.fleet import dialog
+from router.sim.fleet.dialog import chain_tokens
+from router.sim.fleet.traffic import OWN_IDS, Session
 
 if TYPE_CHECKING:
     import workload

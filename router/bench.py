@@ -16,10 +16,10 @@ from pathlib import Path
 from router.errors import ConfigError
 from router.flag import integer, names, seeds, words
 from router.progress import Watch, show
-from router.sim.report import BASELINE, Table, draw, plotter, to_json
-from router.sim.study import NAMES, OPTIMUM, Row, study
+from router.sim.eviction.report import BASELINE, Table, draw, plotter, to_json
+from router.sim.eviction.study import NAMES, OPTIMUM, Row, study
+from router.sim.eviction.workload import WORKLOADS, Workload
 from router.sim.trace import Trace, TraceFile
-from router.sim.workload import WORKLOADS, Workload
 
 MOST_BLOCKS = 100_000_000
 

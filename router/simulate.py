@@ -20,15 +20,15 @@ from router.flag import integer, names, number, seeds, words
 from router.option import check, options_of
 from router.policies import TABLE
 from router.progress import Watch, show
-from router.sim.chart import draw
-from router.sim.hardware import HARDWARE
+from router.sim.eviction.report import plotter
+from router.sim.fleet.chart import draw
+from router.sim.fleet.hardware import HARDWARE
+from router.sim.fleet.result import Row, Table, mean_of, measure, to_json
+from router.sim.fleet.scenario import ORDER_NAMES, Run, Site, Spell
+from router.sim.fleet.traffic import SHAPES, TRACE_BLOCK, Replay, Traffic, Workload, replay
+from router.sim.fleet.verdict import judge
 from router.sim.parallel import measure_all
-from router.sim.report import plotter
-from router.sim.result import Row, Table, mean_of, measure, to_json
-from router.sim.setup import ORDER_NAMES, Run, Site, Spell
 from router.sim.trace import TraceFile
-from router.sim.traffic import SHAPES, TRACE_BLOCK, Replay, Traffic, Workload, replay
-from router.sim.verdict import judge
 
 MOST_ENGINES = 256
 BLOCK = 128

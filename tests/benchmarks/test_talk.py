@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.talk import Talk, Talks, Turn
-from router.sim.play import play
-from router.sim.setup import Run, Site
+from router.sim.fleet.play import play
+from router.sim.fleet.scenario import Run, Site
 
 SHARED = tuple(range(500, 564))
 TALKS = Talks(

@@ -25,10 +25,10 @@ from prometheus_client import CollectorRegistry
 from router.config import Config
 from router.core.router import Router
 from router.gateway.app import create_app
-from router.sim.dialog import MODEL, chain_tokens
-from router.sim.engine import NEVER, Engine
-from router.sim.job import Job
-from router.sim.setup import Run, build_engine, describe_engine
+from router.sim.fleet.dialog import MODEL, chain_tokens
+from router.sim.fleet.engine import NEVER, Engine
+from router.sim.fleet.job import Job
+from router.sim.fleet.scenario import Run, build_engine, describe_engine
 from router.types import Decision, EngineId, ParsedRequest
 
 

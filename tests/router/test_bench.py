@@ -11,7 +11,7 @@ import time
 import pytest
 
 from router.cli import main
-from router.sim.study import NAMES
+from router.sim.eviction.study import NAMES
 
 KEYS = ["trace", "capacity", "order", "hit_rate", "hit_rate_min", "hit_rate_max", "us_per_access", "fallback_share"]
 

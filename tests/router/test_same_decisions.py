@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from paced_stage import Asked, staged
 
-from router.sim.play import play
-from router.sim.setup import Run, Site
+from router.sim.fleet.play import play
+from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.traffic import Workload, replay
 from router.sim.trace import TraceFile
-from router.sim.traffic import Workload, replay
 from router.types import Ending
 
 BLOCK = 32

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from router.cli import main
-from router.sim.result import KEYS
+from router.sim.fleet.result import KEYS
 
 FEW = ["--workload", "gsp", "--rate", "8", "--requests", "60", "--engines", "2"]
 

@@ -7,8 +7,8 @@ of k + 1 blocks, as one block is new in each phase; LRU misses every block, k ti
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.optimum import Optimum, next_uses
-from router.sim.replay import Cache, replay
+from router.sim.eviction.optimum import Optimum, next_uses
+from router.sim.eviction.replay import Cache, replay
 from router.sim.trace import Request
 
 

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.replay import Cache, replay
-from router.sim.workload import Workload
+from router.sim.eviction.replay import Cache, replay
+from router.sim.eviction.workload import Workload
 
 CAPACITY = 2500
 GOLDEN = {

@@ -6,7 +6,7 @@ import pytest
 
 from engine_patches.orders import ORDERS, RLT, RLTGIX
 from engine_patches.orders.rlt_gix import EPSILON
-from router.sim.replay import Cache, replay
+from router.sim.eviction.replay import Cache, replay
 from router.sim.trace import Request
 from tests.engine_patches.orders.test_gix import build
 from tests.engine_patches.orders.toy import ToyEngine

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from router.policies import TABLE
-from router.sim.play import play
-from router.sim.setup import Run, Site
+from router.sim.fleet.play import play
+from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.traffic import replay
 from router.sim.trace import TraceFile
-from router.sim.traffic import replay
 
 TRACE = Path(__file__).parents[2] / "data" / "golden_trace.jsonl"
 SITE = Site(4, ("l40-8b",), 64, cache_tokens=12_000, slow=((2, 1.6),), fail=((1, 9.0),), join=((1, 14.0),))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.sim.chart import draw
-from router.sim.report import plotter
+from router.sim.eviction.report import plotter
+from router.sim.fleet.chart import draw
 from tests.router.sim.test_result import ROW
 
 SEEDS = [ROW, replace(ROW, seed=1, mean_s=1.7), replace(ROW, policy="random"), replace(ROW, policy="random", seed=1)]

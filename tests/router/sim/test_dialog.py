@@ -3,7 +3,7 @@
 import pytest
 
 from router.prefix import blocks
-from router.sim.dialog import Dialog, Turn, chain_ids, chain_tokens, grow
+from router.sim.fleet.dialog import Dialog, Turn, chain_ids, chain_tokens, grow
 
 
 def test_growing_is_chaining_the_whole():

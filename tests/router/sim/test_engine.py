@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.engine import NEVER, Engine
-from router.sim.hardware import Hardware
-from router.sim.job import Job
+from router.sim.fleet.engine import NEVER, Engine
+from router.sim.fleet.hardware import Hardware
+from router.sim.fleet.job import Job
 
 # A step: 10 ms, or 1 ms a prompt token if that is longer; 1 ms a sequence; 0.01 ms a token of context.
 PLAIN = Hardware("plain", 0, 10, 1.0, 0.0, 1.0, 0.01, 100, 0)

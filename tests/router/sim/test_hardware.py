@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.sim.hardware import HARDWARE
+from router.sim.fleet.hardware import HARDWARE
 
 
 def test_a_decode_step_by_hand():

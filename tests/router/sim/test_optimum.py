@@ -7,8 +7,8 @@ from functools import cache as memoize
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.optimum import NEVER, Optimum, next_uses
-from router.sim.replay import Cache, replay
+from router.sim.eviction.optimum import NEVER, Optimum, next_uses
+from router.sim.eviction.replay import Cache, replay
 from router.sim.trace import Request
 
 

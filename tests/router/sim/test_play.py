@@ -8,11 +8,11 @@ import pytest
 
 from router.errors import NoEngine
 from router.policies import TABLE
-from router.sim import play as module
-from router.sim.play import play
-from router.sim.setup import Run, Site, Spell
+from router.sim.fleet import play as module
+from router.sim.fleet.play import play
+from router.sim.fleet.scenario import Run, Site, Spell
+from router.sim.fleet.traffic import SHAPES, Workload, replay
 from router.sim.trace import TraceFile
-from router.sim.traffic import SHAPES, Workload, replay
 
 L40 = Site(3, ("l40-8b",), 128)
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.pool import Pool
+from router.sim.fleet.pool import Pool
 
 LRU = ORDERS["lru"]
 

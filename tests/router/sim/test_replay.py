@@ -5,7 +5,7 @@ import random
 import pytest
 
 from engine_patches.orders import LRU, ORDERS
-from router.sim.replay import Cache, replay
+from router.sim.eviction.replay import Cache, replay
 from router.sim.trace import Request
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from router.errors import SetupError
-from router.sim.play import Played, Served
-from router.sim.result import KEYS, Row, Table, mean_of, measure, percentile, summarize, to_json
-from router.sim.setup import Run, Site
-from router.sim.traffic import Workload
+from router.sim.fleet.play import Played, Served
+from router.sim.fleet.result import KEYS, Row, Table, mean_of, measure, percentile, summarize, to_json
+from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.traffic import Workload
 
 RUN = Run(Workload("gsp", 2.0, 10), Site(2, ("l40-8b",), 128), "lbgr", "lru", 4)
 ROW = Row("gsp", "lbgr", "rlt_gix", 4, 11.0, 0, 1.5, 1.25, 3.0, 4.0, 0.75, 2.0, 0.4, 10.5, 1.05, 0, 3)

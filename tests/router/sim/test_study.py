@@ -6,9 +6,9 @@ import pytest
 
 from engine_patches.orders import ORDERS
 from router.errors import TraceError
-from router.sim.study import NAMES, OPTIMUM, Run, draws_lots, measure, study
+from router.sim.eviction.study import NAMES, OPTIMUM, Run, draws_lots, measure, study
+from router.sim.eviction.workload import Workload
 from router.sim.trace import TraceFile
-from router.sim.workload import Workload
 
 TRACE = Workload("cyclic", 1300)
 

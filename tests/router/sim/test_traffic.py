@@ -7,8 +7,8 @@ from statistics import fmean
 import pytest
 
 from router.errors import TraceError
+from router.sim.fleet.traffic import GROUPS, SHAPES, Workload, replay
 from router.sim.trace import TraceFile
-from router.sim.traffic import GROUPS, SHAPES, Workload, replay
 
 
 def sessions(name, requests=400, rate=10.0, seed=0, block=128):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.sim.verdict import judge, ratio
+from router.sim.fleet.verdict import judge, ratio
 from tests.router.sim.test_result import ROW
 
 

@@ -6,9 +6,9 @@ from itertools import count, islice
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.replay import Cache, replay
+from router.sim.eviction.replay import Cache, replay
+from router.sim.eviction.workload import VICTIM, WORKLOADS, Workload, adversary, anti, chat, cyclic, gsp, zipf
 from router.sim.trace import Request
-from router.sim.workload import VICTIM, WORKLOADS, Workload, adversary, anti, chat, cyclic, gsp, zipf
 
 
 def paths(name, requests, seed=0, capacity=50):

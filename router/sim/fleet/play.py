@@ -16,13 +16,13 @@ from typing import NamedTuple
 from router.config import Config
 from router.core.router import Router
 from router.errors import NoEngine
-from router.sim.call import Call, Visit, call_of
-from router.sim.dialog import Dialog
-from router.sim.engine import NEVER, Engine
-from router.sim.job import Job
-from router.sim.setup import Run, build_engine, describe_engine
+from router.sim.fleet.call import Call, Visit, call_of
+from router.sim.fleet.dialog import Dialog
+from router.sim.fleet.engine import NEVER, Engine
+from router.sim.fleet.job import Job
+from router.sim.fleet.scenario import Run, build_engine, describe_engine
+from router.sim.fleet.traffic import Session
 from router.sim.trace import REPORT_EVERY, ignore
-from router.sim.traffic import Session
 from router.types import Decision, Ending, EngineId, Outcome
 
 GOLDEN = 0.618033988749895  # its multiples are spread evenly over 0 to 1

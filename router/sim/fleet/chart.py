@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from router.sim.result import Row
+from router.sim.fleet.result import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,7 @@ from itertools import count, cycle, islice
 from types import MappingProxyType
 
 from engine_patches.orders import ORDERS
-from router.sim.replay import Cache
+from router.sim.eviction.replay import Cache
 from router.sim.trace import REPORT_EVERY, Block, Request, ignore
 
 Ids = Iterator[int]

@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from time import thread_time
 from typing import IO
 
-from router.sim.replay import chain_of
+from router.sim.eviction.replay import chain_of
 from router.sim.trace import Request
 
 NEVER = 1 << 62

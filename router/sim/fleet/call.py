@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.sim.dialog import Asked, Dialog
-from router.sim.engine import Engine
-from router.sim.job import Job
-from router.sim.traffic import Session
+from router.sim.fleet.dialog import Asked, Dialog
+from router.sim.fleet.engine import Engine
+from router.sim.fleet.job import Job
+from router.sim.fleet.traffic import Session
 from router.types import Decision, EngineId
 
 

@@ -20,9 +20,9 @@ from heapq import heappop, heappush, nsmallest
 from itertools import count
 
 from engine_patches.orders import EvictionOrder
-from router.sim.hardware import Hardware
-from router.sim.job import Job
-from router.sim.pool import Pool
+from router.sim.fleet.hardware import Hardware
+from router.sim.fleet.job import Job
+from router.sim.fleet.pool import Pool
 
 NEVER = math.inf
 

@@ -9,9 +9,9 @@ from itertools import islice
 from statistics import fmean
 
 from engine_patches.orders import ORDERS
-from router.sim.optimum import Optimum, next_uses
+from router.sim.eviction.optimum import Optimum, next_uses
+from router.sim.eviction.replay import Cache, Replayed, replay
 from router.sim.parallel import Watch, measure_all
-from router.sim.replay import Cache, Replayed, replay
 from router.sim.trace import Trace, ignore
 
 OPTIMUM = "opt"

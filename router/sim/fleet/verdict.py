@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from statistics import fmean
 
-from router.sim.result import Row, mean_of, percentile
+from router.sim.fleet.result import Row, mean_of, percentile
 
 SAMPLES = 2000
 

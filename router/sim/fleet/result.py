@@ -13,8 +13,8 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 
 from router.errors import SetupError
-from router.sim.play import Played, Served, play
-from router.sim.setup import Run, Site
+from router.sim.fleet.play import Played, Served, play
+from router.sim.fleet.scenario import Run, Site
 from router.sim.trace import ignore
 
 WARM_UP = 0.1

@@ -30,7 +30,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from router.errors import TraceError
-from router.sim.dialog import ROUTE, Turn, chain_ids, chain_tokens
+from router.sim.fleet.dialog import ROUTE, Turn, chain_ids, chain_tokens
 from router.sim.trace import Request, TraceFile
 from router.types import Prompt
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine_patches.orders import ORDERS
-from router.sim.dialog import MODEL
-from router.sim.engine import Engine
-from router.sim.hardware import HARDWARE
-from router.sim.traffic import Traffic
+from router.sim.fleet.dialog import MODEL
+from router.sim.fleet.engine import Engine
+from router.sim.fleet.hardware import HARDWARE
+from router.sim.fleet.traffic import Traffic
 from router.types import EngineInfo
 
 ORDER_NAMES = tuple(ORDERS)
