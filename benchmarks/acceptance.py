@@ -41,16 +41,16 @@ from acceptance_rows import (
 )
 from markdown_table import markdown_table
 
+from router.cli.flags import integer, seeds
+from router.cli.progress import Watch, show
+from router.cli.simulate import BLOCK, options_set
 from router.errors import LeafcutterError
-from router.flag import integer, seeds
-from router.progress import Watch, show
 from router.sim.fleet.play import play
 from router.sim.fleet.result import WARM_UP, summarize
 from router.sim.fleet.scenario import Run, Site, Spell
 from router.sim.fleet.traffic import TRACE_BLOCK, Replay, Workload, replay
 from router.sim.parallel import measure_all
 from router.sim.trace import TraceFile
-from router.simulate import BLOCK, options_set
 from router.types import Decision
 
 NAMES = 6  # of a row: workload to seed, which its key tells

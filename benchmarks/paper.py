@@ -23,8 +23,8 @@ from typing import Any
 from markdown_table import markdown_table
 from paper_traffic import SCRIPTS, Scripted
 
-from router.flag import integer, names, seeds
-from router.progress import Watch, show
+from router.cli.flags import integer, names, seeds
+from router.cli.progress import Watch, show
 from router.sim.fleet.play import play
 from router.sim.fleet.result import percentile
 from router.sim.fleet.scenario import Run, Site

@@ -37,7 +37,7 @@ import uvicorn
 import uvloop
 from aiohttp import web
 
-from router.cli import serve_app, server_config
+from router.cli.main import serve_app, server_config
 from router.config import Config
 from router.core.router import Router
 from router.gateway.app import create_app

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from engine_patches import settings
-from router import cli
+from router.cli import main as cli
 from router.config import Config
 from router.engines import probe
 from tests.deploy.files import DEPLOY, ROOT, VARIABLE, compose, engines, gateway, image_env, stages, targets, words

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from router.cli import main
+from router.cli.main import main
 from router.sim.eviction.study import NAMES
 
 KEYS = ["trace", "capacity", "order", "hit_rate", "hit_rate_min", "hit_rate_max", "us_per_access", "fallback_share"]

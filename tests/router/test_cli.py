@@ -4,7 +4,7 @@ import asyncio
 
 from gateway_server import listening
 
-from router.cli import server_config
+from router.cli.main import server_config
 from router.config import Config
 
 OPENAI_CLIENT_KEEP_ALIVE_S = 5

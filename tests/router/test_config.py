@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.cli import load, main, parser
+from router.cli.main import load, main, parser
 from router.config import POLICIES, Config, UpConfig
 from router.errors import ConfigError
 from router.option import build, options_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from router import flag
+from router.cli import flags as flag
 from router.errors import ConfigError
 
 

@@ -3,7 +3,7 @@
 import io
 import time
 
-from router.progress import Progress
+from router.cli.progress import Progress
 
 
 class Terminal(io.StringIO):

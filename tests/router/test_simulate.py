@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from router.cli import main
+from router.cli.main import main
 from router.sim.fleet.result import KEYS
 
 FEW = ["--workload", "gsp", "--rate", "8", "--requests", "60", "--engines", "2"]

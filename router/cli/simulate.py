@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from router.cli.flags import integer, names, number, seeds, words
+from router.cli.progress import Watch, show
 from router.config import Config
 from router.errors import ConfigError
-from router.flag import integer, names, number, seeds, words
 from router.option import check, options_of
 from router.policies import TABLE
-from router.progress import Watch, show
 from router.sim.eviction.report import plotter
 from router.sim.fleet.chart import draw
 from router.sim.fleet.hardware import HARDWARE

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 import yaml
 
-from router import bench, simulate
+from router.cli import bench_eviction as bench
+from router.cli import simulate
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
 from router.option import Option, build, options_of

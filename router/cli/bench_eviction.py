@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from router.cli.flags import integer, names, seeds, words
+from router.cli.progress import Watch, show
 from router.errors import ConfigError
-from router.flag import integer, names, seeds, words
-from router.progress import Watch, show
 from router.sim.eviction.report import BASELINE, Table, draw, plotter, to_json
 from router.sim.eviction.study import NAMES, OPTIMUM, Row, study
 from router.sim.eviction.workload import WORKLOADS, Workload
