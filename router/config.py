@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.option import option
+from router.options import option
 
 OBJECTIVES = ("e2e", "ttft", "slo")
 POLICIES = (  # held equal to policies.TABLE by a test

@@ -29,7 +29,7 @@ from router.cli import bench_eviction as bench
 from router.cli import simulate
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
-from router.option import Option, build, options_of
+from router.options import Option, build, options_of
 
 if TYPE_CHECKING:
     import uvicorn

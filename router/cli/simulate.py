@@ -18,7 +18,7 @@ from router.cli.flags import integer, names, number, seeds, words
 from router.cli.progress import Watch, show
 from router.config import Config
 from router.errors import ConfigError
-from router.option import check, options_of
+from router.options import check, options_of
 from router.policies import TABLE
 from router.sim.eviction.report import plotter
 from router.sim.fleet.chart import draw

@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from router.policies.base import Ask, Policy, pick
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Scores, Stay, Unit
 
 logger = logging.getLogger(__name__)

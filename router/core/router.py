@@ -22,7 +22,7 @@ from router.policies.base import Ask, Policy
 from router.policies.least_loaded import LeastLoaded
 from router.prefix import blocks
 from router.prefix.index import LRU_ORDERS, Holdings, Match
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import (
     NOTHING_FOUND,
     BlockKey,

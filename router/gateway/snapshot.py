@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import EngineId
 
 log = logging.getLogger(__name__)

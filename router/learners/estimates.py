@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from router.errors import SnapshotError
-from router.state import Fields, number
+from router.saved_state import Fields, number
 from router.types import ParsedRequest
 
 CLASSES = 4096

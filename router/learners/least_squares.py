@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from operator import mul
 
-from router.state import Fields, State
+from router.saved_state import Fields, State
 
 SWEEPS = 12
 EAGER_SAMPLES = 50  # solved after each of these, later after every LAZY_PERIOD-th

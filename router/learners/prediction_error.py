@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-from router.state import Fields, State, number
+from router.saved_state import Fields, State, number
 
 ANSWERS = 64  # N
 LEAST_ANSWERS = 16  # before so many nothing is said

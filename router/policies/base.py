@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from router.config import Config
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Scores, Stay, Unit
 
 

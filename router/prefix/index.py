@@ -14,7 +14,7 @@ from router.prefix.block_map import Run
 from router.prefix.lru import PrefixIndex
 from router.prefix.survival import SurvivalIndex
 from router.prefix.survival_curve import Curve
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import BlockKey, EngineId, Lookup
 
 LRU_ORDERS = frozenset({"lru", "off", None})

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from router.config import Config, UpConfig
-from router.option import build
+from router.options import build
 from tests.deploy.files import ROOT, engines, gateway, image_env, stages
 
 

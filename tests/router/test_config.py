@@ -8,7 +8,7 @@ import yaml
 from router.cli.main import load, main, parser
 from router.config import POLICIES, Config, UpConfig
 from router.errors import ConfigError
-from router.option import build, options_of
+from router.options import build, options_of
 from router.policies import TABLE
 
 ROOT = Path(__file__).parents[2]

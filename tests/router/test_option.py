@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from router.errors import ConfigError
-from router.option import build, option, options_of
+from router.options import build, option, options_of
 
 
 @dataclass(frozen=True)

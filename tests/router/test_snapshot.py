@@ -14,7 +14,7 @@ from router.config import Config
 from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
 from router.gateway.snapshot import VERSION, Snapshot
-from router.state import State
+from router.saved_state import State
 from router.types import EngineId, EngineInfo
 
 URLS = {EngineId(f"e{n}"): f"http://10.0.0.{n}:8000" for n in range(3)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import Candidate
 
 GAIN = 0.01  # of both running means

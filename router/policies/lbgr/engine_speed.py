@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import EngineId
 
 DECAY = 0.95

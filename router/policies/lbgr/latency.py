@@ -29,7 +29,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from router.learners.least_squares import NonNegativeLeastSquares
-from router.state import Fields, State
+from router.saved_state import Fields, State
 
 
 class Coefficients(NamedTuple):

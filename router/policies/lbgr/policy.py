@@ -55,7 +55,7 @@ from router.policies.lbgr.score_table import Rows
 from router.policies.lbgr.shortlist import MOST, shortlist
 from router.policies.lbgr.virtual_queue import Backlog
 from router.prefix.index import LRU_ORDERS
-from router.state import Fields, State
+from router.saved_state import Fields, State
 from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay, Unit
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens

@@ -2,7 +2,7 @@ import pytest
 
 from router.errors import SnapshotError
 from router.policies.lbgr.duplication import Duplication
-from router.state import Fields
+from router.saved_state import Fields
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 
 

@@ -13,7 +13,7 @@ from router.config import POLICIES, Config
 from router.core.router import Router
 from router.errors import ConfigError, NoEngine
 from router.policies.base import Ask, Policy, pick
-from router.state import Fields
+from router.saved_state import Fields
 from router.types import BlockKey, Booking, Candidate, Decision, Ending, EngineId, Outcome, Prompt, Score, Stay
 
 LOAD_AWARE = sorted(set(policies.TABLE) - {"round_robin", "random"})
