@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from engine_patches.orders import ORDERS
 from engine_patches.orders.gix import MOST_HITS
-from engine_patches.orders.hazard import BINS, STARTS
+from engine_patches.orders.structures.hazard import BINS, STARTS
 from router.sim.eviction.replay import Cache
 from router.sim.eviction.workload import WORKLOADS, Workload
 from router.sim.trace import Request

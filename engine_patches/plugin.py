@@ -14,9 +14,9 @@ from typing import Any
 from engine_patches import __version__
 from engine_patches.adapter import build_pool_class
 from engine_patches.errors import HostError
+from engine_patches.host_interface import Host, find_differences
 from engine_patches.orders import ORDERS, EvictionOrder
 from engine_patches.settings import EVICTION, Settings, read_settings
-from engine_patches.surface import Host, find_differences
 
 # Below vLLM's own logger: it has a handler in every process of the engine.
 logger = logging.getLogger("vllm.leafcutter")

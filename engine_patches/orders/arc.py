@@ -18,8 +18,8 @@ eight replays of block traces.) O(1) amortised.
 from collections.abc import Iterator
 from typing import ClassVar
 
-from engine_patches.orders.ghosts import Ghosts
-from engine_patches.orders.ring import ByRelease, Linked, Ring
+from engine_patches.orders.structures.ghosts import Ghosts
+from engine_patches.orders.structures.ring import ByRelease, Linked, Ring
 
 
 class ARC(ByRelease):

@@ -32,10 +32,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar, Generic, TypeVar
 
-from engine_patches.orders.forest import Forest
-from engine_patches.orders.ghosts import Ghosts
-from engine_patches.orders.hazard import BIN_OF_AGE, BINS, CLASSES, HORIZON, Hazards
-from engine_patches.orders.node import Holder
+from engine_patches.orders.structures.forest import Forest
+from engine_patches.orders.structures.ghosts import Ghosts
+from engine_patches.orders.structures.hazard import BIN_OF_AGE, BINS, CLASSES, HORIZON, Hazards
+from engine_patches.orders.structures.node import Holder
 
 MOST_HITS = 3
 EPOCHS_IN_CAPACITY = 8

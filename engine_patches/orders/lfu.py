@@ -17,8 +17,8 @@ Parameters: counts up to 1023 (so at most 1023 lists); ghosts: 4 for each block.
 from collections.abc import Iterator
 from typing import ClassVar
 
-from engine_patches.orders.ghosts import Ghosts
-from engine_patches.orders.ring import ByRelease, Linked, Ring
+from engine_patches.orders.structures.ghosts import Ghosts
+from engine_patches.orders.structures.ring import ByRelease, Linked, Ring
 
 MOST_COUNT = 1023
 GHOSTS_PER_BLOCK = 4

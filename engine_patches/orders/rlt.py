@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar, Generic
 
-from engine_patches.orders.forest import Forest
-from engine_patches.orders.node import Holder
-from engine_patches.orders.tree import N, Tree
+from engine_patches.orders.structures.forest import Forest
+from engine_patches.orders.structures.node import Holder
+from engine_patches.orders.structures.tree import N, Tree
 
 
 class Marking(Tree[N], Generic[N]):

@@ -41,7 +41,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from engine_patches.orders.gix import Gittins, Leaf
-from engine_patches.orders.shadow import Shadow, Twin
+from engine_patches.orders.structures.shadow import Shadow, Twin
 
 EPSILON = 0.05
 BUDGET_IN_CAPACITY = 0.5

@@ -19,8 +19,8 @@ paid by a hit.
 from collections.abc import Iterator
 from typing import ClassVar
 
-from engine_patches.orders.ghosts import Ghosts
-from engine_patches.orders.ring import ByArrival, Linked, Ring
+from engine_patches.orders.structures.ghosts import Ghosts
+from engine_patches.orders.structures.ring import ByArrival, Linked, Ring
 
 SMALL_SHARE = 0.1
 MOST_USES = 3

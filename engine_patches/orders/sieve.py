@@ -17,7 +17,7 @@ that put it there.
 from collections.abc import Iterator
 from typing import ClassVar
 
-from engine_patches.orders.ring import ByArrival, Linked, Ring
+from engine_patches.orders.structures.ring import ByArrival, Linked, Ring
 
 
 class SIEVE(ByArrival):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from engine_patches.surface import Host
+from engine_patches.host_interface import Host
 
 
 @pytest.fixture(scope="session")

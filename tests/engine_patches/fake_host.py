@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import ModuleType
 
-from engine_patches.surface import Host
+from engine_patches.host_interface import Host
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,7 @@
 import pytest
 
 from engine_patches.adapter import OrderQueue
-from engine_patches.surface import QUEUE_METHODS, find_differences
+from engine_patches.host_interface import QUEUE_METHODS, find_differences
 from tests.engine_patches.fake_host import BlockPool, FreeKVCacheBlockQueue, KVCacheBlock, build_host
 
 

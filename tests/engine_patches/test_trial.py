@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine_patches.trial import find_deviations
+from engine_patches.host_trial import find_deviations
 from tests.engine_patches.fake_host import BlockPool, build_host
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engine_patches.surface import BELOW
-from engine_patches.surface import OLDEST as SUPPORTED
+from engine_patches.host_interface import BELOW
+from engine_patches.host_interface import OLDEST as SUPPORTED
 from tests.hosts.source import NEWEST, OLDEST, REFUSED, ensure
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,6 @@
 import random
 
-from engine_patches.orders.ghosts import Ghosts
+from engine_patches.orders.structures.ghosts import Ghosts
 
 
 def test_first_in_first_out_and_what_was_known_comes_back():

@@ -5,7 +5,17 @@ import random
 
 import pytest
 
-from engine_patches.orders.hazard import BIN_OF_AGE, BINS, CLASSES, DECAY, HORIZON, STARTS, WIDTHS, Hazards, gittins
+from engine_patches.orders.structures.hazard import (
+    BIN_OF_AGE,
+    BINS,
+    CLASSES,
+    DECAY,
+    HORIZON,
+    STARTS,
+    WIDTHS,
+    Hazards,
+    gittins,
+)
 
 
 def gittins_by_definition(hazards):

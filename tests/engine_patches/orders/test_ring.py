@@ -5,7 +5,7 @@ import random
 import pytest
 
 from engine_patches.orders import ORDERS
-from engine_patches.orders.ring import Linked, Ring
+from engine_patches.orders.structures.ring import Linked, Ring
 from tests.engine_patches.orders.flat import access
 from tests.engine_patches.orders.toy import ToyEngine, count_lines
 

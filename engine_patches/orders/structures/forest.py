@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from engine_patches.orders.base import Counters, Key
-from engine_patches.orders.node import Holder, Node
-from engine_patches.orders.pile import Pile
-from engine_patches.orders.tree import Tree
+from engine_patches.orders.structures.indexed_stack import Pile
+from engine_patches.orders.structures.node import Holder, Node
+from engine_patches.orders.structures.tree import Tree
 
 H = TypeVar("H", bound=Holder)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from engine_patches.orders.forest import Forest
-from engine_patches.orders.node import Holder, Node
+from engine_patches.orders.structures.forest import Forest
+from engine_patches.orders.structures.node import Holder, Node
 
 
 class Linked(Holder):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
-from engine_patches.trial import find_deviations
+from engine_patches.host_trial import find_deviations
 
 OLDEST, BELOW = (0, 26), (0, 34)
 

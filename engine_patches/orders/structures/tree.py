@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Generic, TypeVar
 
 from engine_patches.orders.base import Key
-from engine_patches.orders.node import Node
+from engine_patches.orders.structures.node import Node
 
 N = TypeVar("N", bound=Node)
 

@@ -8,8 +8,8 @@ here as well: with `reserved` such blocks, at most n - reserved keys are held.
 from typing import Any
 
 from engine_patches.orders.base import Key
-from engine_patches.orders.node import Node
 from engine_patches.orders.rlt import Marking
+from engine_patches.orders.structures.node import Node
 
 
 class Twin(Node):
