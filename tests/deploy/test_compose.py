@@ -17,7 +17,18 @@ from engine_patches import settings
 from router.cli import main as cli
 from router.config import Config
 from router.engines import probe
-from tests.deploy.files import DEPLOY, ROOT, VARIABLE, compose, engines, gateway, image_env, stages, targets, words
+from tests.support.deploy_files import (
+    DEPLOY,
+    ROOT,
+    VARIABLE,
+    compose,
+    engines,
+    gateway,
+    image_env,
+    stages,
+    targets,
+    words,
+)
 
 
 @pytest.fixture(scope="module")

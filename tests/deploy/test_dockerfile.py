@@ -17,7 +17,7 @@ import pytest
 
 from router.config import Config, UpConfig
 from router.options import build
-from tests.deploy.files import ROOT, engines, gateway, image_env, stages
+from tests.support.deploy_files import ROOT, engines, gateway, image_env, stages
 
 
 def locked(lock: str) -> dict[str, str]:

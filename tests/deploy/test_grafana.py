@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Metric
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
 from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector
-from tests.deploy.files import DEPLOY, compose, dashboard, metrics, panels, prometheus, queries
+from tests.support.deploy_files import DEPLOY, compose, dashboard, metrics, panels, prometheus, queries
 
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count"]}
 

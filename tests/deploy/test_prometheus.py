@@ -26,7 +26,7 @@ from router.core.experiment import Seat, Tally
 from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Record
 from router.policies import RoundRobin
 from router.types import Ending
-from tests.deploy.files import DEPLOY, prometheus, queries, targets
+from tests.support.deploy_files import DEPLOY, prometheus, queries, targets
 
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

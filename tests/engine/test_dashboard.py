@@ -7,8 +7,8 @@ import re
 import httpx
 import pytest
 
-from tests.deploy.files import metrics, queries
 from tests.engine.conftest import Stack
+from tests.support.deploy_files import metrics, queries
 
 pytestmark = pytest.mark.engine
 

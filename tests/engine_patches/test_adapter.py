@@ -22,7 +22,7 @@ MODELS = [
 
 def start(host, order, model, seed, *, caching=True):
     """A cache manager over a pool with that order; None: vLLM's own."""
-    from tests.engine_patches.traffic import Traffic
+    from tests.support.host_traffic import Traffic
 
     own = host.coordinator.BlockPool
     if order is not None:

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine_patches import __version__
 from engine_patches.exporter import Exporter, rank_port
 from engine_patches.orders import LRU, RLT, RLTGIX
-from tests.engine_patches.orders.toy import ToyEngine
+from tests.support.toy_engine import ToyEngine
 
 
 class Pool(SimpleNamespace):

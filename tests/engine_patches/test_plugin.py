@@ -5,7 +5,7 @@ import pytest
 
 from engine_patches.errors import HostError, SettingError
 from engine_patches.plugin import register
-from tests.engine_patches.fake_host import BlockPool, build_host
+from tests.support.fake_host import BlockPool, build_host
 
 RLT = {"LEAFCUTTER_EVICTION": "rlt"}
 

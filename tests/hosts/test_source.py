@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from router.errors import SetupError
-from tests.hosts.source import Release, ensure, find_url, folder
+from tests.support.vllm_source import Release, ensure, find_url, folder
 
 VERSION = "0.26.0"
 

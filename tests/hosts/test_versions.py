@@ -13,7 +13,7 @@ import pytest
 
 from engine_patches.host_interface import BELOW
 from engine_patches.host_interface import OLDEST as SUPPORTED
-from tests.hosts.source import NEWEST, OLDEST, REFUSED, ensure
+from tests.support.vllm_source import NEWEST, OLDEST, REFUSED, ensure
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def test_the_ends_of_the_supported_range_are_tried():
 @pytest.mark.parametrize("release", [OLDEST, NEWEST], ids=lambda release: release.version)
 def test_the_adapter_fits(release):
     folder = str(ensure(release, os.environ))
-    options = ["-m", "pytest", "-p", "tests.hosts.only", "--vllm", folder, "-p", "no:cacheprovider", "-rs"]
+    options = ["-m", "pytest", "-p", "tests.support.vllm_only", "--vllm", folder, "-p", "no:cacheprovider", "-rs"]
     done = run(release, *options, "tests/engine_patches")
     print(done.stdout, done.stderr)
     assert done.returncode == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from engine_patches.orders import ORDERS
-from tests.engine_patches.orders.toy import ToyEngine
+from tests.support.toy_engine import ToyEngine
 
 NUM_BLOCKS = 24
 

@@ -7,7 +7,7 @@ import pytest
 from engine_patches.orders import ORDERS
 from engine_patches.orders.gix import ANCIENT, GHOSTS_IN_CAPACITY, SLOTS
 from engine_patches.orders.structures.hazard import CLASSES, HORIZON
-from tests.engine_patches.orders.toy import ToyEngine, count_lines
+from tests.support.toy_engine import ToyEngine, count_lines
 
 LEARNED = ["gix", "rlt_gix"]
 

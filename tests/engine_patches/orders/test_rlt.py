@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from engine_patches.orders import RLT
-from tests.engine_patches.orders.toy import ToyEngine, count_lines
+from tests.support.toy_engine import ToyEngine, count_lines
 
 
 class NaiveRLT:

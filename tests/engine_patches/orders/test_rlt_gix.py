@@ -9,7 +9,7 @@ from engine_patches.orders.rlt_gix import EPSILON
 from router.sim.eviction.replay import Cache, replay
 from router.sim.trace import Request
 from tests.engine_patches.orders.test_gix import build
-from tests.engine_patches.orders.toy import ToyEngine
+from tests.support.toy_engine import ToyEngine
 
 
 def check_shadow(order, *, whole_prefixes):

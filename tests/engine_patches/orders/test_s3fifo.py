@@ -1,8 +1,8 @@
 import pytest
 
 from engine_patches.orders import S3FIFO
-from tests.engine_patches.orders.flat import Textbook, access, draw_accesses, drive, free_leaves, standing, victims_of
-from tests.engine_patches.orders.toy import ToyEngine
+from tests.support.flat_requests import Textbook, access, draw_accesses, drive, free_leaves, standing, victims_of
+from tests.support.toy_engine import ToyEngine
 
 
 class TextbookS3FIFO(Textbook):

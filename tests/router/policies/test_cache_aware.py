@@ -1,12 +1,12 @@
 from dataclasses import replace
 
 import pytest
-from virtual_fleet import answered, ask_for, router_with
 
 from router.config import Config
 from router.policies.base import Ask
 from router.policies.cache_aware import CacheAware
 from router.types import Candidate, EngineId, EngineInfo, EngineView
+from tests.support.virtual_fleet import answered, ask_for, router_with
 
 
 def scored(loads: tuple[int, ...], hits: tuple[float, ...], **options: float) -> list[float]:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from virtual_fleet import ask_for, prompt_of
 
 from router.config import Config
 from router.policies.base import Ask, pick
 from router.policies.consistent_hash import ConsistentHash, key_of, mix
 from router.types import BlockKey, Candidate, EngineId, EngineInfo, EngineView, ParsedRequest, Prompt
+from tests.support.virtual_fleet import ask_for, prompt_of
 
 
 def candidates(*loads: int) -> list[Candidate]:

@@ -1,12 +1,12 @@
 from dataclasses import replace
 
 import pytest
-from virtual_fleet import ask_for
 
 from router.config import Config
 from router.policies.base import Ask
 from router.policies.dynamo_kv import DynamoKv
 from router.types import Candidate, EngineId, EngineInfo, EngineView
+from tests.support.virtual_fleet import ask_for
 
 
 def scored(prompt: float, *engines: tuple[float, float, float], **options: float) -> list[float]:

@@ -3,13 +3,13 @@ import random
 from dataclasses import replace
 
 import pytest
-from virtual_fleet import VirtualEngine, answered, ask_for, mean_s, router_with, shared_prefixes, simulate
 
 from router.config import Config
 from router.core.router import Router
 from router.policies.base import Ask
 from router.policies.lbgr_paper import LbgrPaper, Residual
 from router.types import Candidate, Ending, EngineId, EngineInfo, EngineView, Outcome
+from tests.support.virtual_fleet import VirtualEngine, answered, ask_for, mean_s, router_with, shared_prefixes, simulate
 
 E0 = EngineId("e0")
 

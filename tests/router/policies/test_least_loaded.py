@@ -1,6 +1,5 @@
-from virtual_fleet import answered, ask_for, router_with
-
 from router.types import EngineId
+from tests.support.virtual_fleet import answered, ask_for, router_with
 
 
 def test_the_engine_with_the_fewest_in_flight_gets_the_request():

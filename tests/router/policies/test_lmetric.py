@@ -1,9 +1,8 @@
-from virtual_fleet import ask_for
-
 from router.config import Config
 from router.policies.base import Ask
 from router.policies.lmetric import LMetric
 from router.types import Candidate, EngineId, EngineInfo, EngineView
+from tests.support.virtual_fleet import ask_for
 
 
 def scored(prompt: float, *engines: tuple[int, float, float]) -> list[float]:

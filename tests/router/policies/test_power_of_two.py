@@ -1,12 +1,12 @@
 from collections import Counter
 
 import pytest
-from virtual_fleet import ask_for
 
 from router.config import Config
 from router.policies.base import Ask, pick
 from router.policies.power_of_two import PowerOfTwo, draw_two
 from router.types import Candidate, EngineId, EngineInfo, EngineView
+from tests.support.virtual_fleet import ask_for
 
 
 def candidates(*loads: int) -> list[Candidate]:

@@ -2,12 +2,12 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
-from virtual_fleet import ask_for, router_with
 
 from router.config import Config
 from router.policies.base import Ask
 from router.policies.preble import ASIDE_S, SLICES, Preble
 from router.types import Candidate, Decision, Ending, EngineId, EngineInfo, EngineView, Outcome, Score, Stay
+from tests.support.virtual_fleet import ask_for, router_with
 
 E0, E1 = EngineId("e0"), EngineId("e1")
 BOOKINGS = count(1)

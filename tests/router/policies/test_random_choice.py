@@ -1,6 +1,6 @@
 from collections import Counter
 
-from virtual_fleet import ask_for, router_with
+from tests.support.virtual_fleet import ask_for, router_with
 
 
 def test_every_engine_gets_its_share_whatever_it_holds_or_has_to_do():

@@ -1,6 +1,5 @@
-from virtual_fleet import ask_for, router_with
-
 from router.types import EngineId
+from tests.support.virtual_fleet import ask_for, router_with
 
 
 def test_everyone_gets_a_turn_before_anyone_gets_two():

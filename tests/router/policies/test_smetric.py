@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-from virtual_fleet import answered, ask_for, prompt_of, router_with
 
 from router.config import Config
 from router.core.router import Router
@@ -9,6 +8,7 @@ from router.policies.base import Ask
 from router.policies.lmetric import product
 from router.policies.smetric import SAMPLES, TURNS, PrefillSpeed, SMetric
 from router.types import BlockKey, Candidate, EngineId, EngineInfo, EngineView, Prompt
+from tests.support.virtual_fleet import answered, ask_for, prompt_of, router_with
 
 E0, E1 = EngineId("e0"), EngineId("e1")
 

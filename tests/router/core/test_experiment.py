@@ -1,0 +1,334 @@
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from router import policies
+from router.config import FALLBACKS, Config
+from router.core.experiment import Panel, spread
+from router.core.router import Router
+from router.errors import ConfigError
+from router.policies.base import Ask, Policy
+from router.policies.least_loaded import LeastLoaded
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay, Unit
+from tests.support.virtual_fleet import answered, ask_for, router_with
+
+E0, E1 = EngineId("e0"), EngineId("e1")
+
+
+class Told(Policy):
+    """Prefers one engine, and remembers what it was told."""
+
+    def __init__(self, name: str, likes: str, *, seconds: bool = True) -> None:
+        super().__init__(Config())
+        self.name, self.likes, self.seconds = name, likes, seconds  # type: ignore[misc]
+        self.unit = Unit.SECONDS if seconds else Unit.RANK  # type: ignore[misc]
+        self.heard: list[tuple[str, Decision]] = []
+        self.forgotten: list[EngineId] = []
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        scores = []
+        for view, hit in candidates:
+            total_s = 1.0 if view.engine == self.likes else 3.5
+            scores.append(Score(view.engine, total_s, total_s if self.seconds else None, hit, {"own": total_s}))
+        return tuple(scores)
+
+    def dispatched(self, decision: Decision) -> None:
+        self.heard.append(("dispatched", decision))
+
+    def first_token(self, decision: Decision, now: float) -> None:
+        self.heard.append(("first_token", decision))
+
+    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+        self.heard.append(("learn", decision))
+
+    def forget(self, engine: EngineId) -> None:
+        self.forgotten.append(engine)
+
+    @property
+    def words(self) -> list[str]:
+        return [word for word, _ in self.heard]
+
+
+class Wrong(Told):
+    """Fails where it is told to; `engine`: its scores are of an engine that is none."""
+
+    def __init__(self, name: str, where: str) -> None:
+        super().__init__(name, "e0")
+        self.where = where
+
+    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        if self.where == "choose":
+            raise RuntimeError
+        scores = super().choose(ask, candidates)
+        bad = {"engine": {"engine": EngineId("none")}, "nan": {"total_s": float("nan")}}.get(self.where, {})
+        return scores[:1] if self.where == "short" else tuple(score._replace(**bad) for score in scores)
+
+    def dispatched(self, decision: Decision) -> None:
+        assert self.where != "dispatched"
+
+    def first_token(self, decision: Decision, now: float) -> None:
+        assert self.where != "first_token"
+
+    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+        assert self.where != "learn"
+
+
+def panel_of(*members: Policy, policy: str, shadow: Sequence[str] = (), engines: int = 2) -> Router:
+    """A router over these policies, of which the first use of a name makes it."""
+    known = {member.name: member for member in members}
+    return router_with(engines, policy, shadow=tuple(shadow), create=known.__getitem__)
+
+
+def serve(router: Router, now: float, *, session: str | None = None) -> Decision:
+    decision = router.route(replace(ask_for(1, 2), session=session), now)
+    router.first_token(decision, now + 0.1)
+    router.complete(decision, answered(now + 0.5))
+    return decision
+
+
+def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded():
+    lead, other = Told("lead", "e0"), Told("other", "e1")
+    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    decision = serve(router, 0.0)
+    assert (decision.engine, decision.policy, decision.predicted_s) == (E0, "lead", 1.0)
+    assert [(o.policy, o.engine, o.regret_s) for o in decision.opinions] == [("other", E1, 2.5)]
+    assert lead.words == other.words == ["dispatched", "first_token", "learn"]
+    assert all(told is decision for _, told in lead.heard)
+    for _, told in other.heard:
+        assert (told.engine, told.booking, told.policy) == (E0, decision.booking, "other")
+        assert (told.score.total_s, told.predicted_s) == (3.5, 3.5)
+
+
+def test_agreement_and_regret_are_counted_for_each_shadow():
+    router = panel_of(
+        Told("lead", "e0"), Told("same", "e0"), Told("other", "e1"), policy="lead", shadow=["same", "other"]
+    )
+    for n in range(4):
+        serve(router, float(n))
+    found = {names: (t.opinions, t.agreed, t.regret_s) for names, t in router.panel.tallies.items()}
+    assert found == {("lead", "same"): (4, 4, 0.0), ("lead", "other"): (4, 0, 10.0)}
+
+
+def test_scores_that_are_no_seconds_count_as_no_regret():
+    router = panel_of(Told("lead", "e0", seconds=False), Told("other", "e1"), policy="lead", shadow=["other"])
+    decision = serve(router, 0.0)
+    (opinion,) = decision.opinions
+    assert (opinion.engine, opinion.regret_s) == (E1, None)
+    tally = router.panel.tallies["lead", "other"]
+    assert (tally.opinions, tally.agreed, tally.regret_s) == (1, 0, None)
+
+
+@pytest.mark.parametrize("where", ["choose", "nan", "short", "engine", "dispatched", "first_token", "learn"])
+def test_a_shadow_that_fails_is_counted_and_touches_nothing(where, caplog):
+    router = panel_of(Told("lead", "e1"), Wrong("wrong", where), policy="lead", shadow=["wrong"])
+    decisions = [serve(router, float(n)) for n in range(5)]
+    assert {(d.engine, d.reason) for d in decisions} == {(E1, "lowest_cost")}
+    faults = {seat.name: seat.faults for seat in router.panel.seats}
+    assert faults == {"lead": 0, "wrong": 5}
+    assert router.fleet.in_flight == 0
+    assert sum("policy wrong failed in" in record.message for record in caplog.records) == 3  # the 1st, 2nd and 4th
+
+
+@pytest.mark.parametrize("where", ["choose", "nan", "short", "engine"])
+def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where):
+    router = panel_of(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
+    decision = serve(router, 0.0)
+    assert (decision.policy, decision.reason, decision.fallback) == ("wrong", "fault", "lmetric")
+    assert decision.opinions[0].regret_s is None
+    assert router.panel.tallies == {}
+    assert router.policy_faults == 1
+
+
+class Unsure(Told):
+    """In trouble until it is told otherwise."""
+
+    word: str | None = "cold"
+
+    def trouble(self, now: float) -> str | None:
+        return self.word
+
+
+def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
+    lead, other = Unsure("lead", "e1"), Told("other", "e1")
+    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    router.route(ask_for(7), 0.0, exclude={E0})
+    decision = serve(router, 0.0)
+    assert (decision.policy, decision.reason, decision.fallback) == ("lead", "cold", "lmetric")
+    assert (decision.engine, decision.predicted_s) == (E0, None)
+    assert decision.scores[0].total_s == 128.0
+    assert [(o.policy, o.engine, o.regret_s) for o in decision.opinions] == [("lead", E1, None), ("other", E1, None)]
+    assert router.panel.tallies == {}
+    for _, told in lead.heard[1:]:
+        assert (told.engine, told.booking, told.predicted_s) == (E0, decision.booking, 3.5)
+    lead.word = None
+    decision = serve(router, 1.0)
+    assert (decision.engine, decision.reason, decision.fallback, len(decision.opinions)) == (E1, "lowest_cost", None, 1)
+    assert router.panel.tallies["lead", "other"].agreed == 1
+    assert router.policy_faults == 0
+
+
+def test_a_shadow_in_trouble_is_counted_as_ever():
+    router = panel_of(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
+    assert serve(router, 0.0).fallback is None
+    assert router.panel.tallies["lead", "other"].opinions == 1
+
+
+def test_the_least_loaded_engine_is_the_last_resort():
+    stand_in = Wrong("stand_in", "choose")
+    panel = Panel({"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded(Config())), rng=random.Random(0))
+    panel.assign({"lead": 1.0})
+    router = router_with(2)
+    router.route(ask_for(1), 0.0, exclude={E1})
+    candidates = [Candidate(view, 0.0) for view in router.fleet.views()]
+    choice = panel.choose(Ask(ask_for(2), 64.0, 64.0, 0.0, 0.0), candidates)
+    assert (choice.chosen.engine, choice.reason, choice.fallback) == (E1, "cold", "least_loaded")
+    assert panel.faults == 1
+
+
+@pytest.mark.parametrize("name", FALLBACKS)
+def test_what_stands_in_needs_no_events_and_does_as_it_says(name):
+    kind = policies.TABLE[name]
+    for event in ("dispatched", "first_token", "learn", "forget", "trouble"):
+        assert getattr(kind, event) is getattr(Policy, event)
+    router = router_with(2, fallback_policy=name, lbgr_cold_samples=1)
+    assert (router.route(ask_for(1), 0.0).fallback, router.policy_faults) == (name, 0)
+
+
+def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_only():
+    first, second, third = Told("first", "e0"), Told("second", "e1"), Told("third", "e1")
+    router = panel_of(first, second, third, policy="first", shadow=["second"])
+    pending = router.route(ask_for(1), 0.0)
+    router.assign({"second": 1.0})
+    assert serve(router, 1.0).policy == "second"
+    assert [(seat.name, seat.share) for seat in router.panel.seats] == [("first", 0.0), ("second", 1.0)]
+    router.assign({"third": 1.0}, ["first"])
+    assert [(seat.name, seat.share) for seat in router.panel.seats] == [("third", 1.0), ("first", 0.0)]
+    router.complete(pending, answered(2.0))
+    assert third.words == []
+    assert first.words[-1] == "learn"
+    assert router.policy is third
+    assert serve(router, 3.0).policy == "third"
+    assert third.words == ["dispatched", "first_token", "learn"]
+    assert second.words == ["dispatched", "dispatched", "first_token", "learn"]
+
+
+def test_an_unknown_name_changes_nothing():
+    router = router_with(2, "lbgr", shadow=("lmetric",))
+    before = router.panel.seats
+    for shares, shadows in (({"nobody": 1.0}, None), ({"lmetric": 1.0}, ["nobody"])):
+        with pytest.raises(ConfigError, match="expected one of lbgr"):
+            router.assign(shares, shadows)
+    assert router.panel.seats == before
+    assert [seat.share for seat in before] == [1.0, 0.0]
+    assert router.policy.name == "lbgr"
+
+
+def test_kebab_names_are_the_same_policies():
+    router = router_with(2, "round_robin")
+    router.assign({"round-robin": 0.5, "least-loaded": 0.5}, ["power-of-two", "round_robin"])
+    assert {seat.name: seat.share for seat in router.panel.seats} == {
+        "round_robin": 0.5,
+        "least_loaded": 0.5,
+        "power_of_two": 0.0,
+    }
+
+
+def test_a_split_is_drawn_by_the_routers_chance_and_all_learn():
+    first, second = Told("first", "e0"), Told("second", "e1")
+    router = panel_of(first, second, policy="first")
+    router.assign({"first": 0.8, "second": 0.2})
+    decided = [serve(router, float(n)).policy for n in range(500)]
+    assert 0.74 < decided.count("first") / 500 < 0.86
+    assert first.words.count("learn") == second.words.count("learn") == 500
+    assert set(router.panel.tallies) == {("first", "second"), ("second", "first")}
+    assert router.policy is first
+
+
+def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few():
+    router = panel_of(Told("first", "e0"), Told("second", "e1"), policy="first")
+
+    def deciders(shares: dict[str, float]) -> dict[str, str]:
+        router.assign(shares)
+        found = {}
+        for n in range(3 * 200):
+            session = f"session {n % 200}"
+            policy = serve(router, float(n), session=session).policy
+            assert found.setdefault(session, policy) == policy
+        return found
+
+    before, after = deciders({"first": 0.5, "second": 0.5}), deciders({"first": 0.6, "second": 0.4})
+    assert 70 < list(before.values()).count("first") < 130
+    moved = [(before[s], after[s]) for s in before if before[s] != after[s]]
+    assert 0 < len(moved) < 40
+    assert set(moved) == {("second", "first")}
+
+
+def test_a_sessions_point_is_even_and_any_text_has_one():
+    points = [spread(f"s{n}") for n in range(1000)]
+    assert all(0 <= point <= 1 for point in points)
+    assert 0.45 < sum(points) / 1000 < 0.55
+    assert spread("\ud800") != spread("")
+
+
+def test_one_policy_draws_nothing_so_a_seed_repeats_its_choices_with_and_without_shadows():
+    def engines(**options: object) -> list[str]:
+        router = router_with(4, "lbgr", seed=3, **options)
+        return [router.route(ask_for(n), n * 0.01).engine for n in range(60)]
+
+    assert engines() == engines(shadow=("lmetric", "random", "cache_aware"))
+
+
+def test_what_policies_cost_is_timed():
+    ticks = iter(range(10_000))
+    router = Router(Config(shadow=("lmetric",)), rng=random.Random(0), timer=lambda: float(next(ticks)))
+    router.fleet.add(E0)
+    router.fleet.set_health(E0, True)
+    router.complete(router.route(ask_for(1), 0.0), answered(1.0))
+    assert {seat.name: seat.seconds for seat in router.panel.seats} == {"lbgr": 3.0, "lmetric": 3.0}
+
+
+def test_an_engine_that_leaves_is_forgotten_by_all():
+    lead, other = Told("lead", "e0"), Told("other", "e1")
+    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    router.fleet.remove(E1)
+    assert lead.forgotten == other.forgotten == [E1]
+
+
+@pytest.mark.parametrize("policy", sorted(policies.TABLE))
+@pytest.mark.parametrize("ending", [Ending.OK, Ending.CANCELLED, Ending.ENGINE_LOST])
+def test_every_policy_serves_beside_every_other_without_a_fault(policy, ending):
+    """Each is shadowed by all, through joining and leaving engines, in a split and after a switch."""
+    others = tuple(sorted(set(policies.TABLE) - {policy}))
+    router, rng = router_with(3, policy, shadow=others), random.Random(1)
+    for n in range(40):
+        if n == 15:
+            router.fleet.remove(E1)
+        if n == 20:
+            router.assign({policy: 0.5, others[0]: 0.5})
+        if n == 30:
+            router.fleet.add(E1)
+            router.fleet.set_health(E1, True)
+        decision = router.route(ask_for(*rng.sample(range(9), 5), stream=n % 2 == 0), n * 0.1)
+        assert len(decision.opinions) == len(others)
+        for score in decision.scores:  # `ledger.pack` and /explain rely on it
+            assert list(score.terms_s) in (list(decision.scores[0].terms_s), [])
+        router.first_token(decision, n * 0.1 + 0.05)
+        router.complete(decision, Outcome(ending, n * 0.1 + 0.2, None, 320, 0, 10))
+    assert router.policy_faults == 0
+    assert router.fleet.in_flight == 0
+    assert len(router.panel.tallies) <= len(policies.TABLE) ** 2
+
+
+def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge():
+    def samples(policy: str, shadow: tuple[str, ...]) -> object:
+        router = router_with(2, policy, shadow=shadow)
+        for n in range(40):
+            decision = router.route(ask_for(n, n + 1, stream=n % 2 == 0), n * 1.0)
+            router.first_token(decision, n + 0.1)
+            router.complete(decision, answered(n + 0.6, output=20, prompt=128, cached=0))
+        (lbgr,) = [seat.policy for seat in router.panel.seats if seat.name == "lbgr"]
+        return lbgr.describe(E0)["samples"]
+
+    assert samples("round_robin", ("lbgr",)) == samples("lbgr", ())

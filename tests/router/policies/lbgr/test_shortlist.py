@@ -1,0 +1,71 @@
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from router.config import Config
+from router.policies.base import Ask, pick
+from router.policies.lbgr.policy import Lbgr
+from router.policies.lbgr.shortlist import MOST, shortlist
+from router.types import Candidate, EngineId, EngineInfo, EngineView
+from tests.support.virtual_fleet import answered, ask_for, router_with
+
+E = EngineId("e0")
+
+
+def many(loads: Sequence[int], hits: Mapping[int, float]) -> list[Candidate]:
+    views = [
+        EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0, 0.0, 100.0 * load, 1e6) for n, load in enumerate(loads)
+    ]
+    return [Candidate(view, hits.get(n, 0.0)) for n, view in enumerate(views)]
+
+
+def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weighed():
+    rng = random.Random(0)
+    loads = [rng.randrange(2, 40) for _ in range(1000)]
+    loads[17], hits = 0, {n: 16.0 * n for n in range(400, 500)}
+    candidates = many(loads, hits)
+    for chance in (0.0, 0.3, 0.999):
+        places = shortlist([hit for _, hit in candidates], loads, chance)
+        assert len(set(places)) == len(places) <= MOST
+        assert set(range(476, 500)) <= set(places)
+        assert {17, *sorted(range(1000), key=loads.__getitem__)[:3]} <= set(places)
+        weighed = Lbgr(Config()).choose(Ask(ask_for(1), 9000.0, 50.0, 0.0, chance), candidates)
+        assert [n for n, total in enumerate(weighed.totals_s) if math.isfinite(total)] == places
+        assert weighed[600].total_s > min(weighed.totals_s)  # of whom it is asked is weighed all the same
+
+
+def test_up_to_that_many_all_are_weighed():
+    found = Lbgr(Config()).choose(Ask(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
+    assert all(map(math.isfinite, found.totals_s))
+
+
+def test_any_of_many_equal_engines_may_be_drawn():
+    candidates, rng = many([0] * 300, {}), random.Random(1)
+    drawn = Counter()
+    for _ in range(3000):
+        chance = rng.random()
+        drawn[pick(Lbgr(Config()).choose(Ask(ask_for(1), 900.0, 50.0, 0.0, chance), candidates), chance).engine] += 1
+    assert len(drawn) == 300
+    assert max(drawn.values()) < 40
+
+
+def test_among_hundreds_of_engines_a_prefix_is_found_again_and_load_is_spread():
+    router = router_with(300)
+    home = router.route(ask_for(*range(50)), 0.0)
+    router.complete(home, answered(1.0))
+    assert router.route(ask_for(*range(50), 99), 2.0).engine == home.engine
+    engines = [router.route(ask_for(1000 + n), 3.0).engine for n in range(290)]
+    assert max(Counter(engines).values()) <= 2
+    (entry,) = router.ledger.newest(1)
+    assert entry.describe(4.0)["engines_left_out"] == 300 - 16
+
+
+def test_a_shadow_learns_of_engines_that_it_did_not_weigh():
+    router = router_with(300, "round_robin", shadow=("lbgr",))
+    for n in range(100):
+        decision = router.route(ask_for(n, n + 1000), float(n))
+        assert decision.opinions[0].chosen.predicted_s is not None
+        router.first_token(decision, n + 0.1)
+        router.complete(decision, answered(n + 0.6, output=20))
+    assert [seat.policy.describe(E)["samples"] for seat in router.panel.seats if seat.name == "lbgr"] == [200]

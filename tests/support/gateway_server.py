@@ -1,0 +1,133 @@
+"""The real gateway on a real socket (uvicorn, httptools) in front of fake engines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from router.config import Config
+from router.core.router import Router
+from router.gateway.app import create_app
+from router.types import EngineId, EngineInfo
+from tests.support.fake_engine import MODEL, FakeEngine, Script
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}]},
+    COMPLETIONS: {"model": MODEL, "prompt": "The capital of France is"},
+}
+KINDS = [(CHAT, False), (CHAT, True), (COMPLETIONS, False), (COMPLETIONS, True)]
+
+
+@dataclass
+class Served:
+    """A running gateway with its engines."""
+
+    url: str
+    client: httpx.AsyncClient
+    router: Router
+    registry: CollectorRegistry
+    engines: Sequence[FakeEngine]
+
+    async def post(self, route: str = CHAT, *, stream: bool = False, **fields: Any) -> httpx.Response:
+        return await self.client.post(route, json={**BODIES[route], "stream": stream, **fields})
+
+    def endings(self) -> dict[str, float]:
+        """How many requests ended how."""
+        found: dict[str, float] = {}
+        for sample in self.samples("leafcutter_requests_total"):
+            found[sample.labels["ending"]] = found.get(sample.labels["ending"], 0) + sample.value
+        return found
+
+    def samples(self, name: str) -> list[Any]:
+        return [s for metric in self.registry.collect() for s in metric.samples if s.name == name]
+
+    def value(self, name: str, **labels: str) -> float:
+        return sum(s.value for s in self.samples(name) if labels.items() <= s.labels.items())
+
+    def in_flight(self) -> int:
+        return sum(self.router.fleet.view(engine).in_flight for engine in self.router.fleet.ids())
+
+    async def ended(self, ending: str, count: int = 1) -> None:
+        """Waits until so many requests have ended so, then checks that nothing is left of them."""
+        await until(lambda: self.endings().get(ending) == count)
+        assert self.in_flight() == 0
+        assert self.router.fleet.in_flight == 0
+        await until(lambda: all(engine.running == 0 for engine in self.engines))
+
+
+async def until(condition: Any) -> None:
+    """Waits for `condition`, which the test's own time limit bounds."""
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def served(
+    *scripts: Script, known: bool = True, router_type: type[Router] = Router, **options: Any
+) -> AsyncIterator[Served]:
+    """A gateway over one engine for each script; `known`: it knows their model."""
+    config = Config(**{"policy": "least_loaded", "seed": 1, "lbgr_cold_samples": 0, **options})
+    router = router_type(config, rng=random.Random(1))
+    registry = CollectorRegistry()
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(FakeEngine(script).serving()) for script in scripts or (Script(),)]
+        urls = {EngineId(f"engine-{i}"): engine.url for i, engine in enumerate(engines)}
+        app = create_app(config, router, urls, registry=registry)
+        for engine in urls:
+            router.fleet.set_health(engine, True)
+            if known:
+                router.fleet.set_info(engine, EngineInfo(models=(MODEL,)))
+        url = await stack.enter_async_context(listening(app))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(), verify=False)
+        )
+        yield Served(url, client, router, registry, engines)
+
+
+@asynccontextmanager
+async def listening(app: Any, config: uvicorn.Config | None = None) -> AsyncIterator[str]:
+    """`app` served by uvicorn on a free loopback port, in the test's own event loop. config: of that app."""
+    config = config or uvicorn.Config(
+        app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        await server.startup(sockets=[listener])
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            # What uvicorn's own shutdown does, less its waiting.
+            for each in server.servers:
+                each.close()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+            await server.lifespan.shutdown()
+
+
+def events(body: bytes) -> list[dict[str, object] | str]:
+    data = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+    return [line if line == "[DONE]" else json.loads(line) for line in data]
+
+
+def text_of(route: str, body: bytes) -> str:
+    chunks = [e["choices"][0] for e in events(body) if isinstance(e, dict) and e.get("choices")]
+    return "".join(c["delta"].get("content", "") if route == CHAT else c["text"] for c in chunks)
+
+
+def error_of(response: httpx.Response) -> dict[str, object]:
+    assert "127.0.0.1" not in response.text
+    return response.json()["error"]
