@@ -47,7 +47,7 @@ from router.cli.simulate import BLOCK, options_set
 from router.errors import LeafcutterError
 from router.sim.fleet.play import play
 from router.sim.fleet.result import WARM_UP, summarize
-from router.sim.fleet.scenario import Run, Site, Spell
+from router.sim.fleet.scenario import FleetSpec, Run, Slowdown
 from router.sim.fleet.traffic import TRACE_BLOCK, Replay, Workload, replay
 from router.sim.parallel import measure_all
 from router.sim.trace import TraceFile
@@ -76,7 +76,7 @@ def build(scene: Scene, entrant: Entrant, seed: int, trace: str) -> Run:
     """Raises TraceError."""
     of_trace = scene.traffic == TRACE
     traffic = window(trace, scene, seed) if of_trace else Workload(scene.traffic, scene.rate, scene.requests)
-    site = Site(
+    fleet = FleetSpec(
         scene.engines,
         (scene.hardware,),
         TRACE_BLOCK if of_trace else BLOCK,
@@ -84,9 +84,9 @@ def build(scene: Scene, entrant: Entrant, seed: int, trace: str) -> Run:
         told=entrant.told,
         unstreamed=entrant.unstreamed,
         slow=((0, scene.slow),) if scene.slow != 1.0 else (),
-        degrade=(Spell(0, *scene.degrade),) if scene.degrade else (),
+        degrade=(Slowdown(0, *scene.degrade),) if scene.degrade else (),
     )
-    return Run(traffic, site, entrant.policy, entrant.order, seed, entrant.options)
+    return Run(traffic, fleet, entrant.policy, entrant.order, seed, entrant.options)
 
 
 def observe(run: Run, report: Callable[[float], None]) -> Values:

@@ -91,7 +91,7 @@ TOLD_WRONG = (*KNOWN_ERROR, "gsp half kv 9")
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A policy over engines of one order; `told`, `unstreamed`: as in `sim.setup.Site`."""
+    """A policy over engines of one order; `told`, `unstreamed`: as in `sim.setup.FleetSpec`."""
 
     policy: str
     order: str = "lru"

@@ -47,7 +47,7 @@ from router.engines.launch import Engine, Launch, plan
 from router.engines.up import GPU_MODEL, count_gpus, start_all
 from router.sim.fleet.hardware import HARDWARE, Hardware
 from router.sim.fleet.play import play
-from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.scenario import FleetSpec, Run
 
 HERE = Path(__file__).parent
 HALVINGS = 12
@@ -104,8 +104,8 @@ def sample_steps(args: argparse.Namespace, folder: Path) -> list[Sample]:
 def simulate(args: argparse.Namespace, talks: Talks, slowness: float = 1.0) -> tuple[Figures, float]:
     """The figures, and the share of the time that the engine was busy."""
     cache_tokens = (args.num_gpu_blocks - 1) * args.block_size  # one block is null
-    site = Site(1, (args.profile.name,), args.block_size, cache_tokens, slow=((0, slowness),))
-    played = play(Run(talks, site, "round_robin", args.order, args.seed))
+    fleet = FleetSpec(1, (args.profile.name,), args.block_size, cache_tokens, slow=((0, slowness),))
+    played = play(Run(talks, fleet, "round_robin", args.order, args.seed))
     assert not played.failed, "every request fits the engine's cache"
     taken = [Taken(s.done_s - s.arrival_s, s.first_s - s.arrival_s) for s in played.served]
     hit_rate = sum(s.cached_tokens for s in played.served) / sum(s.prompt_tokens for s in played.served)

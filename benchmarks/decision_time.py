@@ -4,7 +4,7 @@ A closed loop keeps `--load` requests in flight for each engine: whenever one en
 shared as in the paper's workload: the first half by a group of prompts, eight groups an engine, the rest new; lengths
 spread around the mean. Engines answer on a clock of their own by a simple rule, so that queues, hits and predictions
 differ between them; answers confirm the hits that the index expects. choice: candidates, index walk, scores of all of
-them, pick. route: that and booking, index update, ledger. Times are the CPU time of the thread a call, what the clock
+them, pick. route: that and booking, index update, log. Times are the CPU time of the thread a call, what the clock
 itself costs taken off; of each run the median and the 99th percentile, of several runs the median of those. Alone on a
 core.
 """
@@ -27,7 +27,7 @@ from markdown_table import markdown_table
 
 from router.config import Config
 from router.core.router import Router
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.types import (
     BlockKey,
     Booking,
@@ -64,9 +64,9 @@ class Timed(Router):
 
     chosen_ns = 0
 
-    def _book(self, ask: Ask, chosen: Score) -> Booking:
+    def _book(self, routing: RoutingContext, chosen: Score) -> Booking:
         self.chosen_ns = thread_time_ns()
-        return super()._book(ask, chosen)
+        return super()._book(routing, chosen)
 
 
 class Loop:

@@ -72,7 +72,7 @@ async def _ask(
 
 
 def _text(stream: bytes) -> str:
-    """What the events of a whole stream spell."""
+    """What the events of a whole stream slowdown."""
     text = ""
     for line in stream.splitlines():
         if line.startswith(b"data: {"):

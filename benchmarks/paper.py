@@ -27,7 +27,7 @@ from router.cli.flags import integer, names, seeds
 from router.cli.progress import Watch, show
 from router.sim.fleet.play import play
 from router.sim.fleet.result import percentile
-from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.traffic import Traffic, Workload
 from router.sim.parallel import measure_all
 
@@ -170,9 +170,9 @@ class Job:
     seed: int
 
     def run(self) -> Run:
-        (policy, options), site = ROUTERS[self.cell[0]], self.setting
-        where = Site(site.engines, ("l40-8b",), 128, site.cache_tokens)
-        return Run(site.traffic(), where, policy, self.cell[1], self.seed, options)
+        (policy, options), fleet = ROUTERS[self.cell[0]], self.setting
+        where = FleetSpec(fleet.engines, ("l40-8b",), 128, fleet.cache_tokens)
+        return Run(fleet.traffic(), where, policy, self.cell[1], self.seed, options)
 
 
 @dataclass(frozen=True)

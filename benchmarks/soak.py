@@ -40,7 +40,7 @@ REQUEST_ID = "r" * 120  # and a number: 128 characters at most
 MADE_ELSEWHERE = (type, ModuleType, FunctionType, BuiltinFunctionType)
 
 BLOCK_BYTES, DECISION_BYTES, CLASS_BYTES, TURN_BYTES = 300, 3000, 600, 150
-"""Caps for each of what is kept, as stated: of the prefix index, the ledger, the learners, smetric."""
+"""Caps for each of what is kept, as stated: of the prefix index, the decision_log, the learners, smetric."""
 FIXED_BYTES = 500_000  # engines, requests in flight, policies
 
 
@@ -70,8 +70,8 @@ def cap_bytes(config: Config) -> int:
     """What a router may hold under this configuration, whatever the traffic."""
     learners = 2 * CLASSES * CLASS_BYTES
     turns = TURNS * TURN_BYTES if "smetric" in (config.policy, *config.shadow) else 0
-    index, ledger = config.prefix_index_blocks * BLOCK_BYTES, config.ledger_decisions * DECISION_BYTES
-    return index + ledger + learners + turns + FIXED_BYTES
+    index, decision_log = config.prefix_index_blocks * BLOCK_BYTES, config.ledger_decisions * DECISION_BYTES
+    return index + decision_log + learners + turns + FIXED_BYTES
 
 
 def router_of(config: Config, orders: Sequence[str]) -> Router:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from step_fit import Sample
 from step_time import draw
-from timed_engine import Ask, TimedEngine
+from timed_engine import RoutingContext, TimedEngine
 
 from engine_patches.settings import OFF
 from router.engines import demo_model as model
@@ -41,14 +41,14 @@ LEVELS = (2, 4, 8)  # requests at a time
 MIXED = 40  # requests
 LONGEST = 4096  # tokens of prompt and answer
 
-Wave = tuple[int, list[Ask]]
+Wave = tuple[int, list[RoutingContext]]
 """Requests at a time, and the requests."""
 
 
 class SampledEngine(TimedEngine):
     """Tells what each step did."""
 
-    def serve(self, concurrency: int, wave: Sequence[Ask]) -> list[Sample]:
+    def serve(self, concurrency: int, wave: Sequence[RoutingContext]) -> list[Sample]:
         """All steps until the wave is done."""
         self._concurrency = concurrency
         self.ask(wave)
@@ -78,7 +78,7 @@ def waves(rng: random.Random) -> list[Wave]:
 
     def wave(concurrency: int, prompts: Sequence[list[int]], answers: Sequence[int]) -> Wave:
         asks = enumerate(zip(prompts, answers, strict=True))
-        return concurrency, [Ask(number, tokens, answer, last=True) for number, (tokens, answer) in asks]
+        return concurrency, [RoutingContext(number, tokens, answer, last=True) for number, (tokens, answer) in asks]
 
     heads = {length: draw(rng, length) for length in HEADS}
     programme = [wave(1, [draw(rng, tokens)], [1]) for tokens in PROMPTS for _ in range(3)]
@@ -125,7 +125,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     engine = SampledEngine(OFF, args.seed, 1, engine_args(args))
     for tokens in (64, 1024, 64):  # what is only slow once
-        engine.serve(4, [Ask(number, draw(rng, tokens), 8, last=True) for number in range(4)])
+        engine.serve(4, [RoutingContext(number, draw(rng, tokens), 8, last=True) for number in range(4)])
     engine.forget()
     samples: list[Sample] = []
     programme = waves(rng)

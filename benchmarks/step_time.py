@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from markdown_table import markdown_table
-from timed_engine import Ask, Step, TimedEngine
+from timed_engine import RoutingContext, Step, TimedEngine
 
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
@@ -54,16 +54,18 @@ def around(rng: random.Random, mean: int) -> int:
     return rng.randint(max(1, mean // 2), max(1, mean + mean // 2))
 
 
-def thrash(args: argparse.Namespace, rng: random.Random) -> Iterator[list[Ask]]:
+def thrash(args: argparse.Namespace, rng: random.Random) -> Iterator[list[RoutingContext]]:
     """Waves of prompts that nobody sent before."""
     while True:
         yield [
-            Ask(number, draw(rng, around(rng, args.prompt_tokens)), around(rng, args.output_tokens), last=True)
+            RoutingContext(
+                number, draw(rng, around(rng, args.prompt_tokens)), around(rng, args.output_tokens), last=True
+            )
             for number in range(args.wave)
         ]
 
 
-def chat(args: argparse.Namespace, rng: random.Random) -> Iterator[list[Ask]]:
+def chat(args: argparse.Namespace, rng: random.Random) -> Iterator[list[RoutingContext]]:
     """Waves of next turns of random sessions; first turns have half the prompt length before them, later ones a quarter
     added each."""
     systems = [draw(rng, args.prompt_tokens // 2) for _ in range(4)]
@@ -81,13 +83,13 @@ def chat(args: argparse.Namespace, rng: random.Random) -> Iterator[list[Ask]]:
             opening = rng.choice(systems) if left[session] < 0 else []
             left[session] = abs(left[session]) - 1
             tokens = opening + draw(rng, around(rng, args.prompt_tokens // 4))
-            wave.append(Ask(session, tokens, around(rng, args.output_tokens), last=not left[session]))
+            wave.append(RoutingContext(session, tokens, around(rng, args.output_tokens), last=not left[session]))
             if not left[session]:
                 del left[session]
         yield wave
 
 
-LOADS: Mapping[str, Callable[[argparse.Namespace, random.Random], Iterator[list[Ask]]]] = {
+LOADS: Mapping[str, Callable[[argparse.Namespace, random.Random], Iterator[list[RoutingContext]]]] = {
     "thrash": thrash,
     "chat": chat,
 }
@@ -100,7 +102,7 @@ def longest(args: argparse.Namespace) -> int:
     return tokens
 
 
-def serve(engines: Sequence[TimedEngine], wave: Sequence[Ask], rng: random.Random) -> list[Row]:
+def serve(engines: Sequence[TimedEngine], wave: Sequence[RoutingContext], rng: random.Random) -> list[Row]:
     """One wave, to its end in every engine."""
     for engine in engines:
         engine.ask(wave)

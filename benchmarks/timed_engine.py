@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
-class Ask:
+class RoutingContext:
     """The next turn of a conversation: its prompt is all that was said in `session` before, and `tokens`."""
 
     session: int
@@ -56,8 +56,8 @@ class TimedEngine:
     def __init__(self, order: str, seed: int, concurrency: int, args: Iterable[str]) -> None:
         self._engine = _start(order, seed, [*args])
         self._concurrency = concurrency
-        self._waiting: deque[Ask] = deque()
-        self._running: dict[str, Ask] = {}
+        self._waiting: deque[RoutingContext] = deque()
+        self._running: dict[str, RoutingContext] = {}
         self._said: dict[int, list[int]] = {}
         """What each unended session has said so far, in this engine."""
         self._number = 0
@@ -108,7 +108,7 @@ class TimedEngine:
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def ask(self, wave: Iterable[Ask]) -> None:
+    def ask(self, wave: Iterable[RoutingContext]) -> None:
         self._waiting.extend(wave)
 
     def step(self) -> Step:
@@ -125,7 +125,7 @@ class TimedEngine:
             len(self._scheduled.num_scheduled_tokens),
         )
 
-    def _admit(self, ask: Ask) -> None:
+    def _admit(self, ask: RoutingContext) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

@@ -91,7 +91,7 @@ class Booking(NamedTuple):
         return self.prompt_tokens - self.hit_tokens
 
 
-class Stay(NamedTuple):
+class ReleasedBooking(NamedTuple):
     """A booking that has ended, with the company it had: means over time from its first token (from its dispatch
     if none was seen) to its end, itself not counted."""
 
@@ -141,7 +141,7 @@ class Candidate(NamedTuple):
     """Expected cached prefix, tokens; never more than `prompt_tokens - 1`."""
 
 
-class Lookup(NamedTuple):
+class PrefixExpectation(NamedTuple):
     """What the prefix index expected of the chosen engine; comes back to it with what was observed."""
 
     blocks: int
@@ -154,7 +154,7 @@ class Lookup(NamedTuple):
     """From the survival index: its name for the request."""
 
 
-NOTHING_FOUND = Lookup(0, False)
+NO_EXPECTATION = PrefixExpectation(0, False)
 
 
 class Score(NamedTuple):
@@ -174,20 +174,20 @@ class Score(NamedTuple):
 
 
 PLAIN = 4
-"""Numbers of a score before its terms, where scores are numbers: total_s, predicted_s, hit_tokens, scale."""
+"""Numbers of a score before its terms, where scores are numbers: total_s, predicted_s, hit_tokens, slowness."""
 
 
 class Unit(StrEnum):
     """What a score's total counts."""
 
     SECONDS = "s"
-    RANK = "rank"  # of any scale: the lower goes first, and nothing else is meant by it
+    RANK = "rank"  # of any slowness: the lower goes first, and nothing else is meant by it
 
 
 class Scores:
     """One policy's scores of all candidates, in their order.
 
-    Made of Scores here; `policies.rows.Rows` makes each only when it is looked at. `totals_s`: as they count, whoever
+    Made of Scores here; a `ScoreTable` makes each only when it is looked at. `totals_s`: as they count, whoever
     looks; those of engines that the policy did not consider are infinite.
     """
 
@@ -242,7 +242,7 @@ class Scores:
         return names, array("d", numbers)
 
 
-class Opinion(NamedTuple):
+class ShadowChoice(NamedTuple):
     """What a policy that did not decide made of the same candidates."""
 
     policy: str
@@ -279,10 +279,10 @@ class Decision:
     """Serial number of the load booked for this decision; released exactly once by `core.Router.complete`. 0: nothing
     is booked, the decision was only asked for."""
     dispatched_s: float
-    lookup: Lookup = NOTHING_FOUND
+    expectation: PrefixExpectation = NO_EXPECTATION
     tried: tuple[EngineId, ...] = ()
     """Engines that failed the request before."""
-    opinions: tuple[Opinion, ...] = ()
+    shadows: tuple[ShadowChoice, ...] = ()
     """Of the policies beside the one that decided, and its own where it was not heeded."""
     fallback: str | None = None
     """The policy that chose in place of `policy`: `scores` are its."""

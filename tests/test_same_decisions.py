@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from router.sim.fleet.play import play
-from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.traffic import Workload, replay
 from router.sim.trace import TraceFile
 from router.types import Ending
 from tests.support.paced_stage import Asked, staged
 
 BLOCK = 32
-SITE = Site(4, ("l40-8b",), BLOCK, cache_tokens=9_000)
+FLEET = FleetSpec(4, ("l40-8b",), BLOCK, cache_tokens=9_000)
 REQUESTS = 240
 POLICIES = ["lbgr", "lmetric", "cache_aware"]
 ORDERS = ["lru", "rlt_gix"]
@@ -70,30 +70,30 @@ def facts(d):
     shape = d.request.stream, d.request.max_tokens, d.request.session is not None
     where = d.engine, d.policy, d.reason, d.fallback, d.tried, d.booking, d.dispatched_s
     expected = d.predicted_s, d.prompt_tokens, d.hit_tokens, d.output_tokens
-    return *where, *prompt, *shape, *expected, d.lookup.blocks, d.scores, d.opinions
+    return *where, *prompt, *shape, *expected, d.expectation.blocks, d.scores, d.shadows
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_same_decisions(tmp_path, policy, order):
-    run = Run(Workload("gsp", 1.0, 1), SITE, policy, order, seed=3)
+    run = Run(Workload("gsp", 1.0, 1), FLEET, policy, order, seed=3)
     router, again = await decide_live(run, tmp_path / "trace.jsonl.gz")
     live, simulated = [facts(decision) for decision in router.decisions], decide_simulated(again)
     assert len(live) == REQUESTS
     for number, (one, other) in enumerate(zip(live, simulated, strict=True)):
         assert one == other, f"decision {number}"
     # The trace is one on which there is something to decide.
-    ledger = router.ledger.newest(REQUESTS)
-    endings = [entry.result.ending for entry in ledger]
+    decision_log = router.decision_log.newest(REQUESTS)
+    endings = [entry.result.ending for entry in decision_log]
     assert endings.count(Ending.OK) == REQUESTS - 20
     assert endings.count(Ending.CANCELLED) == 20
-    assert len({decision.engine for decision in router.decisions}) == SITE.engines
+    assert len({decision.engine for decision in router.decisions}) == FLEET.engines
     assert sum(decision.hit_tokens > 0 for decision in router.decisions) > REQUESTS / 2
 
 
 async def test_one_other_decision_is_noticed(tmp_path):
     swerve = 100
-    run = Run(Workload("gsp", 1.0, 1), SITE, "lmetric", "rlt_gix", seed=3)
+    run = Run(Workload("gsp", 1.0, 1), FLEET, "lmetric", "rlt_gix", seed=3)
     router, again = await decide_live(run, tmp_path / "trace.jsonl", swerve=swerve)
     live, simulated = [facts(decision) for decision in router.decisions], decide_simulated(again)
     assert live[:swerve] == simulated[:swerve]
@@ -101,7 +101,7 @@ async def test_one_other_decision_is_noticed(tmp_path):
 
 
 async def test_engines_that_forget_in_another_order_are_noticed(tmp_path):
-    run = Run(Workload("gsp", 1.0, 1), SITE, "lbgr", "rlt_gix", seed=3)
+    run = Run(Workload("gsp", 1.0, 1), FLEET, "lbgr", "rlt_gix", seed=3)
     router, again = await decide_live(run, tmp_path / "trace.jsonl")
     live = [facts(decision) for decision in router.decisions]
     assert decide_simulated(again) == live

@@ -24,7 +24,7 @@ from router.sim.eviction.report import plotter
 from router.sim.fleet.chart import draw
 from router.sim.fleet.hardware import HARDWARE
 from router.sim.fleet.result import Row, Table, mean_of, measure, to_json
-from router.sim.fleet.scenario import ORDER_NAMES, Run, Site, Spell
+from router.sim.fleet.scenario import ORDER_NAMES, FleetSpec, Run, Slowdown
 from router.sim.fleet.traffic import SHAPES, TRACE_BLOCK, Replay, Traffic, Workload, replay
 from router.sim.fleet.verdict import judge
 from router.sim.parallel import measure_all
@@ -40,7 +40,7 @@ ORDER = "rlt_gix"
 class Plan:
     """What one call of the command is to do. sites: one for each traffic and number of engines, beside it."""
 
-    loads: list[tuple[Traffic, Site]]
+    loads: list[tuple[Traffic, FleetSpec]]
     policies: list[str]
     orders: list[str]
     seeds: list[int]
@@ -88,12 +88,12 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     """The parsed flags, checked. Raises ConfigError and TraceError."""
     block = None if arguments.block_size is None else integer("block-size", arguments.block_size)
     counts = [integer("engines", word, high=MOST_ENGINES) for word in words("engines", [arguments.engines])]
-    loads: list[tuple[Traffic, Site]] = []
+    loads: list[tuple[Traffic, FleetSpec]] = []
     for engines in counts:
-        loads += [(traffic, site_of(arguments, engines, block or BLOCK)) for traffic in workloads(arguments, engines)]
+        loads += [(traffic, fleet_of(arguments, engines, block or BLOCK)) for traffic in workloads(arguments, engines)]
         for trace in traces(arguments, block):
             usual = TRACE_BLOCK if trace.id_tokens is None else BLOCK
-            loads.append((trace, site_of(arguments, engines, block or usual)))
+            loads.append((trace, fleet_of(arguments, engines, block or usual)))
     if not loads:
         raise ConfigError("workload", "", f"one of {', '.join(SHAPES)}, or a --trace")
     return Plan(
@@ -138,13 +138,13 @@ def traces(arguments: argparse.Namespace, block: int | None) -> list[Replay]:
     return found
 
 
-def site_of(arguments: argparse.Namespace, engines: int, block: int) -> Site:
+def fleet_of(arguments: argparse.Namespace, engines: int, block: int) -> FleetSpec:
     hardware = [word.strip() for word in arguments.hardware.split(",")]  # twice the same is no mistake here
     for name in hardware:
         if name not in HARDWARE:
             raise ConfigError("hardware", name, f"some of {', '.join(HARDWARE)}")
     size = None if arguments.cache_tokens is None else integer("cache-tokens", arguments.cache_tokens, low=block)
-    return Site(
+    return FleetSpec(
         engines,
         tuple(hardware),
         block,
@@ -155,7 +155,8 @@ def site_of(arguments: argparse.Namespace, engines: int, block: int) -> Site:
         slo_tpot_s=bound_s("slo-tpot-ms", arguments.slo_tpot_ms),
         slow=tuple((int(e), f) for e, f in events("slow", arguments.slow, engines, "FACTOR")),
         degrade=tuple(
-            Spell(int(e), f, *times) for e, f, *times in events("degrade", arguments.degrade, engines, "FACTOR:FROM:TO")
+            Slowdown(int(e), f, *times)
+            for e, f, *times in events("degrade", arguments.degrade, engines, "FACTOR:FROM:TO")
         ),
         fail=tuple((int(e), at) for e, at in events("fail", arguments.fail, engines, "AT")),
         join=tuple((int(e), at) for e, at in events("join", arguments.join, engines, "AT")),
@@ -215,8 +216,8 @@ def run(arguments: argparse.Namespace) -> int:
 def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None, None]:
     """What is printed, line after line, and the rows that it shows."""
     runs = [
-        Run(traffic, site, policy, order, seed, plan.options)
-        for traffic, site in plan.loads
+        Run(traffic, fleet, policy, order, seed, plan.options)
+        for traffic, fleet in plan.loads
         for policy in plan.policies
         for order in plan.orders
         for seed in plan.seeds
@@ -226,7 +227,7 @@ def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None,
             for row in rows:
                 yield to_json(row), [row]
             return
-        bounded = any(site.slo_ttft_s or site.slo_tpot_s for _, site in plan.loads)
+        bounded = any(fleet.slo_ttft_s or fleet.slo_tpot_s for _, fleet in plan.loads)
         table = Table([traffic.label for traffic, _ in plan.loads], plan.policies, plan.orders, slo=bounded)
         head = table.head() + "\n"
         verdicts = []

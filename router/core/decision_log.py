@@ -42,8 +42,8 @@ class Shadow(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One decision, packed. scores: for each of `engines` total_s, predicted_s, hit_tokens, scale (nan where there is
-    none), then one value for each of `terms`."""
+    """One decision, packed. scores: for each of `engines` total_s, predicted_s, hit_tokens and slowness (nan where there
+    is none), then one value for each of `terms`."""
 
     request_id: str
     route: str
@@ -97,13 +97,13 @@ class Entry(NamedTuple):
         width, found = PLAIN + len(self.terms), []
         for place, engine in enumerate(self.engines):
             values = [_number(value) for value in self.scores[place * width : (place + 1) * width]]
-            total_s, predicted_s, hit_tokens, scale, *terms_s = values
+            total_s, predicted_s, hit_tokens, slowness, *terms_s = values
             score = {
                 "engine": engine,
                 "chosen": engine == self.engine,
                 "hit_tokens": hit_tokens,
                 "terms_s": dict(zip(self.terms, terms_s, strict=True)),
-                "scale": scale,
+                "slowness": slowness,
                 "predicted_s": predicted_s,
                 "total_s": total_s,
             }
@@ -130,7 +130,7 @@ class Entry(NamedTuple):
         }
 
 
-class Ledger:
+class DecisionLog:
     """most: decisions kept; 0 keeps none."""
 
     def __init__(self, most: int) -> None:
@@ -212,7 +212,7 @@ def pack(decision: Decision, outcome: Outcome | None) -> Entry:
         terms,
         numbers,
         scores.unit,
-        tuple([Shadow(opinion.policy, opinion.engine, opinion.regret_s) for opinion in decision.opinions]),
+        tuple([Shadow(shadow.policy, shadow.engine, shadow.regret_s) for shadow in decision.shadows]),
         None if outcome is None else _result(decision, outcome),
     )
 

@@ -1,6 +1,6 @@
 """The policies side by side: for each request one decides, the others score the same candidates and are not heeded.
 
-Every policy on the panel has a share of the decisions; a share of 0 makes it a shadow. All of them are told of every
+Every policy here is an arm with a share of the decisions; a share of 0 makes it a shadow. All of them are told of every
 request from its dispatch on, each with its own scores, so all learn from all traffic and any can take over warm.
 What the others would have done is counted against the one that decided:
 
@@ -8,8 +8,8 @@ What the others would have done is counted against the one that decided:
 
 Only policies that predict latencies have scores in seconds, so under others nothing is counted as regret. A decider
 that fails (`fault`), or says that it is in trouble, loses no request: a safe policy chooses in its place, and the
-decision names it and why. One in trouble keeps learning: its scores go along as an opinion. A shadow that fails is
-counted. At most one seat for each policy there is; nothing here grows by traffic.
+decision names it and why. One in trouble keeps learning: its scores go along as an shadow. A shadow that fails is
+counted. At most one arm for each policy there is; nothing here grows by traffic.
 """
 
 from __future__ import annotations
@@ -21,9 +21,20 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from router.policies.base import Ask, Policy, pick
+from router.policies.base import Policy, RoutingContext, pick
 from router.saved_state import Fields, State
-from router.types import Candidate, Decision, EngineId, Lookup, Opinion, Outcome, Score, Scores, Stay, Unit
+from router.types import (
+    Candidate,
+    Decision,
+    EngineId,
+    Outcome,
+    PrefixExpectation,
+    ReleasedBooking,
+    Score,
+    Scores,
+    ShadowChoice,
+    Unit,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +45,8 @@ Create = Callable[[str], Policy]
 
 
 @dataclass(slots=True)
-class Seat:
-    """One policy on the panel."""
+class Arm:
+    """One policy on the experiment."""
 
     policy: Policy
     since: int
@@ -45,7 +56,7 @@ class Seat:
     faults: int = 0
     """How often it raised or gave a cost that is not a number."""
     seconds: float = 0.0
-    """What its scoring and learning took, by the panel's timer."""
+    """What its scoring and learning took, by the experiment's timer."""
 
     @property
     def name(self) -> str:
@@ -53,46 +64,51 @@ class Seat:
 
 
 @dataclass(slots=True)
-class Tally:
-    """One policy's opinions where another decided."""
+class Agreement:
+    """One policy's shadows where another decided."""
 
-    opinions: int = 0
+    shadows: int = 0
     agreed: int = 0
     regret_s: float | None = None
     """None until the one that decided had scores in seconds."""
 
 
 class Choice(NamedTuple):
-    """What the panel made of one request."""
+    """What the experiment made of one request."""
 
     policy: str
     scores: Scores
     chosen: Score
     reason: str
-    opinions: tuple[Opinion, ...]
+    shadows: tuple[ShadowChoice, ...]
     fallback: str | None
 
     def decision(
-        self, ask: Ask, booking: int, lookup: Lookup, tried: tuple[EngineId, ...], tokens_per_unit: float
+        self,
+        routing: RoutingContext,
+        booking: int,
+        expectation: PrefixExpectation,
+        tried: tuple[EngineId, ...],
+        tokens_per_unit: float,
     ) -> Decision:
         return Decision(
-            request=ask.request,
+            request=routing.request,
             engine=self.chosen.engine,
             policy=self.policy,
             reason=self.reason,
             predicted_s=self.chosen.predicted_s,
-            prompt_tokens=ask.prompt_tokens,
+            prompt_tokens=routing.prompt_tokens,
             hit_tokens=self.chosen.hit_tokens,
-            output_tokens=ask.output_tokens,
+            output_tokens=routing.output_tokens,
             scores=self.scores,
             booking=booking,
-            dispatched_s=ask.now,
-            lookup=lookup,
+            dispatched_s=routing.now,
+            expectation=expectation,
             tried=tried,
-            opinions=self.opinions,
+            shadows=self.shadows,
             fallback=self.fallback,
             tokens_per_unit=tokens_per_unit,
-            longest_tokens=ask.longest_tokens,
+            longest_tokens=routing.longest_tokens,
         )
 
 
@@ -104,7 +120,7 @@ class _Made(NamedTuple):
     trouble: str | None
 
 
-class Panel:
+class Experiment:
     """create: makes a policy. safe: choose where the decider must not, the first of them that can; none of them needs
     events, and the last never fails. timer: seconds, for what policies cost."""
 
@@ -112,91 +128,93 @@ class Panel:
         self, create: Create, safe: Sequence[Policy], *, rng: random.Random, timer: Callable[[], float] = lambda: 0.0
     ) -> None:
         self._create, self._rng, self._timer = create, rng, timer
-        self._safe = [Seat(policy, 0) for policy in safe[:-1]]
+        self._safe = [Arm(policy, 0) for policy in safe[:-1]]
         self._last_resort = safe[-1]
-        self._seats: dict[str, Seat] = {}
-        self._deciders: list[Seat] = []
+        self._arms: dict[str, Arm] = {}
+        self._deciders: list[Arm] = []
         self._last = 0  # booking
-        self.tallies: dict[tuple[str, str], Tally] = {}
-        """By (who decided, whose opinion)."""
+        self.agreements: dict[tuple[str, str], Agreement] = {}
+        """By (who decided, whose shadow)."""
 
     def assign(self, shares: Mapping[str, float], shadows: Sequence[str] | None = None) -> None:
         """The policies of `shares`, not empty and adding up to 1, decide from now on; `shadows` score beside them.
 
-        Without `shadows` all others that were on the panel stay, and go on learning. Policies that stay keep what they
+        Without `shadows` all others that were there before stay, and go on learning. Policies that stay keep what they
         have learned; new ones hear of no request that is on its way already. Raises ConfigError for an unknown name,
         and changes nothing then.
         """
         made = {name: self._create(name) for name in (*shares, *(shadows or ()))}
-        before = self._seats
-        seats = {} if shadows is not None else dict(before)
+        before = self._arms
+        arms = {} if shadows is not None else dict(before)
         for policy in made.values():
-            seats[policy.name] = before.get(policy.name) or Seat(policy, self._last)
-        for seat in seats.values():
-            seat.share = 0.0
+            arms[policy.name] = before.get(policy.name) or Arm(policy, self._last)
+        for arm in arms.values():
+            arm.share = 0.0
         for name, share in shares.items():
-            seats[made[name].name].share += share
-        self._seats = seats
-        self._deciders = sorted((seat for seat in seats.values() if seat.share), key=lambda seat: seat.name)
+            arms[made[name].name].share += share
+        self._arms = arms
+        self._deciders = sorted((arm for arm in arms.values() if arm.share), key=lambda arm: arm.name)
 
     @property
-    def seats(self) -> tuple[Seat, ...]:
-        return tuple(self._seats.values())
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(self._arms.values())
 
     @property
     def lead(self) -> Policy:
         """The one that decides most."""
-        return max(self._deciders, key=lambda seat: seat.share).policy
+        return max(self._deciders, key=lambda arm: arm.share).policy
 
     @property
     def faults(self) -> int:
-        """Of all policies now on the panel, and of those that stand in."""
-        return sum(seat.faults for seat in (*self._seats.values(), *self._safe))
+        """Of all policies now on the experiment, and of those that stand in."""
+        return sum(arm.faults for arm in (*self._arms.values(), *self._safe))
 
     # --- the question -------------------------------------------------------------------------------------------
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> Choice:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Choice:
         """Who gets the request, and what every policy thought of it. Changes nothing but the timer's and the faults'
         counts."""
-        decider = self._draw(ask)
-        made = self._try(decider, propose, decider.policy, ask, candidates)
+        decider = self._draw(routing)
+        made = self._try(decider, propose, decider.policy, routing, candidates)
         if made is None or made.trouble is not None:
-            fallback, scores, chosen = self._stand_in(decider, ask, candidates)
+            fallback, scores, chosen = self._stand_in(decider, routing, candidates)
             reason = "fault" if made is None or made.trouble is None else made.trouble
         else:
             fallback, scores, chosen = None, made.scores, made.chosen
             reason = "lowest_cost" if len(candidates) > 1 else "only_engine"
-        opinions: tuple[Opinion, ...] = ()
-        if len(self._seats) > 1:
+        shadows: tuple[ShadowChoice, ...] = ()
+        if len(self._arms) > 1:
             costs = scores if scores.unit is Unit.SECONDS and fallback is None else None
-            others = [seat for seat in self._seats.values() if seat is not decider]
-            found = [self._try(seat, judge, seat.policy, ask, candidates, chosen, costs) for seat in others]
-            opinions = tuple([opinion for opinion in found if opinion is not None])
+            others = [arm for arm in self._arms.values() if arm is not decider]
+            found = [self._try(arm, judge, arm.policy, routing, candidates, chosen, costs) for arm in others]
+            shadows = tuple([shadow for shadow in found if shadow is not None])
         if made is not None and fallback is not None:
-            own = Opinion(decider.name, made.chosen.engine, None, made.scores, made.scores.find(chosen.engine))
-            opinions = (own, *opinions)
-        return Choice(decider.name, scores, chosen, reason, opinions, fallback)
+            own = ShadowChoice(decider.name, made.chosen.engine, None, made.scores, made.scores.find(chosen.engine))
+            shadows = (own, *shadows)
+        return Choice(decider.name, scores, chosen, reason, shadows, fallback)
 
-    def _draw(self, ask: Ask) -> Seat:
+    def _draw(self, routing: RoutingContext) -> Arm:
         """Who decides: by chance, or, so that a session stays with one policy, by the session's name."""
         if len(self._deciders) == 1:
             return self._deciders[0]
-        session = ask.request.session
+        session = routing.request.session
         point = self._rng.random() if session is None else spread(session)
-        for seat in self._deciders:
-            point -= seat.share
+        for arm in self._deciders:
+            point -= arm.share
             if point < 0:
-                return seat
+                return arm
         return self._deciders[-1]
 
-    def _stand_in(self, decider: Seat, ask: Ask, candidates: Sequence[Candidate]) -> tuple[str, Scores, Score]:
+    def _stand_in(
+        self, decider: Arm, routing: RoutingContext, candidates: Sequence[Candidate]
+    ) -> tuple[str, Scores, Score]:
         """(who chooses in the decider's place, all scores, the winner)."""
-        for seat in self._safe:
-            if seat.name != decider.name:
-                made = self._try(seat, choose, seat.policy, ask, candidates)
+        for arm in self._safe:
+            if arm.name != decider.name:
+                made = self._try(arm, choose, arm.policy, routing, candidates)
                 if made is not None:
-                    return seat.name, *made
-        return self._last_resort.name, *choose(self._last_resort, ask, candidates)
+                    return arm.name, *made
+        return self._last_resort.name, *choose(self._last_resort, routing, candidates)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -204,85 +222,87 @@ class Panel:
         self._last = decision.booking
         if decision.fallback is None:
             self._count(decision)
-        for seat, told in self._audience(decision):
-            self._try(seat, seat.policy.dispatched, told)
+        for arm, told in self._audience(decision):
+            self._try(arm, arm.policy.dispatched, told)
 
     def first_token(self, decision: Decision, now: float) -> None:
-        for seat, told in self._audience(decision):
-            self._try(seat, seat.policy.first_token, told, now)
+        for arm, told in self._audience(decision):
+            self._try(arm, arm.policy.first_token, told, now)
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
-        for seat, told in self._audience(decision):
-            self._try(seat, seat.policy.learn, told, stay, outcome)
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
+        for arm, told in self._audience(decision):
+            self._try(arm, arm.policy.learn, told, released, outcome)
 
     def forget(self, engine: EngineId) -> None:
-        for seat in self._seats.values():
-            self._try(seat, seat.policy.forget, engine)
+        for arm in self._arms.values():
+            self._try(arm, arm.policy.forget, engine)
 
     def dump(self, now: float) -> State:
         """What the policies learned, by their names."""
-        learned = {seat.name: seat.policy.dump(now) for seat in self._seats.values()}
+        learned = {arm.name: arm.policy.dump(now) for arm in self._arms.values()}
         return {name: state for name, state in learned.items() if state}
 
     def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
-        """As `Policy.load`, for those on the panel that were on it then."""
-        for seat in self._seats.values():
-            if seat.name in state:
-                seat.policy.load(state.fields(seat.name), saved_s, names)
+        """As `Policy.load`, for those on the experiment that were on it then."""
+        for arm in self._arms.values():
+            if arm.name in state:
+                arm.policy.load(state.fields(arm.name), saved_s, names)
 
-    def _audience(self, decision: Decision) -> Iterator[tuple[Seat, Decision]]:
+    def _audience(self, decision: Decision) -> Iterator[tuple[Arm, Decision]]:
         """Everyone who knows of the request, with the decision as each of them saw it."""
-        opinions = {opinion.policy: opinion for opinion in decision.opinions}
-        for seat in self._seats.values():
-            if decision.booking > seat.since:
-                opinion = opinions.get(seat.name)
-                yield seat, decision if opinion is None else _as_seen(opinion, decision)
+        shadows = {shadow.policy: shadow for shadow in decision.shadows}
+        for arm in self._arms.values():
+            if decision.booking > arm.since:
+                shadow = shadows.get(arm.name)
+                yield arm, decision if shadow is None else _as_seen(shadow, decision)
 
     def _count(self, decision: Decision) -> None:
-        for opinion in decision.opinions:
-            tally = self.tallies.setdefault((decision.policy, opinion.policy), Tally())
-            tally.opinions += 1
-            tally.agreed += opinion.engine == decision.engine
-            if opinion.regret_s is not None:
-                tally.regret_s = (tally.regret_s or 0.0) + opinion.regret_s
+        for shadow in decision.shadows:
+            agreement = self.agreements.setdefault((decision.policy, shadow.policy), Agreement())
+            agreement.shadows += 1
+            agreement.agreed += shadow.engine == decision.engine
+            if shadow.regret_s is not None:
+                agreement.regret_s = (agreement.regret_s or 0.0) + shadow.regret_s
 
-    def _try(self, seat: Seat, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    def _try(self, arm: Arm, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """A policy at work, whose failure must not become the request's: None. Its time and its faults are noted."""
         begun = self._timer()
         try:
             return work(*args, **kwargs)
         except Exception:
-            self._fault(seat, getattr(work, "__name__", "an event"))
+            self._fault(arm, getattr(work, "__name__", "an event"))
             return None
         finally:
-            seat.seconds += self._timer() - begun
+            arm.seconds += self._timer() - begun
 
-    def _fault(self, seat: Seat, where: str) -> None:
-        seat.faults += 1
-        if seat.faults & (seat.faults - 1) == 0:  # the 1st, 2nd, 4th, ...: one that always fails must not fill the log
-            logger.exception("policy %s failed in %s (%d faults so far)", seat.name, where, seat.faults)
+    def _fault(self, arm: Arm, where: str) -> None:
+        arm.faults += 1
+        if arm.faults & (arm.faults - 1) == 0:  # the 1st, 2nd, 4th, ...: one that always fails must not fill the log
+            logger.exception("policy %s failed in %s (%d faults so far)", arm.name, where, arm.faults)
 
 
-def propose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> _Made:
+def propose(policy: Policy, routing: RoutingContext, candidates: Sequence[Candidate]) -> _Made:
     """As `choose`, and what the policy thinks of it."""
-    return _Made(*choose(policy, ask, candidates), policy.trouble(ask.now))
+    return _Made(*choose(policy, routing, candidates), policy.trouble(routing.now))
 
 
-def choose(policy: Policy, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Scores, Score]:
+def choose(policy: Policy, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Scores, Score]:
     """A policy's scores and its choice. Raises ValueError for scores that are no numbers or not the candidates'."""
-    scores = policy.choose(ask, candidates)
+    scores = policy.choose(routing, candidates)
     if not isinstance(scores, Scores):
         scores = Scores(scores, policy.unit)
         if scores.engines != [view.engine for view, _ in candidates]:
             raise ValueError("the scores are not those of the candidates")
-    return scores, pick(scores, ask.chance)
+    return scores, pick(scores, routing.chance)
 
 
-def judge(policy: Policy, ask: Ask, candidates: Sequence[Candidate], chosen: Score, costs: Scores | None) -> Opinion:
+def judge(
+    policy: Policy, routing: RoutingContext, candidates: Sequence[Candidate], chosen: Score, costs: Scores | None
+) -> ShadowChoice:
     """What a policy makes of another's choice. costs: the other's scores, if they are seconds. Raises as `choose`."""
-    scores, own = choose(policy, ask, candidates)
+    scores, own = choose(policy, routing, candidates)
     regret_s = None if costs is None else costs.find(own.engine).total_s - chosen.total_s
-    return Opinion(policy.name, own.engine, regret_s, scores, scores.find(chosen.engine))
+    return ShadowChoice(policy.name, own.engine, regret_s, scores, scores.find(chosen.engine))
 
 
 def spread(session: str) -> float:
@@ -291,7 +311,7 @@ def spread(session: str) -> float:
     return int.from_bytes(digest, "little") / 2**64
 
 
-def _as_seen(opinion: Opinion, decision: Decision) -> Decision:
+def _as_seen(shadow: ShadowChoice, decision: Decision) -> Decision:
     """The decision in the scores of a policy that did not make it."""
-    predicted_s = opinion.chosen.predicted_s
-    return replace(decision, policy=opinion.policy, scores=opinion.scores, predicted_s=predicted_s, opinions=())
+    predicted_s = shadow.chosen.predicted_s
+    return replace(decision, policy=shadow.policy, scores=shadow.scores, predicted_s=predicted_s, shadows=())

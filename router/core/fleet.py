@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView, Stay
+from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking
 
 
 class Change(Enum):
@@ -98,14 +98,14 @@ class _Open:
     def mark(self, now: float) -> None:
         self.since_s, self.requests_s, self.context_s = now, self.state.requests_s, self.state.context_s
 
-    def end(self, now: float) -> Stay:
+    def end(self, now: float) -> ReleasedBooking:
         elapsed_s = now - self.since_s
         requests, context = 1.0, self.booking.prompt_tokens
         if elapsed_s > 0:
             requests = (self.state.requests_s - self.requests_s) / elapsed_s
             context = (self.state.context_s - self.context_s) / elapsed_s
         others, other_context = max(0.0, requests - 1.0), max(0.0, context - self.booking.prompt_tokens)
-        return Stay(self.booking, self.first_token_s, now, others, other_context, self.state.capacity_tokens)
+        return ReleasedBooking(self.booking, self.first_token_s, now, others, other_context, self.state.capacity_tokens)
 
 
 class _Ready(NamedTuple):
@@ -253,14 +253,14 @@ class Fleet:
         entry.mark(state.at_s)
         return entry.booking
 
-    def release(self, serial: int, now: float, *, answered: bool) -> Stay | None:
+    def release(self, serial: int, now: float, *, answered: bool) -> ReleasedBooking | None:
         """Give a booking back; None if that has happened already. answered: the engine gave its whole answer."""
         entry = self._open.pop(serial, None)
         if entry is None:
             return None
         state = entry.state
         self._move(state, now)
-        stay = entry.end(state.at_s)
+        released = entry.end(state.at_s)
         state.leave_queue(serial)
         state.unstreamed.pop(serial, None)
         state.in_flight -= 1
@@ -269,7 +269,7 @@ class Fleet:
         state.context_tokens = left if state.in_flight else 0.0
         if answered:
             state.last_sign_s = state.at_s
-        return stay
+        return released
 
     def _move(self, state: _Engine, now: float) -> None:
         """Its load is about to change."""

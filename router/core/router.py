@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 from router import policies
 from router.config import Config
-from router.core.decision_log import Ledger
-from router.core.experiment import Create, Panel
+from router.core.decision_log import DecisionLog
+from router.core.experiment import Create, Experiment
 from router.core.fleet import Change, Fleet
 from router.errors import NoEngine, NotFound, SnapshotError
-from router.learners.drift import Drift
+from router.learners.drift import DriftAlarm
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.policies.least_loaded import LeastLoaded
 from router.prefix import blocks
-from router.prefix.index import LRU_ORDERS, Holdings, Match
+from router.prefix.index import LRU_ORDERS, Match, PrefixIndex
 from router.saved_state import Fields, State
 from router.types import (
-    NOTHING_FOUND,
+    NO_EXPECTATION,
     BlockKey,
     Booking,
     Candidate,
@@ -34,8 +34,8 @@ from router.types import (
     EngineView,
     Outcome,
     ParsedRequest,
+    ReleasedBooking,
     Score,
-    Stay,
 )
 
 COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
@@ -44,7 +44,7 @@ COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not th
 class _Look(NamedTuple):
     """What a decision is made of: the request as policies see it, who may get it, what the index holds of it."""
 
-    ask: Ask
+    routing: RoutingContext
     candidates: list[Candidate]
     match: Match
     tokens_per_unit: float
@@ -68,12 +68,12 @@ class Router:
         create = create or (lambda name: policies.create(name, config))
         self.fleet = Fleet(config.default_capacity_tokens, self._engine_changed)
         safe = policies.create(config.fallback_policy, config), LeastLoaded(config)
-        self.panel = Panel(create, safe, rng=rng, timer=timer)
-        self.panel.assign({config.policy: 1.0}, config.shadow)
-        self.ledger = Ledger(config.ledger_decisions)
-        self.drift = Drift(config.drift_answers, config.drift_bound)
+        self.experiment = Experiment(create, safe, rng=rng, timer=timer)
+        self.experiment.assign({config.policy: 1.0}, config.shadow)
+        self.decision_log = DecisionLog(config.ledger_decisions)
+        self.drift = DriftAlarm(config.drift_answers, config.drift_bound)
         self._rng = rng
-        self._index = Holdings(config.prefix_index_blocks)
+        self._index = PrefixIndex(config.prefix_index_blocks)
         self._ratios = TokenRatio()
         self._lengths = OutputLength(config.default_output_tokens)
 
@@ -84,13 +84,13 @@ class Router:
         take the request now.
         """
         look = self._look(request, now, exclude)
-        choice = self.panel.choose(look.ask, look.candidates)
-        booking = self._book(look.ask, choice.chosen)
+        choice = self.experiment.choose(look.routing, look.candidates)
+        booking = self._book(look.routing, choice.chosen)
         block_tokens = request.prompt.block_units * look.tokens_per_unit
-        lookup = self._index.book(choice.chosen.engine, request.prompt.keys, look.match, block_tokens)
-        decision = choice.decision(look.ask, booking.serial, lookup, tuple(exclude), look.tokens_per_unit)
-        self.panel.dispatched(decision)
-        self.ledger.open(decision)
+        expectation = self._index.book(choice.chosen.engine, request.prompt.keys, look.match, block_tokens)
+        decision = choice.decision(look.routing, booking.serial, expectation, tuple(exclude), look.tokens_per_unit)
+        self.experiment.dispatched(decision)
+        self.decision_log.open(decision)
         return decision
 
     def explain(self, request: ParsedRequest, now: float) -> Decision:
@@ -101,36 +101,36 @@ class Router:
         chance = self._rng.getstate()
         try:
             look = self._look(request, now, ())
-            choice = self.panel.choose(look.ask, look.candidates)
-            return choice.decision(look.ask, 0, NOTHING_FOUND, (), look.tokens_per_unit)
+            choice = self.experiment.choose(look.routing, look.candidates)
+            return choice.decision(look.routing, 0, NO_EXPECTATION, (), look.tokens_per_unit)
         finally:
             self._rng.setstate(chance)
 
     def assign(self, shares: Mapping[str, float], shadows: Sequence[str] | None = None) -> None:
-        """Who decides from now on, and by what share (`Panel.assign`). Raises ConfigError for an unknown name."""
-        self.panel.assign(shares, shadows)
+        """Who decides from now on, and by what share (`Experiment.assign`). Raises ConfigError for an unknown name."""
+        self.experiment.assign(shares, shadows)
         self.drift.clear()
 
     def first_token(self, decision: Decision, now: float) -> None:
         """A streamed request's first token was seen. Harmless when repeated, too late, or the request is unstreamed."""
         booking = self.fleet.first_token(decision.booking, now)
         if booking is not None and decision.engine in self.fleet:
-            self.panel.first_token(decision, now)
+            self.experiment.first_token(decision, now)
 
     def complete(self, decision: Decision, outcome: Outcome) -> None:
         """The request is over: give its load back, and learn from it if it went well. Repeated calls do nothing."""
         answered = outcome.ending is Ending.OK
-        stay = self.fleet.release(decision.booking, outcome.done_s, answered=answered)
-        if stay is None:
+        released = self.fleet.release(decision.booking, outcome.done_s, answered=answered)
+        if released is None:
             return
         if answered and decision.request.choices == 1:
             self._measure(decision.request, outcome)
         if decision.engine in self.fleet:
-            self.panel.learn(decision, stay, outcome)
+            self.experiment.learn(decision, released, outcome)
             if answered and decision.predicted_s is not None:
                 self.drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
-        self._settle(decision, stay, outcome)
-        self.ledger.close(decision, outcome)
+        self._settle(decision, released, outcome)
+        self.decision_log.close(decision, outcome)
 
     def dump(self, now: float) -> State:
         """All that was learned of latencies, lengths and caches, for `load`; neither load nor what engines hold."""
@@ -138,7 +138,7 @@ class Router:
             "output_lengths": self._lengths.dump(),
             "token_ratios": self._ratios.dump(),
             "survival_curves": self._index.dump(),
-            "policies": self.panel.dump(now),
+            "policies": self.experiment.dump(now),
         }
 
     def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
@@ -156,7 +156,7 @@ class Router:
     def _load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
         self._lengths.load(state, "output_lengths")
         self._ratios.load(state, "token_ratios")
-        self.panel.load(state.fields("policies"), saved_s, names)
+        self.experiment.load(state.fields("policies"), saved_s, names)
         self._index.load(state.fields("survival_curves"))  # all or none by itself: it cannot unlearn a new order
 
     def describe(self, engine: EngineId) -> dict[str, object]:
@@ -172,12 +172,12 @@ class Router:
     @property
     def policy(self) -> Policy:
         """The one that decides, or decides most."""
-        return self.panel.lead
+        return self.experiment.lead
 
     @property
     def policy_faults(self) -> int:
-        """How often a policy on the panel raised or gave a cost that is not a number; they are logged."""
-        return self.panel.faults
+        """How often a policy on the experiment raised or gave a cost that is not a number; they are logged."""
+        return self.experiment.faults
 
     @property
     def index_blocks(self) -> int:
@@ -201,8 +201,8 @@ class Router:
                     hit_tokens = _whole(view, min(held * block_tokens, most))
                     candidates[places[engine]] = Candidate(view, hit_tokens)
                     longest_tokens = max(longest_tokens, hit_tokens)
-        ask = Ask(request, prompt_tokens, self._expect(request), now, self._rng.random(), longest_tokens)
-        return _Look(ask, candidates, match, tokens_per_unit)
+        routing = RoutingContext(request, prompt_tokens, self._expect(request), now, self._rng.random(), longest_tokens)
+        return _Look(routing, candidates, match, tokens_per_unit)
 
     def _eligible(self, model: str, exclude: Collection[EngineId]) -> tuple[list[Candidate], Mapping[EngineId, int]]:
         """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones; and where
@@ -226,20 +226,20 @@ class Router:
     def _tokens_per_unit(self, request: ParsedRequest) -> float:
         return 1.0 if request.prompt.in_tokens else self._ratios.predict_one(request.model)
 
-    def _book(self, ask: Ask, chosen: Score) -> Booking:
+    def _book(self, routing: RoutingContext, chosen: Score) -> Booking:
         return self.fleet.book(
             chosen.engine,
-            ask.now,
-            streamed=ask.request.stream,
-            prompt_tokens=ask.prompt_tokens,
+            routing.now,
+            streamed=routing.request.stream,
+            prompt_tokens=routing.prompt_tokens,
             hit_tokens=chosen.hit_tokens,
-            output_tokens=ask.output_tokens,
+            output_tokens=routing.output_tokens,
             predicted_s=chosen.predicted_s,
         )
 
     # --- what an outcome teaches --------------------------------------------------------------------------------
 
-    def _settle(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def _settle(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         """Put what is known of the engine's cache now into the index.
 
         An answered request confirms its blocks, the reply's included. One that was left or timed out after its first
@@ -249,10 +249,10 @@ class Router:
         prompt, ending = decision.request.prompt, outcome.ending
         if ending is Ending.OK:
             self._confirm(decision, outcome, blocks.extend(prompt, outcome.reply))
-        elif stay.first_token_s is not None and ending in (Ending.CANCELLED, Ending.TIMEOUT):
+        elif released.first_token_s is not None and ending in (Ending.CANCELLED, Ending.TIMEOUT):
             self._confirm(decision, outcome, ())
         else:
-            self._index.retract(decision.engine, prompt.keys, decision.lookup)
+            self._index.retract(decision.engine, prompt.keys, decision.expectation)
 
     def _confirm(self, decision: Decision, outcome: Outcome, reply: Sequence[BlockKey]) -> None:
         request = decision.request
@@ -266,7 +266,7 @@ class Router:
             decision.engine,
             request.prompt.keys,
             reply,
-            decision.lookup,
+            decision.expectation,
             block_tokens=block_tokens,
             slack_tokens=max(block_tokens, float(known.block_size or 0) if known else 0.0),
             exact=exact,
@@ -284,7 +284,7 @@ class Router:
     def _engine_changed(self, engine: EngineId, change: Change) -> None:
         if change is Change.REMOVED:
             self._index.remove(engine)
-            self.panel.forget(engine)
+            self.experiment.forget(engine)
             self.drift.forget(engine)
         elif change is Change.RETURNED:
             self._index.forget(engine)

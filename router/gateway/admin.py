@@ -46,7 +46,7 @@ def add_control(
 
     @control.get("/explain/{request_id:path}")
     async def explain(request_id: str) -> Response:
-        entries = router.ledger.find(request_id)
+        entries = router.decision_log.find(request_id)
         if not entries:
             raise UnknownRequest(f"No decision is kept of the request `{request_id}`.", param="request_id")
         now = clock()
@@ -68,7 +68,7 @@ def add_control(
     @control.get("/decisions")
     async def decisions(request: Request) -> Response:
         now, limit = clock(), _limit(request.query_params.get("limit"))
-        return JSONResponse({"decisions": [entry.describe(now) for entry in router.ledger.newest(limit)]})
+        return JSONResponse({"decisions": [entry.describe(now) for entry in router.decision_log.newest(limit)]})
 
     @control.get("/policy")
     async def policy() -> Response:
@@ -119,24 +119,24 @@ def _shares(split: object) -> dict[str, float]:
 
 def _standing(router: Router) -> dict[str, object]:
     """Who decides, who scores beside, and how often they would have done otherwise."""
-    panel = router.panel
-    opinions = [
+    experiment = router.experiment
+    shadows = [
         {
             "policy": policy,
             "shadow": shadow,
-            "opinions": tally.opinions,
-            "agreement": round(tally.agreed / tally.opinions, 6),
-            "mean_regret_s": None if tally.regret_s is None else round(tally.regret_s / tally.opinions, 9),
+            "shadows": agreement.shadows,
+            "agreement": round(agreement.agreed / agreement.shadows, 6),
+            "mean_regret_s": None if agreement.regret_s is None else round(agreement.regret_s / agreement.shadows, 9),
         }
-        for (policy, shadow), tally in panel.tallies.items()
+        for (policy, shadow), agreement in experiment.agreements.items()
     ]
     return {
-        "policy": panel.lead.name,
-        "split": {seat.name: seat.share for seat in panel.seats if seat.share},
-        "shadow": [seat.name for seat in panel.seats if not seat.share],
-        "faults": {seat.name: seat.faults for seat in panel.seats},
-        "seconds": {seat.name: round(seat.seconds, 6) for seat in panel.seats},
-        "opinions": opinions,
+        "policy": experiment.lead.name,
+        "split": {arm.name: arm.share for arm in experiment.arms if arm.share},
+        "shadow": [arm.name for arm in experiment.arms if not arm.share],
+        "faults": {arm.name: arm.faults for arm in experiment.arms},
+        "seconds": {arm.name: round(arm.seconds, 6) for arm in experiment.arms},
+        "shadows": shadows,
     }
 
 

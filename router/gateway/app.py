@@ -29,7 +29,7 @@ from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Rec
 from router.gateway.openai_request import ROUTES
 from router.gateway.snapshot import Snapshot
 from router.gateway.trace_writer import Recorder
-from router.gateway.upstream import Forwarder
+from router.gateway.upstream import Upstream
 from router.types import EngineId
 
 OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # all else wants the key, if there is one
@@ -71,7 +71,7 @@ def create_app(
     *,
     discovery: Watch | None = None,
     registry: CollectorRegistry | None = None,
-    forwarder: Forwarder | None = None,
+    forwarder: Upstream | None = None,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -84,12 +84,12 @@ def create_app(
     Raises ConfigError if the file to record to, or that of the snapshot, cannot be written.
     """
     registry = registry or CollectorRegistry()
-    forwarder = forwarder or Forwarder(config)
+    forwarder = forwarder or Upstream(config)
     for engine in engines:
         router.fleet.add(engine)
     registry.register(FleetCollector(lambda: _states(router), lambda: router.index_blocks))
-    panel = router.panel
-    registry.register(PolicyCollector(lambda: panel.seats, lambda: panel.tallies, router.drift.alarms))
+    experiment = router.experiment
+    registry.register(PolicyCollector(lambda: experiment.arms, lambda: experiment.agreements, router.drift.alarms))
     recorder = _recorder(config, registry)
     snapshot = None
     if config.snapshot is not None:

@@ -37,7 +37,7 @@ from router.gateway.observe import Seen
 from router.gateway.openai_request import Parsed, parse
 from router.gateway.relay import relay_stream, relay_whole
 from router.gateway.trace_writer import Recorder
-from router.gateway.upstream import Answer, Forwarder, Headers
+from router.gateway.upstream import Answer, Headers, Upstream
 from router.types import Decision, Ending, EngineId, Outcome, Unit
 
 log = logging.getLogger("leafcutter.gateway")
@@ -79,7 +79,7 @@ class Gateway:
         config: Config,
         router: Router,
         engines: Mapping[EngineId, str],
-        forwarder: Forwarder,
+        forwarder: Upstream,
         metrics: Metrics,
         *,
         recorder: Recorder | None = None,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.core.experiment import Seat, Tally
+from router.core.experiment import Agreement, Arm
 from router.types import Decision, Ending, EngineId, Outcome
 
 NONE = "none"
@@ -158,11 +158,11 @@ class PolicyCollector(Collector):
 
     def __init__(
         self,
-        seats: Callable[[], Sequence[Seat]],
-        tallies: Callable[[], Mapping[tuple[str, str], Tally]],
+        arms: Callable[[], Sequence[Arm]],
+        agreements: Callable[[], Mapping[tuple[str, str], Agreement]],
         drifts: Callable[[], Mapping[EngineId, bool]],
     ) -> None:
-        self._seats, self._tallies, self._drifts = seats, tallies, drifts
+        self._arms, self._tallies, self._drifts = arms, agreements, drifts
 
     def collect(self) -> Iterable[Metric]:
         share = GaugeMetricFamily(
@@ -174,11 +174,11 @@ class PolicyCollector(Collector):
         took = CounterMetricFamily(
             "leafcutter_policy_seconds", "Time that a policy took to score and to learn.", labels=["policy"]
         )
-        for seat in self._seats():
-            share.add_metric([seat.name], seat.share)
-            faults.add_metric([seat.name], seat.faults)
-            took.add_metric([seat.name], seat.seconds)
-        yield from (share, faults, took, *self._opinions())
+        for arm in self._arms():
+            share.add_metric([arm.name], arm.share)
+            faults.add_metric([arm.name], arm.faults)
+            took.add_metric([arm.name], arm.seconds)
+        yield from (share, faults, took, *self._shadows())
         drift = GaugeMetricFamily(
             "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
         )
@@ -186,9 +186,9 @@ class PolicyCollector(Collector):
             drift.add_metric([engine], float(alarm))
         yield drift
 
-    def _opinions(self) -> Iterable[Metric]:
+    def _shadows(self) -> Iterable[Metric]:
         labels = ["policy", "shadow"]
-        opinions = CounterMetricFamily(
+        shadows = CounterMetricFamily(
             "leafcutter_shadow_opinions", "Decisions of `policy` that `shadow` scored too.", labels=labels
         )
         agreed = CounterMetricFamily("leafcutter_shadow_agreements", "Of these, the same engine chosen.", labels=labels)
@@ -197,12 +197,12 @@ class PolicyCollector(Collector):
             "What the shadow's choices would have cost more by the policy's scores, where those are seconds.",
             labels=labels,
         )
-        for names, tally in self._tallies().items():
-            opinions.add_metric(names, tally.opinions)
-            agreed.add_metric(names, tally.agreed)
-            if tally.regret_s is not None:
-                regret.add_metric(names, tally.regret_s)
-        return opinions, agreed, regret
+        for names, agreement in self._tallies().items():
+            shadows.add_metric(names, agreement.shadows)
+            agreed.add_metric(names, agreement.agreed)
+            if agreement.regret_s is not None:
+                regret.add_metric(names, agreement.regret_s)
+        return shadows, agreed, regret
 
 
 class RecordCollector(Collector):

@@ -26,7 +26,7 @@ from router.types import EngineId
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 class Snapshot:

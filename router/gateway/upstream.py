@@ -71,7 +71,7 @@ class Answer:
         self._response.close()
 
 
-class Forwarder:
+class Upstream:
     """Sends requests to engines. Use within `running()`, which owns the connections."""
 
     def __init__(self, config: Config) -> None:

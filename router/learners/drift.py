@@ -25,7 +25,7 @@ class _Window:
     alarm: bool = False
 
 
-class Drift:
+class DriftAlarm:
     """answers: N, at least 1. bound: of the mean error, above 0."""
 
     def __init__(self, answers: int, bound: float) -> None:

@@ -19,7 +19,7 @@ CALM = 0.5
 MOST_ERROR = 1e6
 
 
-class Misfit:
+class ErrorAlarm:
     """bound: of the median error, above 0. At most ANSWERS numbers are kept."""
 
     def __init__(self, bound: float) -> None:

@@ -15,10 +15,10 @@ from typing import ClassVar, NamedTuple
 
 from router.config import Config
 from router.saved_state import Fields, State
-from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, Score, Scores, Stay, Unit
+from router.types import Candidate, Decision, EngineId, Outcome, ParsedRequest, ReleasedBooking, Score, Scores, Unit
 
 
-class Ask(NamedTuple):
+class RoutingContext(NamedTuple):
     """One request to be placed."""
 
     request: ParsedRequest
@@ -48,7 +48,7 @@ class Policy(ABC):
         self.config = config
 
     @abstractmethod
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> Scores | tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Scores | tuple[Score, ...]:
         """One score per candidate, in their order; the lowest `total_s` gets the request. `candidates` is not empty."""
 
     def dispatched(self, decision: Decision) -> None:  # noqa: B027 -- a policy that need not know ignores it
@@ -57,7 +57,7 @@ class Policy(ABC):
     def first_token(self, decision: Decision, now: float) -> None:  # noqa: B027
         """A streamed request's first token was seen."""
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:  # noqa: B027
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:  # noqa: B027
         """The request is over. Only Ending.OK may teach anything about latencies."""
 
     def forget(self, engine: EngineId) -> None:  # noqa: B027

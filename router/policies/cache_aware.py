@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.config import Config
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Decision, EngineId, Score
 
 CHARS_PER_TOKEN = 4.0
@@ -35,12 +35,12 @@ class CacheAware(Policy):
         self._tree_chars: dict[EngineId, float] = {}  # one entry an engine
         self._evicted_s = float("-inf")
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         loads = [view.in_flight for view, _ in candidates]
         if self._out_of_balance(max(loads), min(loads)):
             totals = [float(load) for load in loads]
-        elif max([hit for _, hit in candidates]) > self.config.cache_threshold * ask.prompt_tokens:
-            totals = [ask.prompt_tokens - hit for _, hit in candidates]
+        elif max([hit for _, hit in candidates]) > self.config.cache_threshold * routing.prompt_tokens:
+            totals = [routing.prompt_tokens - hit for _, hit in candidates]
         else:
             totals = [self._tree_chars.get(view.engine, 0.0) for view, _ in candidates]
         return tuple(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, EngineId, ParsedRequest, Score
 
 KEY_BLOCKS = 2
@@ -31,11 +31,11 @@ class ConsistentHash(Policy):
 
     name = "consistent_hash"
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         count = len(candidates)
         load = 1 + sum([view.in_flight for view, _ in candidates])
         room = math.ceil(self.config.consistent_hash_load_factor * load / count)
-        key = key_of(ask.request)
+        key = key_of(routing.request)
         weights = [mix(key ^ _seed(view.engine)) for view, _ in candidates]
         totals = [0.0] * count
         for place, n in enumerate(sorted(range(count), key=weights.__getitem__, reverse=True)):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Score
 
 
@@ -25,11 +25,11 @@ class DynamoKv(Policy):
 
     name = "dynamo_kv"
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         block, weight, prompt = (
             self.config.prefix_block_tokens,
             self.config.dynamo_kv_overlap_score_weight,
-            ask.prompt_tokens,
+            routing.prompt_tokens,
         )
         scores = []
         for view, hit in candidates:

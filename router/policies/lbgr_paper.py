@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from operator import mul
 
 from router.config import Config
-from router.policies.base import Ask, Policy
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay, Unit
+from router.policies.base import Policy, RoutingContext
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Score, Unit
 
 SCALE = 1000.0  # lengths and loads in phi
 LEAST_MS = 1.0
@@ -96,15 +96,15 @@ class LbgrPaper(Policy):
         features = 4 if self._linear else 1
         return _Engine(Residual(features, config.lbgr_paper_forgetting, config.lbgr_paper_covariance))
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        tick = self._tick(ask.now)
-        return tuple([self._score(ask, candidate, tick) for candidate in candidates])
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        tick = self._tick(routing.now)
+        return tuple([self._score(routing, candidate, tick) for candidate in candidates])
 
-    def _score(self, ask: Ask, candidate: Candidate, tick: int) -> Score:
+    def _score(self, routing: RoutingContext, candidate: Candidate, tick: int) -> Score:
         view, hit = candidate
         engine = self._engines.get(view.engine, self._unknown)
-        miss = ask.prompt_tokens - hit
-        cost_ms = self._cost_ms(hit, miss, ask.output_tokens)
+        miss = routing.prompt_tokens - hit
+        cost_ms = self._cost_ms(hit, miss, routing.output_tokens)
         load_ms = self._decayed(engine, tick)
         residual_ms = engine.residual.predict_one(self._phi(hit, miss, load_ms))
         total_s = max(LEAST_MS, cost_ms + load_ms + residual_ms) / 1e3  # E_ij
@@ -140,14 +140,14 @@ class LbgrPaper(Policy):
         engine.open[decision.booking] = cost_ms, engine.load_ms
         engine.load_ms += cost_ms  # P_i + Cost_ij
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         engine = self._engines.get(decision.engine)
         booked = engine.open.pop(decision.booking, None) if engine else None
         if engine is None or booked is None:
             return  # the engine left in between
         cost_ms, load_ms = booked
-        elapsed_ms = max(0.0, stay.done_s - decision.dispatched_s) * 1e3
-        self._move(engine, stay.done_s)
+        elapsed_ms = max(0.0, released.done_s - decision.dispatched_s) * 1e3
+        self._move(engine, released.done_s)
         left = self.config.lbgr_paper_decay ** math.floor(elapsed_ms / self.config.lbgr_paper_decay_interval_ms)
         engine.load_ms = max(0.0, engine.load_ms - cost_ms * left)  # P_i - rho^(elapsed / dt) Cost_ij
         if outcome.ending is Ending.OK:

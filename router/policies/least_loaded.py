@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Score
 
 
@@ -14,5 +14,5 @@ class LeastLoaded(Policy):
 
     name = "least_loaded"
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
         return tuple(Score(c.view.engine, float(c.view.in_flight), None, c.hit_tokens) for c in candidates)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Score
 
 
@@ -24,11 +24,11 @@ class LMetric(Policy):
 
     name = "lmetric"
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        return tuple([Score(c.view.engine, product(ask, c), None, c.hit_tokens) for c in candidates])
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        return tuple([Score(c.view.engine, product(routing, c), None, c.hit_tokens) for c in candidates])
 
 
-def product(ask: Ask, candidate: Candidate) -> float:
+def product(routing: RoutingContext, candidate: Candidate) -> float:
     """(Q + len - h) (n + 1). At least one token: an empty prompt goes to the smaller batch."""
     view, hit = candidate
-    return max(1.0, view.waiting_tokens + ask.prompt_tokens - hit) * (view.in_flight + 1)
+    return max(1.0, view.waiting_tokens + routing.prompt_tokens - hit) * (view.in_flight + 1)

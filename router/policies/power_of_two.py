@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Score
 
 SECOND = 0.5  # loses a tie against the first, wins against one request more
@@ -20,9 +20,9 @@ class PowerOfTwo(Policy):
 
     name = "power_of_two"
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         loads = [float(view.in_flight) for view, _ in candidates]
-        first, second = draw_two(len(candidates), ask.chance)
+        first, second = draw_two(len(candidates), routing.chance)
         beyond = max(loads[first], loads[second]) + 1.0
         totals = [beyond] * len(candidates)
         totals[second] = loads[second] + SECOND

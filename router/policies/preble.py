@@ -32,8 +32,8 @@ from statistics import median
 from typing import NamedTuple
 
 from router.config import Config
-from router.policies.base import Ask, Policy
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay
+from router.policies.base import Policy, RoutingContext
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Score
 
 SLICES = 60  # of the window; what is older leaves a slice at a time
 START_TOKENS, START_S, KEEP = 1000.0, 0.1, 0.997  # of b: tokens, their time, and what a sample leaves of older ones
@@ -122,15 +122,15 @@ class Preble(Policy):
         self._engines: dict[EngineId, _Engine] = {}
         self._slice = 0
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        number = self._number(ask.now)
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        number = self._number(routing.now)
         seen = [self._look(view.engine, number) for view, _ in candidates]
         longest = max([hit for _, hit in candidates])
-        if longest >= ask.prompt_tokens - longest:
+        if longest >= routing.prompt_tokens - longest:
             home = min([load for (load, _, _), c in zip(seen, candidates, strict=True) if c.hit_tokens == longest])
             if home <= self.config.preble_balance_ratio * min([load for load, _, _ in seen]):
                 return self._exploit(candidates, seen, longest)
-        return self._explore(ask, candidates, seen)
+        return self._explore(routing, candidates, seen)
 
     def _exploit(self, candidates: Sequence[Candidate], seen: Sequence[_Seen], longest: float) -> tuple[Score, ...]:
         scores = []
@@ -138,10 +138,12 @@ class Preble(Policy):
             scores.append(Score(view.engine, load if hit == longest else load + ASIDE_S, None, hit))
         return tuple(scores)
 
-    def _explore(self, ask: Ask, candidates: Sequence[Candidate], seen: Sequence[_Seen]) -> tuple[Score, ...]:
+    def _explore(
+        self, routing: RoutingContext, candidates: Sequence[Candidate], seen: Sequence[_Seen]
+    ) -> tuple[Score, ...]:
         scores = []
         for (load, token_s, reuse), (view, hit) in zip(seen, candidates, strict=True):
-            prefill = token_s * (ask.prompt_tokens - hit)  # P_i
+            prefill = token_s * (routing.prompt_tokens - hit)  # P_i
             eviction = reuse * prefill  # M_i
             terms = {"load": load, "eviction": eviction, "prefill": prefill}
             scores.append(Score(view.engine, load + eviction + prefill, None, hit, terms))
@@ -177,15 +179,15 @@ class Preble(Policy):
         if known is not None:
             known.measure(decision.dispatched_s, now, decision.prompt_tokens - decision.hit_tokens)
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         known = self._engines.get(decision.engine)
         if known is None:
             return
         known.end(decision.booking)
         output_tokens = outcome.output_tokens or 0
-        if outcome.ending is not Ending.OK or stay.first_token_s is None or output_tokens < 2:
+        if outcome.ending is not Ending.OK or released.first_token_s is None or output_tokens < 2:
             return
-        known.tpots_s.append((stay.done_s - stay.first_token_s) / (output_tokens - 1))
+        known.tpots_s.append((released.done_s - released.first_token_s) / (output_tokens - 1))
         known.tpot_s = median(known.tpots_s)
 
     def forget(self, engine: EngineId) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Score
 
 
@@ -13,5 +13,5 @@ class RandomChoice(Policy):
 
     name = "random"
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
         return tuple([Score(view.engine, 0.0, None, hit) for view, hit in candidates])

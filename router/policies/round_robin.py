@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.config import Config
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.types import Candidate, Decision, EngineId, Score
 
 
@@ -19,7 +19,7 @@ class RoundRobin(Policy):
         super().__init__(config)
         self._last_turn: dict[EngineId, int] = {}  # one entry an engine
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
         return tuple(
             Score(c.view.engine, float(self._last_turn.get(c.view.engine, 0)), None, c.hit_tokens) for c in candidates
         )

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from router.config import Config
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.policies.lmetric import product
 from router.types import BlockKey, Candidate, Decision, EngineId, Score
 
@@ -77,43 +77,45 @@ class SMetric(Policy):
         self.turns: OrderedDict[BlockKey, None] = OrderedDict()
         """Last full blocks of prompts, at most TURNS."""
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        if self._stays(ask, candidates):
-            return tuple([Score(view.engine, ask.prompt_tokens - hit, None, hit) for view, hit in candidates])
-        return tuple([Score(c.view.engine, product(ask, c), None, c.hit_tokens) for c in candidates])
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+        if self._stays(routing, candidates):
+            return tuple([Score(view.engine, routing.prompt_tokens - hit, None, hit) for view, hit in candidates])
+        return tuple([Score(c.view.engine, product(routing, c), None, c.hit_tokens) for c in candidates])
 
-    def _stays(self, ask: Ask, candidates: Sequence[Candidate]) -> bool:
+    def _stays(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> bool:
         """A follow-up, its prefix not evicted, and at home in time or nowhere."""
-        before = self._before(ask)
+        before = self._before(routing)
         longest = max([hit for _, hit in candidates])
         if before is None:
-            named = ask.request.session is not None
-            if named or not 0 < longest >= self.config.smetric_shared_ratio * ask.prompt_tokens:
+            named = routing.request.session is not None
+            if named or not 0 < longest >= self.config.smetric_shared_ratio * routing.prompt_tokens:
                 return False
         elif longest <= self.config.smetric_hit_ratio * before:
             return False
-        if any(self._in_time(ask, c) for c in candidates if c.hit_tokens == longest):
+        if any(self._in_time(routing, c) for c in candidates if c.hit_tokens == longest):
             return True
-        return not any(self._in_time(ask, c) for c in candidates)
+        return not any(self._in_time(routing, c) for c in candidates)
 
-    def _before(self, ask: Ask) -> float | None:
+    def _before(self, routing: RoutingContext) -> float | None:
         """len', tokens: the longest earlier prompt that this one continues; None for a first turn."""
-        prompt = ask.request.prompt
+        prompt = routing.request.prompt
         blocks = len(prompt.keys)
         for key in reversed(prompt.keys):
             if key in self.turns:
-                return ask.prompt_tokens * blocks * prompt.block_units / prompt.units
+                return routing.prompt_tokens * blocks * prompt.block_units / prompt.units
             blocks -= 1
         return None
 
-    def _in_time(self, ask: Ask, candidate: Candidate) -> bool:
+    def _in_time(self, routing: RoutingContext, candidate: Candidate) -> bool:
         view, hit = candidate
         speed = self._speeds.predict_one(view.engine)
         if speed is None:
             return True
         config = self.config
-        target_s = config.smetric_ttft_slo_secs + config.smetric_ttft_slo_secs_per_1k_tokens * ask.prompt_tokens / 1000
-        return (view.waiting_tokens + ask.prompt_tokens - hit) / speed <= config.smetric_slack * target_s
+        target_s = (
+            config.smetric_ttft_slo_secs + config.smetric_ttft_slo_secs_per_1k_tokens * routing.prompt_tokens / 1000
+        )
+        return (view.waiting_tokens + routing.prompt_tokens - hit) / speed <= config.smetric_slack * target_s
 
     def dispatched(self, decision: Decision) -> None:
         keys = decision.request.prompt.keys

@@ -22,7 +22,7 @@ Run = tuple[Marks, int]
 NOBODY: Marks = MappingProxyType({})
 
 
-class Paths:
+class BlockMap:
     """The marks of all blocks that some engine holds. Engines are numbers, given by the index."""
 
     def __init__(self) -> None:

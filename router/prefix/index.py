@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from router.prefix.block_map import Run
-from router.prefix.lru import PrefixIndex
+from router.prefix.lru import LruIndex
 from router.prefix.survival import SurvivalIndex
-from router.prefix.survival_curve import Curve
+from router.prefix.survival_curve import SurvivalCurve
 from router.saved_state import Fields, State
-from router.types import BlockKey, EngineId, Lookup
+from router.types import BlockKey, EngineId, PrefixExpectation
 
 LRU_ORDERS = frozenset({"lru", "off", None})
 """Orders that the LRU index suits; an engine that names none is taken for stock vLLM."""
@@ -31,12 +31,12 @@ class Match(NamedTuple):
     """What the two indexes found on the way, for `book`."""
 
 
-class Holdings:
+class PrefixIndex:
     """Both indexes as one. Lengths are index blocks; the cap is shared."""
 
     def __init__(self, max_blocks: int) -> None:
         self._max_blocks = max_blocks
-        self._lru = PrefixIndex(max_blocks)
+        self._lru = LruIndex(max_blocks)
         self._survival = SurvivalIndex(max_blocks)
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Holdings:
         lru, survival = self._lru.walk(keys), self._survival.walk(keys)
         return Match({**self._lru.expect(lru), **self._survival.expect(survival)}, lru, survival)
 
-    def book(self, engine: EngineId, keys: Sequence[BlockKey], match: Match, block_tokens: float) -> Lookup:
+    def book(self, engine: EngineId, keys: Sequence[BlockKey], match: Match, block_tokens: float) -> PrefixExpectation:
         """The prompt goes to `engine`. match: of this prompt, now. Returns what the end will need."""
         if engine in self._survival:
             return self._survival.book(engine, keys, match.survival, block_tokens)
@@ -85,7 +85,7 @@ class Holdings:
         engine: EngineId,
         prompt: Sequence[BlockKey],
         reply: Sequence[BlockKey],
-        lookup: Lookup,
+        expectation: PrefixExpectation,
         *,
         block_tokens: float,
         slack_tokens: float,
@@ -104,22 +104,22 @@ class Holdings:
             if cached_tokens is not None:
                 whole = cached_tokens + slack_tokens >= prompt_tokens
                 blocks = math.inf if whole else cached_tokens / (block_tokens * exact)
-            self._survival.settle(engine, reply, lookup, blocks)
+            self._survival.settle(engine, reply, expectation, blocks)
         elif engine in self._lru:
             self._lru.settle(
                 engine,
                 (*prompt, *reply),
-                lookup,
+                expectation,
                 block_tokens=block_tokens,
                 slack_tokens=slack_tokens,
                 predicted_tokens=predicted_tokens,
                 cached_tokens=cached_tokens,
             )
 
-    def retract(self, engine: EngineId, keys: Sequence[BlockKey], lookup: Lookup) -> None:
+    def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
         """The request ended before any sign of its prefill."""
-        self._survival.retract(engine, lookup)
-        self._lru.retract(engine, keys, lookup)
+        self._survival.retract(engine, expectation)
+        self._lru.retract(engine, keys, expectation)
 
     def dump(self) -> State:
         """The learned curves by order; what engines hold is not kept."""
@@ -128,9 +128,9 @@ class Holdings:
     def load(self, state: Fields) -> None:
         """Raises SnapshotError."""
         for order in state:  # all or none
-            Curve().load(state.fields(order))
+            SurvivalCurve().load(state.fields(order))
         for order in state:
-            self._survival.curves.setdefault(order, Curve()).load(state.fields(order))
+            self._survival.curves.setdefault(order, SurvivalCurve()).load(state.fields(order))
 
     def _divide(self) -> None:
         """Each index may hold as much of the cap as it has of the engines."""
@@ -138,5 +138,5 @@ class Holdings:
         for index in (self._lru, self._survival):
             index.max_blocks = self._max_blocks * index.engines // engines
 
-    def _of(self, engine: EngineId) -> PrefixIndex | SurvivalIndex:
+    def _of(self, engine: EngineId) -> LruIndex | SurvivalIndex:
         return self._survival if engine in self._survival else self._lru

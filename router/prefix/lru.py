@@ -21,8 +21,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.prefix.block_map import Marks, Paths, Run
-from router.types import BlockKey, EngineId, Lookup
+from router.prefix.block_map import BlockMap, Marks, Run
+from router.types import BlockKey, EngineId, PrefixExpectation
 
 KNOWN_STEP, GUESSED_STEP = 0.02, 0.05  # one correction of the capacity, by whether the engine told its size
 MOST_GROWTH, MOST_SHRINK = 4.0, 1 / 64  # bounds of the corrected capacity against the start
@@ -41,11 +41,11 @@ class _Touch:
     keys: list[BlockKey]
     left: int
     confirmed: int
-    """The shelf's clock when an answer last confirmed them."""
+    """The part's clock when an answer last confirmed them."""
 
 
 @dataclass(slots=True)
-class _Shelf:
+class _EnginePart:
     """One engine's part. `touches`: by serial number, least recently used first."""
 
     engine: EngineId
@@ -78,7 +78,7 @@ class _Shelf:
             del self.touches[serial]
 
 
-class PrefixIndex:
+class LruIndex:
     """The index for engines that evict least recently used blocks first (a fair guess for other orders).
 
     Lengths are index blocks; `block_tokens` says how many tokens one holds, so that text of any density fits.
@@ -88,54 +88,54 @@ class PrefixIndex:
     def __init__(self, max_blocks: int) -> None:
         self.max_blocks = max_blocks
         """Of all engines here together."""
-        self._shelves: dict[EngineId, _Shelf] = {}
-        self._numbered: dict[int, _Shelf] = {}
-        self._paths = Paths()
+        self._parts: dict[EngineId, _EnginePart] = {}
+        self._numbered: dict[int, _EnginePart] = {}
+        self._block_map = BlockMap()
 
     def __len__(self) -> int:
         """(block, engine) pairs held."""
-        return sum(shelf.blocks for shelf in self._shelves.values())
+        return sum(part.blocks for part in self._parts.values())
 
     def __contains__(self, engine: EngineId) -> bool:
-        return engine in self._shelves
+        return engine in self._parts
 
     @property
     def engines(self) -> int:
-        return len(self._shelves)
+        return len(self._parts)
 
     def add(self, engine: EngineId, capacity_tokens: float, *, guessed: bool) -> None:
         """A new engine, or a known one that tells another size: what it held stays, its corrections start anew."""
-        shelf = self._shelves.get(engine)
-        if shelf is None:
-            number = next(n for n in range(len(self._shelves) + 1) if n not in self._numbered)
-            shelf = self._shelves[engine] = self._numbered[number] = _Shelf(engine, number)
-        shelf.start_tokens = shelf.capacity_tokens = capacity_tokens
-        shelf.step = GUESSED_STEP if guessed else KNOWN_STEP
-        for each in self._shelves.values():
+        part = self._parts.get(engine)
+        if part is None:
+            number = next(n for n in range(len(self._parts) + 1) if n not in self._numbered)
+            part = self._parts[engine] = self._numbered[number] = _EnginePart(engine, number)
+        part.start_tokens = part.capacity_tokens = capacity_tokens
+        part.step = GUESSED_STEP if guessed else KNOWN_STEP
+        for each in self._parts.values():
             self._trim(each)
 
     def remove(self, engine: EngineId) -> None:
         self.forget(engine)
-        del self._numbered[self._shelves.pop(engine).number]
+        del self._numbered[self._parts.pop(engine).number]
 
     def forget(self, engine: EngineId) -> None:
         """The engine's cache is empty, as after a restart."""
-        shelf = self._shelves[engine]
-        for serial, touch in shelf.touches.items():
-            self._paths.take(self._paths.held(touch.keys, shelf.number, serial), shelf.number)
-        shelf.touches.clear()
-        shelf.blocks = shelf.losses = 0
+        part = self._parts[engine]
+        for serial, touch in part.touches.items():
+            self._block_map.take(self._block_map.held(touch.keys, part.number, serial), part.number)
+        part.touches.clear()
+        part.blocks = part.losses = 0
 
     def capacity_tokens(self, engine: EngineId) -> float:
         """The engine's cache as corrected by what was observed."""
-        return self._shelves[engine].capacity_tokens
+        return self._parts[engine].capacity_tokens
 
     def blocks(self, engine: EngineId) -> int:
-        return self._shelves[engine].blocks
+        return self._parts[engine].blocks
 
     def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
         """For `expect` and `book`."""
-        return self._paths.walk(keys) if self._shelves else []
+        return self._block_map.walk(keys) if self._parts else []
 
     def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, int]:
         """Blocks of the prompt that each engine is believed to hold; engines with none are left out."""
@@ -158,21 +158,21 @@ class PrefixIndex:
 
     def book(
         self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], matched: int, block_tokens: float
-    ) -> Lookup:
+    ) -> PrefixExpectation:
         """The prompt goes to `engine`, of which `expect` gave `matched` blocks; runs: its walk, just now. Returns what
         `settle` will need."""
-        shelf = self._shelves[engine]
-        last = self._paths.marks(keys[matched - 1]).get(shelf.number) if matched else None
-        confirmed = shelf.confirmed(last)
-        recent = confirmed != UNCONFIRMED and shelf.clock - confirmed <= RECENT_SHARE * self._limit(shelf)
-        self._touch(shelf, keys, runs, block_tokens, confirmed=False)
-        return Lookup(matched, recent)
+        part = self._parts[engine]
+        last = self._block_map.marks(keys[matched - 1]).get(part.number) if matched else None
+        confirmed = part.confirmed(last)
+        recent = confirmed != UNCONFIRMED and part.clock - confirmed <= RECENT_SHARE * self._limit(part)
+        self._touch(part, keys, runs, block_tokens, confirmed=False)
+        return PrefixExpectation(matched, recent)
 
     def settle(
         self,
         engine: EngineId,
         keys: Sequence[BlockKey],
-        lookup: Lookup,
+        expectation: PrefixExpectation,
         *,
         block_tokens: float,
         slack_tokens: float,
@@ -183,53 +183,53 @@ class PrefixIndex:
 
         slack_tokens: one block, the difference that says nothing (index and engine cut the prompt differently).
         """
-        shelf = self._shelves.get(engine)
-        if shelf is None:
+        part = self._parts.get(engine)
+        if part is None:
             return
         if cached_tokens is not None:
-            self._correct(shelf, predicted_tokens - cached_tokens, slack_tokens)
-            lost = lookup.recent and predicted_tokens > slack_tokens and cached_tokens == 0
-            shelf.losses = shelf.losses + 1 if lost else (0 if cached_tokens else shelf.losses)
-            if shelf.losses >= FLUSH_LOSSES:
+            self._correct(part, predicted_tokens - cached_tokens, slack_tokens)
+            lost = expectation.recent and predicted_tokens > slack_tokens and cached_tokens == 0
+            part.losses = part.losses + 1 if lost else (0 if cached_tokens else part.losses)
+            if part.losses >= FLUSH_LOSSES:
                 self.forget(engine)
-        self._touch(shelf, keys, self._paths.walk(keys), block_tokens, confirmed=True)
+        self._touch(part, keys, self._block_map.walk(keys), block_tokens, confirmed=True)
 
-    def retract(self, engine: EngineId, keys: Sequence[BlockKey], lookup: Lookup) -> None:
+    def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
         """The request ended before any sign of its prefill: blocks that no answer ever confirmed are taken out."""
-        shelf = self._shelves.get(engine)
-        if shelf is None:
+        part = self._parts.get(engine)
+        if part is None:
             return
-        rest, begin = keys[lookup.blocks :], 0
-        for marks, length in self._paths.walk(rest):
-            serial = marks.get(shelf.number)
-            if serial is not None and shelf.confirmed(serial) == UNCONFIRMED:
-                shelf.leave(serial, length)
-                self._paths.take(rest[begin : begin + length], shelf.number)
+        rest, begin = keys[expectation.blocks :], 0
+        for marks, length in self._block_map.walk(rest):
+            serial = marks.get(part.number)
+            if serial is not None and part.confirmed(serial) == UNCONFIRMED:
+                part.leave(serial, length)
+                self._block_map.take(rest[begin : begin + length], part.number)
             begin += length
 
-    def _correct(self, shelf: _Shelf, surplus_tokens: float, slack_tokens: float) -> None:
+    def _correct(self, part: _EnginePart, surplus_tokens: float, slack_tokens: float) -> None:
         if abs(surplus_tokens) <= slack_tokens:
             return
-        factor = 1 - shelf.step if surplus_tokens > 0 else 1 + shelf.step
-        low, high = shelf.start_tokens * MOST_SHRINK, shelf.start_tokens * MOST_GROWTH
-        shelf.capacity_tokens = min(high, max(low, shelf.capacity_tokens * factor))
+        factor = 1 - part.step if surplus_tokens > 0 else 1 + part.step
+        low, high = part.start_tokens * MOST_SHRINK, part.start_tokens * MOST_GROWTH
+        part.capacity_tokens = min(high, max(low, part.capacity_tokens * factor))
 
     def _touch(
-        self, shelf: _Shelf, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float, *, confirmed: bool
+        self, part: _EnginePart, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float, *, confirmed: bool
     ) -> None:
         """Make `keys` the most recently used, the root last: of one prompt the tail is forgotten first."""
-        if shelf.block_tokens is None:
-            shelf.block_tokens = block_tokens
-        shelf.block_tokens += (block_tokens - shelf.block_tokens) / 16
-        end, number = len(keys), shelf.number
-        shelf.clock += end
+        if part.block_tokens is None:
+            part.block_tokens = block_tokens
+        part.block_tokens += (block_tokens - part.block_tokens) / 16
+        end, number = len(keys), part.number
+        part.clock += end
         stretches: list[tuple[Marks, int, int, int]] = []  # old marks, confirmed, begin, end
         thinned: list[int] = []
         for marks, length in reversed(runs):
             begin, serial = end - length, marks.get(number)
-            at = shelf.clock if confirmed else shelf.confirmed(serial)
+            at = part.clock if confirmed else part.confirmed(serial)
             if serial is not None:
-                shelf.leave(serial, length)
+                part.leave(serial, length)
                 thinned.append(serial)
             # One stretch with the one behind it, if other engines say the same of both.
             if stretches and at == stretches[-1][1] and {**marks, number: 0} == {**stretches[-1][0], number: 0}:
@@ -238,30 +238,30 @@ class PrefixIndex:
                 stretches.append((marks, at, begin, end))
             end = begin
         for marks, at, begin, end in stretches:
-            part = list(keys[begin:end])
-            shelf.serial += 1
-            shelf.touches[shelf.serial] = _Touch(part, end - begin, at)
-            shelf.blocks += end - begin
-            self._paths.put(part, marks, number, shelf.serial)
-        self._thin(shelf, thinned)
-        self._trim(shelf)
+            stretch = list(keys[begin:end])
+            part.serial += 1
+            part.touches[part.serial] = _Touch(stretch, end - begin, at)
+            part.blocks += end - begin
+            self._block_map.put(stretch, marks, number, part.serial)
+        self._thin(part, thinned)
+        self._trim(part)
 
-    def _thin(self, shelf: _Shelf, serials: Sequence[int]) -> None:
+    def _thin(self, part: _EnginePart, serials: Sequence[int]) -> None:
         """Of touches that little is left of, keep no more."""
         for serial in serials:
-            touch = shelf.touches.get(serial)
+            touch = part.touches.get(serial)
             if touch is not None and touch.left * SPARSE <= len(touch.keys):
-                touch.keys = self._paths.held(touch.keys, shelf.number, serial)
+                touch.keys = self._block_map.held(touch.keys, part.number, serial)
 
-    def _limit(self, shelf: _Shelf) -> int:
+    def _limit(self, part: _EnginePart) -> int:
         """Most blocks of this engine: what its cache holds, but no more than its share of the index."""
-        share = self.max_blocks // len(self._shelves)
-        return min(share, int(shelf.capacity_tokens / (shelf.block_tokens or 1.0)))
+        share = self.max_blocks // len(self._parts)
+        return min(share, int(part.capacity_tokens / (part.block_tokens or 1.0)))
 
-    def _trim(self, shelf: _Shelf) -> None:
+    def _trim(self, part: _EnginePart) -> None:
         """Forget the least recently used blocks beyond the limit."""
-        limit = self._limit(shelf)
-        while shelf.blocks > limit:
-            serial, touch = next(iter(shelf.touches.items()))
-            gone = self._paths.drain(touch.keys, shelf.number, serial, shelf.blocks - limit)
-            shelf.leave(serial, gone if touch.keys else touch.left)
+        limit = self._limit(part)
+        while part.blocks > limit:
+            serial, touch = next(iter(part.touches.items()))
+            gone = self._block_map.drain(touch.keys, part.number, serial, part.blocks - limit)
+            part.leave(serial, gone if touch.keys else touch.left)

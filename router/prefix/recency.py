@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.prefix.survival_curve import EDGES, Curve
+from router.prefix.survival_curve import EDGES, SurvivalCurve
 from router.types import BlockKey, EngineId
 
 GENERATIONS_IN_CAPACITY = 16
@@ -19,13 +19,13 @@ IN_USE = 1 << 62  # and so many more: the mark of a block that as many unfinishe
 
 
 @dataclass(slots=True)
-class Shelf:
+class EngineRecency:
     """`lists[g - first]`: keys touched in generation g, the first also of those before it. A key may be in several; it
     counts in the last of them, and nowhere while in use."""
 
     engine: EngineId
     number: int
-    curve: Curve
+    curve: SurvivalCurve
     capacity_tokens: float
     block_tokens: float | None = None  # mean size of an index block here
     first: int = 0

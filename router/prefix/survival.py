@@ -22,10 +22,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from router.prefix.block_map import Paths, Run
-from router.prefix.recency import IN_USE, Shelf
-from router.prefix.survival_curve import Curve
-from router.types import BlockKey, EngineId, Lookup
+from router.prefix.block_map import BlockMap, Run
+from router.prefix.recency import IN_USE, EngineRecency
+from router.prefix.survival_curve import SurvivalCurve
+from router.types import BlockKey, EngineId, PrefixExpectation
 
 CAPACITIES = 8
 FEW = 64  # entries of a list that are not worth going through
@@ -34,54 +34,54 @@ FLUSH_LOSSES = 2
 
 
 class SurvivalIndex:
-    """The index for engines that do not evict by LRU. Verbs as in `prefix.PrefixIndex`; lengths are index blocks."""
+    """The index for engines that do not evict by LRU. Verbs as in `prefix.LruIndex`; lengths are index blocks."""
 
     def __init__(self, max_blocks: int) -> None:
         self.max_blocks = max_blocks
         """Of all engines here together."""
-        self._shelves: dict[EngineId, Shelf] = {}
-        self._numbered: dict[int, Shelf] = {}
-        self._paths = Paths()
-        self.curves: dict[str, Curve] = {}  # by order
+        self._parts: dict[EngineId, EngineRecency] = {}
+        self._numbered: dict[int, EngineRecency] = {}
+        self._block_map = BlockMap()
+        self.curves: dict[str, SurvivalCurve] = {}  # by order
 
     def __len__(self) -> int:
         """(block, engine) pairs held."""
-        return sum(self.blocks(engine) for engine in self._shelves)
+        return sum(self.blocks(engine) for engine in self._parts)
 
     def __contains__(self, engine: EngineId) -> bool:
-        return engine in self._shelves
+        return engine in self._parts
 
     @property
     def engines(self) -> int:
-        return len(self._shelves)
+        return len(self._parts)
 
     def add(self, engine: EngineId, capacity_tokens: float, order: str) -> None:
         """A new engine under that order, or a known one that tells another size: what it held stays."""
-        shelf = self._shelves.get(engine)
-        curve = self.curves.setdefault(order, Curve())
-        if shelf is None:
-            number = next(n for n in range(len(self._shelves) + 1) if n not in self._numbered)
-            self._shelves[engine] = self._numbered[number] = Shelf(engine, number, curve, capacity_tokens)
+        part = self._parts.get(engine)
+        curve = self.curves.setdefault(order, SurvivalCurve())
+        if part is None:
+            number = next(n for n in range(len(self._parts) + 1) if n not in self._numbered)
+            self._parts[engine] = self._numbered[number] = EngineRecency(engine, number, curve, capacity_tokens)
         else:
-            shelf.capacity_tokens, shelf.curve = capacity_tokens, curve
-            shelf.since = shelf.touched / shelf.capacity_blocks()
+            part.capacity_tokens, part.curve = capacity_tokens, curve
+            part.since = part.touched / part.capacity_blocks()
 
     def remove(self, engine: EngineId) -> None:
         self.forget(engine)
-        del self._numbered[self._shelves.pop(engine).number]
+        del self._numbered[self._parts.pop(engine).number]
 
     def forget(self, engine: EngineId) -> None:
         """The engine's cache is empty, as after a restart."""
-        shelf = self._shelves[engine]
-        for keys in (*shelf.lists, *shelf.open.values()):
-            self._paths.take(keys, shelf.number)
-        shelf.clear()
+        part = self._parts[engine]
+        for keys in (*part.lists, *part.open.values()):
+            self._block_map.take(keys, part.number)
+        part.clear()
 
     def blocks(self, engine: EngineId) -> int:
-        return self._shelves[engine].blocks()
+        return self._parts[engine].blocks()
 
     def capacity_tokens(self, engine: EngineId) -> float:
-        return self._shelves[engine].capacity_tokens
+        return self._parts[engine].capacity_tokens
 
     def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
         """Blocks of the prompt that each engine is expected to hold; engines that were sent none are left out."""
@@ -89,7 +89,7 @@ class SurvivalIndex:
 
     def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
         """For `expect` and `book`."""
-        return self._paths.walk(keys) if self._shelves else []
+        return self._block_map.walk(keys) if self._parts else []
 
     def expect(self, runs: Sequence[Run]) -> dict[EngineId, float]:
         """`match` of a path walked just now."""
@@ -104,8 +104,8 @@ class SurvivalIndex:
                 elif generation >= IN_USE:
                     still[number] = p, expected + length
                 else:
-                    shelf = self._numbered[number]
-                    p = min(p, shelf.curve.chance[shelf.bin_of(generation)])
+                    part = self._numbered[number]
+                    p = min(p, part.curve.chance[part.bin_of(generation)])
                     still[number] = p, expected + p * length
             hopes = still
             if not hopes:
@@ -113,36 +113,38 @@ class SurvivalIndex:
         found.update((self._numbered[number].engine, expected) for number, (_, expected) in hopes.items())
         return found
 
-    def book(self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float) -> Lookup:
+    def book(
+        self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float
+    ) -> PrefixExpectation:
         """The prompt goes to `engine`; runs: its `walk`, just now. Returns what `settle` will need."""
-        shelf = self._shelves[engine]
-        depth, told = self._tell(shelf, runs)
-        shelf.learn_size(block_tokens)
+        part = self._parts[engine]
+        depth, told = self._tell(part, runs)
+        part.learn_size(block_tokens)
         end = 0
         for marks, length in runs:
             begin, end = end, end + length
-            mark = marks.get(shelf.number, 0)
+            mark = marks.get(part.number, 0)
             if mark < IN_USE:
-                if shelf.number in marks:
-                    shelf.take(mark, length)
-                shelf.held += length
+                if part.number in marks:
+                    part.take(mark, length)
+                part.held += length
                 mark = IN_USE
-            self._paths.put(keys[begin:end], marks, shelf.number, mark + 1)
-        self._age(shelf, len(keys))
-        shelf.serial += 1
-        shelf.open[shelf.serial] = keys
-        return Lookup(depth, bool(told) and told[0][:2] == (0, 0), tuple(told), shelf.serial)
+            self._block_map.put(keys[begin:end], marks, part.number, mark + 1)
+        self._age(part, len(keys))
+        part.serial += 1
+        part.open[part.serial] = keys
+        return PrefixExpectation(depth, bool(told) and told[0][:2] == (0, 0), tuple(told), part.serial)
 
-    def _tell(self, shelf: Shelf, runs: Sequence[Run]) -> tuple[int, list[tuple[int, int, int]]]:
+    def _tell(self, part: EngineRecency, runs: Sequence[Run]) -> tuple[int, list[tuple[int, int, int]]]:
         """(blocks of the path that were sent there, those of them that are not in use as stretches of one bin)."""
         told: list[tuple[int, int, int]] = []
         depth = 0
         for marks, length in runs:
-            generation = marks.get(shelf.number)
+            generation = marks.get(part.number)
             if generation is None:
                 break
             if generation < IN_USE:
-                bin_, first = shelf.bin_of(generation), depth
+                bin_, first = part.bin_of(generation), depth
                 if told and told[-1][0] == bin_ and told[-1][2] == depth:
                     first = told.pop()[1]
                 told.append((bin_, first, depth + length))
@@ -153,7 +155,7 @@ class SurvivalIndex:
         self,
         engine: EngineId,
         reply: Sequence[BlockKey],
-        lookup: Lookup,
+        expectation: PrefixExpectation,
         cached_blocks: float | None,
     ) -> None:
         """The engine answered. `reply`: the keys that the answer added to the prompt's.
@@ -161,86 +163,86 @@ class SurvivalIndex:
         `cached_blocks`: of the prompt, as many as it found, broken ones too; `inf` where it found all it could; None if
         it does not tell.
         """
-        shelf = self._shelves.get(engine)
-        if shelf is None:
+        part = self._parts.get(engine)
+        if part is None:
             return
-        if cached_blocks is not None and lookup.bins:
-            shelf.curve.learn(
-                [(b, min(1.0, max(0.0, (cached_blocks - start) / (end - start)))) for b, start, end in lookup.bins]
+        if cached_blocks is not None and expectation.bins:
+            part.curve.learn(
+                [(b, min(1.0, max(0.0, (cached_blocks - start) / (end - start)))) for b, start, end in expectation.bins]
             )
-            lost = lookup.recent and cached_blocks == 0
-            shelf.losses = shelf.losses + 1 if lost else (0 if cached_blocks else shelf.losses)
-        self._touch(shelf, [*self._let_go(shelf, lookup), *reply])
-        if shelf.losses >= FLUSH_LOSSES:
+            lost = expectation.recent and cached_blocks == 0
+            part.losses = part.losses + 1 if lost else (0 if cached_blocks else part.losses)
+        self._touch(part, [*self._let_go(part, expectation), *reply])
+        if part.losses >= FLUSH_LOSSES:
             self.forget(engine)
 
-    def retract(self, engine: EngineId, lookup: Lookup) -> None:
+    def retract(self, engine: EngineId, expectation: PrefixExpectation) -> None:
         """The request ended before any sign of its prefill: what it alone would have brought is taken out."""
-        shelf = self._shelves.get(engine)
-        if shelf is None:
+        part = self._parts.get(engine)
+        if part is None:
             return
-        known = set(shelf.open.get(lookup.serial, ())[: lookup.blocks])
-        free = self._let_go(shelf, lookup)
-        self._touch(shelf, [key for key in free if key in known])
-        self._paths.take([key for key in free if key not in known], shelf.number)
+        known = set(part.open.get(expectation.serial, ())[: expectation.blocks])
+        free = self._let_go(part, expectation)
+        self._touch(part, [key for key in free if key in known])
+        self._block_map.take([key for key in free if key not in known], part.number)
 
     # --- marks ------------------------------------------------------------------------------------------------------
 
-    def _let_go(self, shelf: Shelf, lookup: Lookup) -> list[BlockKey]:
+    def _let_go(self, part: EngineRecency, expectation: PrefixExpectation) -> list[BlockKey]:
         """The request holds its blocks no more; those that none holds any more."""
-        keys = shelf.open.pop(lookup.serial, ())  # none: the engine was forgotten in between
+        keys = part.open.pop(expectation.serial, ())  # none: the engine was forgotten in between
         free: list[BlockKey] = []
         end = 0
-        for marks, length in self._paths.walk(keys):
+        for marks, length in self._block_map.walk(keys):
             begin, end = end, end + length
-            mark = marks[shelf.number] - 1
+            mark = marks[part.number] - 1
             if mark == IN_USE:
                 free += keys[begin:end]
-            self._paths.put(keys[begin:end], marks, shelf.number, mark)
-        shelf.held -= len(free)
+            self._block_map.put(keys[begin:end], marks, part.number, mark)
+        part.held -= len(free)
         return free
 
-    def _touch(self, shelf: Shelf, keys: Sequence[BlockKey]) -> None:
+    def _touch(self, part: EngineRecency, keys: Sequence[BlockKey]) -> None:
         """The blocks become the youngest, but for those that a request holds."""
-        generation, touched, end = shelf.generation, 0, 0
-        for marks, length in self._paths.walk(keys):
+        generation, touched, end = part.generation, 0, 0
+        for marks, length in self._block_map.walk(keys):
             begin, end = end, end + length
-            mark = marks.get(shelf.number, IN_USE)
+            mark = marks.get(part.number, IN_USE)
             if mark > IN_USE:
                 continue
             if mark < IN_USE:
-                shelf.take(mark, length)
-            part = keys[begin:end]
-            shelf.lists[-1] += part
-            shelf.counts[-1] += length
+                part.take(mark, length)
+            stretch = keys[begin:end]
+            part.lists[-1] += stretch
+            part.counts[-1] += length
             touched += length
-            self._paths.put(part, marks, shelf.number, generation)
-        self._age(shelf, touched)
+            self._block_map.put(stretch, marks, part.number, generation)
+        self._age(part, touched)
 
-    def _age(self, shelf: Shelf, touches: int) -> None:
+    def _age(self, part: EngineRecency, touches: int) -> None:
         """So many blocks were touched. When that begins a new generation, the oldest blocks may be too many."""
-        share = self.max_blocks // len(self._shelves)
-        if not shelf.age(touches, share):
+        share = self.max_blocks // len(self._parts)
+        if not part.age(touches, share):
             return
-        if len(shelf.lists[0]) > 2 * shelf.counts[0] + FEW:
-            shelf.lists[0] = [key for key in dict.fromkeys(shelf.lists[0]) if self._is_oldest(shelf, key)]
-        self._shrink(shelf, min(CAPACITIES * shelf.capacity_blocks(), share))
-        shelf.rank()
+        if len(part.lists[0]) > 2 * part.counts[0] + FEW:
+            part.lists[0] = [key for key in dict.fromkeys(part.lists[0]) if self._is_oldest(part, key)]
+        self._shrink(part, min(CAPACITIES * part.capacity_blocks(), share))
+        part.rank()
 
-    def _shrink(self, shelf: Shelf, most: float) -> None:
+    def _shrink(self, part: EngineRecency, most: float) -> None:
         """The oldest blocks are dropped until there are so many."""
-        surplus = math.ceil(shelf.blocks() - most)
-        while surplus > 0 and len(shelf.lists) > 1:
+        surplus = math.ceil(part.blocks() - most)
+        while surplus > 0 and len(part.lists) > 1:
             dead: dict[BlockKey, None] = {}
             looked_at = 0
-            for looked_at, key in enumerate(shelf.lists[0], 1):  # noqa: B007 -- read behind the loop
-                if self._is_oldest(shelf, key):
+            for looked_at, key in enumerate(part.lists[0], 1):  # noqa: B007 -- read behind the loop
+                if self._is_oldest(part, key):
                     dead[key] = None
                     if len(dead) == surplus:
                         break
-            self._paths.take(dead, shelf.number)
+            self._block_map.take(dead, part.number)
             surplus -= len(dead)
-            shelf.drop(looked_at, len(dead))
+            part.drop(looked_at, len(dead))
 
-    def _is_oldest(self, shelf: Shelf, key: BlockKey) -> bool:
-        return self._paths.marks(key).get(shelf.number, IN_USE) <= shelf.first
+    def _is_oldest(self, part: EngineRecency, key: BlockKey) -> bool:
+        return self._block_map.marks(key).get(part.number, IN_USE) <= part.first

@@ -18,7 +18,7 @@ PRIOR_WEIGHT = 2.0
 DECAY = 0.98  # of a bin's evidence, with each answer that tells of it
 
 
-class Curve:
+class SurvivalCurve:
     """S: chance of survival by bin of rank, never rising. Shared by the engines of one order."""
 
     def __init__(self) -> None:

@@ -58,7 +58,7 @@ def test_every_scene_can_be_built(acceptance, tmp_path):
     for scene in acceptance.SCENES:
         run = acceptance.build(scene, acceptance.ENTRANTS["lbgr"], 1, str(trace))
         assert run.traffic.rate == pytest.approx(scene.rate)
-        assert run.site.engines == scene.engines
+        assert run.fleet.engines == scene.engines
 
 
 def test_a_check_divides_the_means_and_shows_the_range_of_seeds(acceptance, book_at):

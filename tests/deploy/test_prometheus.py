@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
 from router.config import Config
-from router.core.experiment import Seat, Tally
+from router.core.experiment import Agreement, Arm
 from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Record
 from router.policies import RoundRobin
 from router.types import Ending
@@ -70,7 +70,7 @@ def gateway_page() -> bytes:
         metrics.ended(Record("/v1/completions", 0.0, Ending.OK, decision, first_token_s=0.5), 2.0)
     metrics.retried("connect")
     registry.register(FleetCollector(lambda: [(name, 1, True) for name in names], lambda: 5))
-    seats, tallies = [Seat(RoundRobin(Config()), 0, 1.0)], {("lbgr", "lmetric"): Tally(2, 1, 0.5)}
+    seats, tallies = [Arm(RoundRobin(Config()), 0, 1.0)], {("lbgr", "lmetric"): Agreement(2, 1, 0.5)}
     registry.register(PolicyCollector(lambda: seats, lambda: tallies, lambda: dict.fromkeys(names, False)))
     return generate_latest(registry)
 

@@ -103,7 +103,7 @@ class Visit:
 
 
 class Stage:
-    """A gateway over `run.site.engines` engines. Play once."""
+    """A gateway over `run.fleet.engines` engines. Play once."""
 
     def __init__(self, run: Run, router: Watched, engines: Sequence[PacedEngine], inbox: asyncio.Queue[Answer]) -> None:
         self._run, self._router, self._inbox = run, router, inbox
@@ -138,7 +138,7 @@ class Stage:
         begun = asyncio.Event()
         task = asyncio.create_task(self._ask(name, asked, begun))
         answer = await self._inbox.get()
-        block = self._run.site.block_tokens
+        block = self._run.fleet.block_tokens
         # Nobody knows how long an answer would have become that its client did not wait for: up to its bound.
         tokens = len(asked.reply) if asked.left_s is None else asked.max_tokens
         job = Job(chain_tokens((*asked.prompt, *asked.reply), block).keys, len(asked.prompt), tokens, name)
@@ -203,11 +203,11 @@ def _chunk(tokens: Sequence[int]) -> dict[str, Any]:
 @asynccontextmanager
 async def staged(run: Run, *, swerve: int | None = None, **options: Any) -> AsyncIterator[tuple[Stage, Watched]]:
     """The gateway of `run`'s policy and seed; options: of it, beside those of the run."""
-    config = Config(policy=run.policy, prefix_block_tokens=run.site.block_tokens, **run.options, **options)
+    config = Config(policy=run.policy, prefix_block_tokens=run.fleet.block_tokens, **run.options, **options)
     router = Watched(config, rng=random.Random(run.seed), swerve=swerve)
     inbox: asyncio.Queue[Answer] = asyncio.Queue()
     async with AsyncExitStack() as stack:
-        engines = [PacedEngine(number, inbox) for number in range(run.site.engines)]
+        engines = [PacedEngine(number, inbox) for number in range(run.fleet.engines)]
         for engine in engines:
             await stack.enter_async_context(engine.serving())
         urls = {EngineId(f"engine-{number}"): engine.url for number, engine in enumerate(engines)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from engine_patches.orders.base import Counters, Key
-from engine_patches.orders.structures.indexed_stack import Pile
+from engine_patches.orders.structures.indexed_stack import IndexedStack
 from engine_patches.orders.structures.node import Holder, Node
 from engine_patches.orders.structures.tree import Tree
 
@@ -27,7 +27,7 @@ class Forest(Tree[H], Counters, Generic[H]):
         super().__init__()
         self.free = num_blocks
         self._node: list[H | None] = [None] * num_blocks  # by block
-        self._pile = Pile(num_blocks)  # free blocks with a worthless content
+        self._pile = IndexedStack(num_blocks)  # free blocks with a worthless content
         self._worthless, self._piled = self._pile.stack, self._pile.place
 
     # Hooks.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 
-class Pile:
+class IndexedStack:
     """Numbers below `size`, each at most once; filled at the start, so that 0, 1, 2 ... come out first.
 
     To be read only, the same two lists for good: `stack`, and `place`: by number, its place there, -1 if it is not in

@@ -36,21 +36,21 @@ NORMALISE_PERIOD = 8
 class _Sums:
     measured_ms: float = START_MS
     expected_ms: float = START_MS
-    scale: float = 1.0
-    log: float = 0.0  # of `scale`
+    slowness: float = 1.0
+    log: float = 0.0  # of `slowness`
     last_s: float = 0.0
     last_ratio: float = 1.0
 
-    def put(self, scale: float) -> None:
-        self.scale = min(HIGH, max(LOW, scale))
-        self.log = math.log(self.scale)
+    def put(self, slowness: float) -> None:
+        self.slowness = min(HIGH, max(LOW, slowness))
+        self.log = math.log(self.slowness)
 
     def factor(self, now: float) -> float:
         log = self.log * math.exp((self.last_s - now) / FADE_S)
         return math.exp(math.copysign(max(0.0, abs(log) - DEAD_BAND), log))
 
 
-class Scale:
+class EngineSpeed:
     """One entry for every engine that gave a sample, until it is forgotten."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Scale:
     def predict_one(self, engine: EngineId) -> float:
         """s_i: measured over usual time; 1 for an engine never seen."""
         sums = self._sums.get(engine)
-        return sums.scale if sums else 1.0
+        return sums.slowness if sums else 1.0
 
     def factor(self, engine: EngineId, now: float) -> float:
         """c_i, s_i faded and through the dead band."""
@@ -70,15 +70,15 @@ class Scale:
         return sums.factor(now)
 
     def stalled(self, engine: EngineId, silent_ms: float, expected_ms: float) -> float:
-        """The scale that a silence of silent_ms, where expected_ms were expected, would make true."""
+        """The slowness that a silence of silent_ms, where expected_ms were expected, would make true."""
         sums = self._sums.get(engine) or _Sums()
         return (sums.measured_ms + silent_ms) / (sums.expected_ms + expected_ms)
 
     def learn_one(self, engine: EngineId, measured_ms: float, expected_ms: float, now: float) -> None:
-        """measured_ms: as it took; expected_ms: as an engine of scale 1 would have taken."""
+        """measured_ms: as it took; expected_ms: as an engine of slowness 1 would have taken."""
         sums = self._sums.setdefault(engine, _Sums())
         ratio = measured_ms / max(expected_ms, 1e-9)
-        slowest, fastest = sums.scale * MOST_SURPRISE, sums.scale / MOST_SURPRISE
+        slowest, fastest = sums.slowness * MOST_SURPRISE, sums.slowness / MOST_SURPRISE
         measured_ms = expected_ms * min(max(slowest, sums.last_ratio), max(min(fastest, sums.last_ratio), ratio))
         sums.last_s, sums.last_ratio = now, ratio
         sums.measured_ms = DECAY * sums.measured_ms + measured_ms
@@ -98,7 +98,7 @@ class Scale:
             engine: {
                 "measured_ms": sums.measured_ms,
                 "expected_ms": sums.expected_ms,
-                "scale": sums.scale,
+                "slowness": sums.slowness,
                 "idle_s": max(0.0, now - sums.last_s),
                 "last_ratio": sums.last_ratio,
             }
@@ -117,13 +117,13 @@ class Scale:
                 last_s=saved_s - saved.number("idle_s", low=0.0),
                 last_ratio=saved.number("last_ratio", low=0.0),
             )
-            sums.put(saved.number("scale", low=LOW, high=HIGH))
+            sums.put(saved.number("slowness", low=LOW, high=HIGH))
             if name in names:
                 found[names[name]] = sums
         self._sums, self._samples = found, samples
 
     def _normalise(self) -> None:
-        mean = sum(sums.scale for sums in self._sums.values()) / len(self._sums)
+        mean = sum(sums.slowness for sums in self._sums.values()) / len(self._sums)
         for sums in self._sums.values():
-            sums.put(sums.scale / mean)
+            sums.put(sums.slowness / mean)
             sums.measured_ms /= mean

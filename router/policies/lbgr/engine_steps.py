@@ -14,7 +14,7 @@ WIDTH_S = 0.003
 
 
 @dataclass(slots=True)
-class Step:
+class EngineStep:
     """One group: `requests` first tokens at first_s, lengths in tokens."""
 
     previous_s: float
@@ -33,18 +33,18 @@ class Step:
         return self.first_s - max(self.oldest_dispatch_s, self.previous_s)
 
 
-class StepReader:
+class EngineSteps:
     """The steps of one engine. Both verbs return a step once it is over."""
 
     def __init__(self) -> None:
-        self._step: Step | None = None
+        self._step: EngineStep | None = None
         self._last_s = float("-inf")
 
-    def add(self, decision: Decision, now: float, *, clean: bool) -> Step | None:
+    def add(self, decision: Decision, now: float, *, clean: bool) -> EngineStep | None:
         """A first token at `now`."""
         over = self.close(now)
         if self._step is None:
-            self._step = Step(self._last_s, now, decision.dispatched_s)
+            self._step = EngineStep(self._last_s, now, decision.dispatched_s)
         step = self._step
         self._last_s = now
         step.oldest_dispatch_s = min(step.oldest_dispatch_s, decision.dispatched_s)
@@ -56,7 +56,7 @@ class StepReader:
         step.clean = step.clean and clean
         return over
 
-    def close(self, now: float) -> Step | None:
+    def close(self, now: float) -> EngineStep | None:
         """The open step, if no first token at `now` can belong to it any more."""
         step = self._step
         if step is None or now - step.first_s <= WIDTH_S:

@@ -86,7 +86,7 @@ class _Pace:
 
 
 class LatencyModel:
-    """The regression above. Samples must be free of the engine's own speed (divided by its scale)."""
+    """The regression above. Samples must be free of the engine's own speed (divided by its slowness)."""
 
     def __init__(self) -> None:
         self._model = NonNegativeLeastSquares(PRIOR, STRENGTH)

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from functools import partial
 
 from router.config import Config
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 
 TTFT_WEIGHT = 4.0
 
 Cost = Callable[[float, float], float]
 """(predicted seconds until the first token, seconds from there to the end) -> S, seconds."""
-Penalty = Callable[[Ask], Cost | None]
+Penalty = Callable[[RoutingContext], Cost | None]
 
 
 def aims(config: Config) -> tuple[float, Penalty]:
@@ -35,17 +35,17 @@ def aims(config: Config) -> tuple[float, Penalty]:
     return urgency, partial(penalty, config.lbgr_slo_weight) if config.lbgr_objective == "slo" else heedless
 
 
-def heedless(ask: Ask) -> None:
+def heedless(routing: RoutingContext) -> None:
     """No bounds are heeded."""
-    del ask
+    del routing
 
 
-def penalty(weight: float, ask: Ask) -> Cost | None:
+def penalty(weight: float, routing: RoutingContext) -> Cost | None:
     """S for one request."""
-    ttft_s, tpot_s = ask.request.slo_ttft_s, ask.request.slo_tpot_s
+    ttft_s, tpot_s = routing.request.slo_ttft_s, routing.request.slo_tpot_s
     if ttft_s is None and tpot_s is None:
         return None
-    later = max(1.0, ask.output_tokens - 1)
+    later = max(1.0, routing.output_tokens - 1)
 
     def cost(first_s: float, rest_s: float) -> float:
         ttft = ttft_s * miss(first_s / ttft_s) if ttft_s else 0.0

@@ -12,7 +12,7 @@ For request j (len = m + h prompt tokens, m uncached, h cached on engine i; o ex
     F = kf c (W + R + w)                         the time to the first token counts more than the rest; so does what V
                                                  takes from others, for it is theirs
     S                                            what it costs to miss the client's objectives (`objective`)
-    c                                            the engine's slowness (learners.scale), or what its silence tells of it
+    c                                            its slowness (`engine_speed`), or what its silence tells of it
 
 Predicted latency is c (W + R + w + s D): prefill of others stretches decoding by s, which X has priced already where it
 was caused. a, b, al, g0, g1, g2, at, s: `learners.latency`, one set for all engines, so that a new engine predicts at
@@ -43,20 +43,20 @@ from functools import partial
 from struct import pack
 
 from router.config import Config
-from router.learners.prediction_error import Misfit
-from router.policies.base import Ask, Policy
+from router.learners.prediction_error import ErrorAlarm
+from router.policies.base import Policy, RoutingContext
 from router.policies.lbgr.duplication import Duplication
-from router.policies.lbgr.engine_speed import Scale
-from router.policies.lbgr.engine_steps import Step, StepReader
+from router.policies.lbgr.engine_speed import EngineSpeed
+from router.policies.lbgr.engine_steps import EngineStep, EngineSteps
 from router.policies.lbgr.features import Features, crowd, queued_tokens
 from router.policies.lbgr.latency import LatencyModel
 from router.policies.lbgr.objective import aims
-from router.policies.lbgr.score_table import Rows
+from router.policies.lbgr.score_table import ScoreTable
 from router.policies.lbgr.shortlist import MOST, shortlist
-from router.policies.lbgr.virtual_queue import Backlog
+from router.policies.lbgr.virtual_queue import VirtualQueue
 from router.prefix.index import LRU_ORDERS
 from router.saved_state import Fields, State
-from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, Stay, Unit
+from router.types import Candidate, Decision, Ending, EngineId, EngineView, Outcome, ReleasedBooking, Unit
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
 
@@ -69,8 +69,8 @@ SCALE_FROM_SAMPLES = 8  # before that the model's errors would be taken for the 
 class _Seen:
     """What one engine's events add up to."""
 
-    backlog: Backlog = field(default_factory=Backlog)
-    steps: StepReader = field(default_factory=StepReader)
+    virtual_queue: VirtualQueue = field(default_factory=VirtualQueue)
+    steps: EngineSteps = field(default_factory=EngineSteps)
     prefill_ms: float = 0.0
     """Prefill work of all first tokens so far, as predicted, at usual speed."""
     prefill_at: dict[int, float] = field(default_factory=dict)
@@ -88,42 +88,42 @@ class Lbgr(Policy):
         self._imposed_prefill, self._imposed_decode = config.lbgr_imposed_prefill, config.lbgr_imposed_decode
         self._urgency, self._penalty = aims(config)
         self._model = LatencyModel()
-        self._scale = Scale()
+        self._speed_of = EngineSpeed()
         self._duplication = Duplication()
         self._seen: dict[EngineId, _Seen] = {}
-        self._misfit = Misfit(config.lbgr_error_bound)
+        self._error_alarm = ErrorAlarm(config.lbgr_error_bound)
         self._cold_until = 0  # the last booking of which nothing could be predicted
 
     def trouble(self, now: float) -> str | None:  # noqa: ARG002
         if self._cold:
             return "cold"
-        return "error" if self._misfit.alarm else None
+        return "error" if self._error_alarm.alarm else None
 
     @property
     def _cold(self) -> bool:
         return self._model.samples < self.config.lbgr_cold_samples
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> Rows:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> ScoreTable:
         price = self._duplication.price(candidates)
         places: Sequence[int] = range(len(candidates))
         weighed = candidates
         if len(candidates) > MOST:
             loads = [view.in_flight for view, _ in candidates]
-            places = shortlist([hit for _, hit in candidates], loads, ask.chance)
+            places = shortlist([hit for _, hit in candidates], loads, routing.chance)
             weighed = [candidates[place] for place in places]
-        numbers = self._weigh(ask, price, weighed)
-        return Rows(candidates, TERMS, numbers, places, partial(self._weigh, ask, price))
+        numbers = self._weigh(routing, price, weighed)
+        return ScoreTable(candidates, TERMS, numbers, places, partial(self._weigh, routing, price))
 
-    def _weigh(self, ask: Ask, price: float, candidates: Sequence[Candidate]) -> array[float]:
-        """E and its terms of each candidate, rows as `Rows` has them. price: V over kv and the prefill.
+    def _weigh(self, routing: RoutingContext, price: float, candidates: Sequence[Candidate]) -> array[float]:
+        """E and its terms of each candidate, rows as `ScoreTable` has them. price: V over kv and the prefill.
 
         Most of a decision's time: hence one loop over plain numbers, in which what hangs on h alone is worked out anew
         only where h changes.
         """
-        length, o, now = ask.prompt_tokens, ask.output_tokens, ask.now
+        length, o, now = routing.prompt_tokens, routing.output_tokens, routing.now
         a, b, al, g0, g1, g2, at, _ = self._model.per_token_s
-        stretch, urgency, missed = self._model.stretch, self._urgency, self._penalty(ask)
-        kp, kd, factor = self._imposed_prefill, self._imposed_decode, self._scale.factor
+        stretch, urgency, missed = self._model.stretch, self._urgency, self._penalty(routing)
+        kp, kd, factor = self._imposed_prefill, self._imposed_decode, self._speed_of.factor
         price *= 1.0 + urgency
         lru, learned = price * self.config.lbgr_duplication_weight, price * self.config.lbgr_duplication_weight_learned
         slower = o * (g1 + g2 * length)  # decoding of each other request
@@ -168,7 +168,7 @@ class Lbgr(Policy):
     def _unseen(self, engine: EngineId, now: float, speed: float) -> tuple[int, float]:
         """u and their part of q."""
         seen = self._seen.get(engine)
-        return seen.backlog.ahead(now, speed) if seen else (0, 0.0)
+        return seen.virtual_queue.ahead(now, speed) if seen else (0, 0.0)
 
     def _slowness(self, view: EngineView, usual: float, now: float) -> float:
         """c, raised if the engine is silent: no completion will ever come from a stalled one to tell so."""
@@ -188,7 +188,7 @@ class Lbgr(Policy):
     def _stalled(self, engine: EngineId, silent_s: float, expected_ms: float, usual: float) -> float:
         if silent_s <= STALL_FACTOR * usual * expected_ms / MS + STALL_S:
             return 0.0
-        return self._scale.stalled(engine, silent_s * MS, expected_ms)
+        return self._speed_of.stalled(engine, silent_s * MS, expected_ms)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Lbgr(Policy):
         if not decision.request.stream:
             seen = self._seen.setdefault(decision.engine, _Seen())
             miss_tokens = decision.prompt_tokens - decision.hit_tokens
-            seen.backlog.add(
+            seen.virtual_queue.add(
                 decision.booking,
                 miss_tokens,
                 decision.dispatched_s,
@@ -209,71 +209,73 @@ class Lbgr(Policy):
 
     def first_token(self, decision: Decision, now: float) -> None:
         seen = self._seen.setdefault(decision.engine, _Seen())
-        seen.backlog.reach(decision.booking, now, self._speed(decision.engine, now))
+        seen.virtual_queue.reach(decision.booking, now, self._speed(decision.engine, now))
         miss, hit = (decision.prompt_tokens - decision.hit_tokens) / KILO, decision.hit_tokens / KILO
         seen.prefill_ms += self._model.prefill_ms(1, *_lengths(miss, hit))
         seen.prefill_at[decision.booking] = seen.prefill_ms
         f = self._features(decision)
         self._learn_step(decision.engine, seen.steps.add(decision, now, clean=f is not None and not f.unseen))
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         seen = self._seen.setdefault(decision.engine, _Seen())
-        self._learn_step(decision.engine, seen.steps.close(stay.done_s))
+        self._learn_step(decision.engine, seen.steps.close(released.done_s))
         beside_ms = seen.prefill_ms - seen.prefill_at.pop(decision.booking, seen.prefill_ms)
         if outcome.ending is not Ending.OK:
-            seen.backlog.drop(decision.booking)
+            seen.virtual_queue.drop(decision.booking)
             return
-        seen.backlog.reach(decision.booking, stay.done_s, self._speed(decision.engine, stay.done_s))
+        seen.virtual_queue.reach(decision.booking, released.done_s, self._speed(decision.engine, released.done_s))
         if decision.predicted_s is not None and decision.booking > self._cold_until:
-            self._misfit.learn_one(decision.predicted_s, stay.done_s - decision.dispatched_s)
+            self._error_alarm.learn_one(decision.predicted_s, released.done_s - decision.dispatched_s)
         output_tokens = outcome.output_tokens
         if decision.request.choices > 1 or not output_tokens:
             return  # usage counts all choices together
-        if stay.first_token_s is not None:
-            self._learn_decode(stay, output_tokens, beside_ms)
-        elif not stay.booking.streamed:
-            self._learn_whole(decision, stay, outcome, output_tokens)
+        if released.first_token_s is not None:
+            self._learn_decode(released, output_tokens, beside_ms)
+        elif not released.booking.streamed:
+            self._learn_whole(decision, released, outcome, output_tokens)
 
-    def _learn_step(self, engine: EngineId, step: Step | None) -> None:
+    def _learn_step(self, engine: EngineId, step: EngineStep | None) -> None:
         if step is None or not step.clean or step.duration_s <= 0:
             return
         x = step.requests, step.miss_tokens / KILO, step.hit_tokens / KILO, step.token_pairs / KILO**2
         measured_ms = step.duration_s * MS
-        scale = self._learn_scale(engine, measured_ms, self._model.prefill_ms(*x), step.first_s)
-        self._model.learn_prefill(*x, measured_ms / scale)
+        slowness = self._learn_slowness(engine, measured_ms, self._model.prefill_ms(*x), step.first_s)
+        self._model.learn_prefill(*x, measured_ms / slowness)
 
-    def _learn_decode(self, stay: Stay, output_tokens: int, beside_ms: float) -> None:
+    def _learn_decode(self, released: ReleasedBooking, output_tokens: int, beside_ms: float) -> None:
         """`beside_ms`: prefill of others whose first token came while this one decoded."""
-        assert stay.first_token_s is not None
-        others, context_tokens = self._company(stay)
-        decode_ms = (stay.done_s - stay.first_token_s) * MS / self._scale.predict_one(stay.booking.engine)
+        assert released.first_token_s is not None
+        others, context_tokens = self._company(released)
+        decode_ms = (
+            (released.done_s - released.first_token_s) * MS / self._speed_of.predict_one(released.booking.engine)
+        )
         self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms, beside_ms)
 
-    def _learn_whole(self, decision: Decision, stay: Stay, outcome: Outcome, output_tokens: int) -> None:
+    def _learn_whole(self, decision: Decision, released: ReleasedBooking, outcome: Outcome, output_tokens: int) -> None:
         f = self._features(decision)
         if f is None:
             return
         prompt_tokens = outcome.prompt_tokens or decision.prompt_tokens
         hit_tokens = decision.hit_tokens if outcome.cached_tokens is None else outcome.cached_tokens
         miss, hit = max(0.0, prompt_tokens - hit_tokens) / KILO, hit_tokens / KILO
-        others, context_tokens = self._company(stay)
+        others, context_tokens = self._company(released)
         x = 1 + f.waiting + f.unseen, f.backlog_tokens / KILO + miss, hit, _lengths(miss, hit)[2]
         decode = output_tokens, others, context_tokens / KILO
-        measured_ms = max(0.0, stay.done_s - decision.dispatched_s) * MS
+        measured_ms = max(0.0, released.done_s - decision.dispatched_s) * MS
         decode_ms = self._model.decode_ms(*decode)
         expected_ms = self._model.prefill_ms(*x) + decode_ms
-        scale = self._learn_scale(decision.engine, measured_ms, expected_ms, stay.done_s)
-        self._duplication.answered(decode_ms * scale, measured_ms)
-        self._model.learn_whole(*x, *decode, measured_ms / scale)
+        slowness = self._learn_slowness(decision.engine, measured_ms, expected_ms, released.done_s)
+        self._duplication.answered(decode_ms * slowness, measured_ms)
+        self._model.learn_whole(*x, *decode, measured_ms / slowness)
 
-    def _learn_scale(self, engine: EngineId, measured_ms: float, expected_ms: float, now: float) -> float:
-        """Teach the engine's scale, and return it."""
+    def _learn_slowness(self, engine: EngineId, measured_ms: float, expected_ms: float, now: float) -> float:
+        """Teach the engine's slowness, and return it."""
         if self._model.samples >= SCALE_FROM_SAMPLES:
-            self._scale.learn_one(engine, measured_ms, expected_ms, now)
-        return self._scale.predict_one(engine)
+            self._speed_of.learn_one(engine, measured_ms, expected_ms, now)
+        return self._speed_of.predict_one(engine)
 
-    def _company(self, stay: Stay) -> tuple[float, float]:
-        return crowd(stay.other_requests, stay.other_context_tokens, stay.capacity_tokens)
+    def _company(self, released: ReleasedBooking) -> tuple[float, float]:
+        return crowd(released.other_requests, released.other_context_tokens, released.capacity_tokens)
 
     def _features(self, decision: Decision) -> Features | None:
         """What this policy saw of the chosen engine; None if another one chose."""
@@ -281,24 +283,24 @@ class Lbgr(Policy):
         return Features(*values) if len(values) == len(Features._fields) else None
 
     def _speed(self, engine: EngineId, now: float) -> float:
-        return self._model.tokens_per_s / self._scale.factor(engine, now)
+        return self._model.tokens_per_s / self._speed_of.factor(engine, now)
 
     def forget(self, engine: EngineId) -> None:
         self._seen.pop(engine, None)
-        self._scale.forget(engine)
+        self._speed_of.forget(engine)
 
     def dump(self, now: float) -> State:
         return {
             "latency": self._model.dump(),
-            "scale": self._scale.dump(now),
-            "misfit": self._misfit.dump(),
+            "engine_speed": self._speed_of.dump(now),
+            "error_alarm": self._error_alarm.dump(),
             "duplication": self._duplication.dump(),
         }
 
     def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
         self._model.load(state.fields("latency"))
-        self._scale.load(state.fields("scale"), saved_s, names)
-        self._misfit.load(state.fields("misfit"))
+        self._speed_of.load(state.fields("engine_speed"), saved_s, names)
+        self._error_alarm.load(state.fields("error_alarm"))
         self._duplication.load(state.fields("duplication"))
 
     def describe(self, engine: EngineId) -> dict[str, object]:
@@ -307,7 +309,7 @@ class Lbgr(Policy):
             "coefficients": {name: round(value, 6) for name, value in self._model.coefficients._asdict().items()},
             "samples": self._model.samples,
             "trouble": self.trouble(0.0),
-            "scale": round(self._scale.predict_one(engine), 4),
+            "slowness": round(self._speed_of.predict_one(engine), 4),
             **self._duplication.describe(),
         }
 

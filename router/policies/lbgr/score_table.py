@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from router.types import PLAIN, Candidate, EngineId, Score, Scores, Unit
 
 
-class Rows(Scores):
+class ScoreTable(Scores):
     """terms: their names. places: of the candidates that were weighed, whose rows follow each other in `numbers`. All
     others were not worth it: their totals are infinite, and `weigh` makes the row of one that is looked at.
 

@@ -11,7 +11,7 @@ import math
 from collections import deque
 
 
-class Backlog:
+class VirtualQueue:
     """One engine's virtual queue; at most one entry for each unstreamed request in flight there."""
 
     def __init__(self) -> None:

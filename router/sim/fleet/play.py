@@ -81,10 +81,10 @@ class Player:
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = count()
         self._engines: dict[EngineId, Engine] = {}  # those that live
-        self._ids = [EngineId(f"engine-{index}") for index in range(run.site.engines)]
+        self._ids = [EngineId(f"engine-{index}") for index in range(run.fleet.engines)]
         self._index = {engine: index for index, engine in enumerate(self._ids)}
-        self._busy_s = [0.0] * run.site.engines
-        self._sessions: Iterator[Session] = run.traffic.open(run.seed, run.site.block_tokens)
+        self._busy_s = [0.0] * run.fleet.engines
+        self._sessions: Iterator[Session] = run.traffic.open(run.seed, run.fleet.block_tokens)
         self._requests = self._failed = self._left = self._preemptions = 0
         self._last_arrival_s = 0.0
         self._served: list[Served] = []
@@ -107,18 +107,18 @@ class Player:
     # --- engines --------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        site = self._run.site
-        late = {index for index, join_s in site.join if not any(i == index and s < join_s for i, s in site.fail)}
-        for index in range(site.engines):
+        fleet = self._run.fleet
+        late = {index for index, join_s in fleet.join if not any(i == index and s < join_s for i, s in fleet.fail)}
+        for index in range(fleet.engines):
             if index not in late:
                 self._start(index)
-        for index, join_s in site.join:
+        for index, join_s in fleet.join:
             self._at(join_s, self._start, index)
-        for index, fail_s in site.fail:
+        for index, fail_s in fleet.fail:
             self._at(fail_s, self._fail, index)
-        for spell in site.degrade:
-            self._at(spell.start_s, self._slow_down, spell.engine, spell.factor)
-            self._at(spell.end_s, self._slow_down, spell.engine, 1 / spell.factor)
+        for slowdown in fleet.degrade:
+            self._at(slowdown.start_s, self._slow_down, slowdown.engine, slowdown.factor)
+            self._at(slowdown.end_s, self._slow_down, slowdown.engine, 1 / slowdown.factor)
 
     def _start(self, index: int) -> None:
         name, fleet = self._ids[index], self._router.fleet
@@ -196,8 +196,8 @@ class Player:
         turn = session.turns[visit.turn]
         stream = turn.stream
         if stream is None:
-            stream = number * GOLDEN % 1.0 >= self._run.site.unstreamed  # the same ones under any policy
-        bounds_s = self._run.site.slo_ttft_s, self._run.site.slo_tpot_s
+            stream = number * GOLDEN % 1.0 >= self._run.fleet.unstreamed  # the same ones under any policy
+        bounds_s = self._run.fleet.slo_ttft_s, self._run.fleet.slo_tpot_s
         asked = visit.dialog.ask(turn, str(number), session.name, stream=stream, told=session.told, bounds_s=bounds_s)
         visit.turn += 1
         call = Call(visit, asked, number, self._now, turn.left_s)

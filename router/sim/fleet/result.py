@@ -14,7 +14,7 @@ from statistics import fmean
 
 from router.errors import SetupError
 from router.sim.fleet.play import Played, Served, play
-from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.trace import ignore
 
 WARM_UP = 0.1
@@ -85,7 +85,7 @@ def summarize(run: Run, played: Played) -> Row:
         run.traffic.label,
         run.policy,
         run.order,
-        run.site.engines,
+        run.fleet.engines,
         round(run.traffic.rate, 6),
         run.seed,
         fmean(latencies),
@@ -99,15 +99,15 @@ def summarize(run: Run, played: Played) -> Row:
         max(played.busy_s) / fmean(played.busy_s),
         played.failed,
         played.preemptions,
-        fmean([keeps(s, run.site) for s in counted]) if run.site.slo_ttft_s or run.site.slo_tpot_s else math.nan,
+        fmean([keeps(s, run.fleet) for s in counted]) if run.fleet.slo_ttft_s or run.fleet.slo_tpot_s else math.nan,
     )
 
 
-def keeps(served: Served, site: Site) -> bool:
+def keeps(served: Served, fleet: FleetSpec) -> bool:
     """Whether an answer kept the bounds."""
-    late = site.slo_ttft_s is not None and served.first_s - served.arrival_s > site.slo_ttft_s
+    late = fleet.slo_ttft_s is not None and served.first_s - served.arrival_s > fleet.slo_ttft_s
     later = max(1, served.output_tokens - 1)
-    slow = site.slo_tpot_s is not None and (served.done_s - served.first_s) / later > site.slo_tpot_s
+    slow = fleet.slo_tpot_s is not None and (served.done_s - served.first_s) / later > fleet.slo_tpot_s
     return not late and not slow
 
 

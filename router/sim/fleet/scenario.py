@@ -16,7 +16,7 @@ ORDER_NAMES = tuple(ORDERS)
 
 
 @dataclass(frozen=True, slots=True)
-class Spell:
+class Slowdown:
     """An engine is `factor` times slower from `start_s` until `end_s`."""
 
     engine: int
@@ -26,7 +26,7 @@ class Spell:
 
 
 @dataclass(frozen=True)
-class Site:
+class FleetSpec:
     """Engines 0 to engines - 1; `hardware` and `orders` go round among them. Times count from the first moment."""
 
     engines: int
@@ -43,7 +43,7 @@ class Site:
     """Bounds that every request asks to be kept: on its first token, on each later one."""
     slow: tuple[tuple[int, float], ...] = ()
     """Engines and how many times slower each is than its hardware, always."""
-    degrade: tuple[Spell, ...] = ()
+    degrade: tuple[Slowdown, ...] = ()
     fail: tuple[tuple[int, float], ...] = ()
     join: tuple[tuple[int, float], ...] = ()
     """Engines and when they start, empty: those that fail before, again; the others for the first time."""
@@ -58,7 +58,7 @@ class Run:
     """
 
     traffic: Traffic
-    site: Site
+    fleet: FleetSpec
     policy: str
     order: str
     seed: int
@@ -67,20 +67,20 @@ class Run:
 
 def build_engine(run: Run, index: int) -> Engine:
     """A new engine, with an empty cache."""
-    site = run.site
-    hardware = HARDWARE[site.hardware[index % len(site.hardware)]]
-    blocks = (site.cache_tokens or hardware.cache_tokens) // site.block_tokens
+    fleet = run.fleet
+    hardware = HARDWARE[fleet.hardware[index % len(fleet.hardware)]]
+    blocks = (fleet.cache_tokens or hardware.cache_tokens) // fleet.block_tokens
     order = ORDERS[order_of(run, index)](blocks, seed=1000 * run.seed + index)
-    return Engine(hardware, order, site.block_tokens, dict(site.slow).get(index, 1.0))
+    return Engine(hardware, order, fleet.block_tokens, dict(fleet.slow).get(index, 1.0))
 
 
 def describe_engine(run: Run, index: int, engine: Engine) -> EngineInfo:
     """What the router is told of it."""
-    blocks = round(engine.pool.size * run.site.told)
+    blocks = round(engine.pool.size * run.fleet.told)
     return EngineInfo(
         models=(MODEL,),
         order=order_of(run, index),
-        block_size=run.site.block_tokens,
+        block_size=run.fleet.block_tokens,
         capacity_blocks=blocks or None,
     )
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.decision_log import ENGINES, NAME_CHARS, Ledger
-from router.policies.lbgr.score_table import Rows
+from router.core.decision_log import ENGINES, NAME_CHARS, DecisionLog
+from router.policies.lbgr.score_table import ScoreTable
 from router.types import (
     Candidate,
     Decision,
@@ -15,12 +15,12 @@ from router.types import (
     EngineId,
     EngineInfo,
     EngineView,
-    Lookup,
-    Opinion,
     Outcome,
     ParsedRequest,
+    PrefixExpectation,
     Score,
     Scores,
+    ShadowChoice,
 )
 from tests.support.virtual_fleet import answered, prompt_of, router_with
 
@@ -28,10 +28,10 @@ E0, E1 = EngineId("e0"), EngineId("e1")
 TERMS = {"wait": 0.5, "prefill": 0.25}
 
 
-def rows(engines: int) -> Rows:
+def rows(engines: int) -> ScoreTable:
     candidates = [Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), 0, 0), 16.0 * n) for n in range(engines)]
     numbers = array("d", [x for n in range(engines) for x in (1.0 + n, 0.75, 16.0 * n, 1.5, *TERMS.values(), 7.0)])
-    return Rows(candidates, tuple(TERMS), numbers, range(engines), lambda _: numbers)
+    return ScoreTable(candidates, tuple(TERMS), numbers, range(engines), lambda _: numbers)
 
 
 def decided(booking: int, request_id: str = "r", *, engines: int = 2, **fields: object) -> Decision:
@@ -42,13 +42,13 @@ def decided(booking: int, request_id: str = "r", *, engines: int = 2, **fields: 
 
 
 def test_a_decision_and_its_outcome_in_full():
-    ledger = Ledger(4)
-    decision = decided(1, "abc", opinions=(Opinion("lmetric", E1, 1.0, Scores(()), Score(E0, 1.0, None, 0.0)),))
-    ledger.open(decision)
-    (before,) = ledger.find("abc")
+    decision_log = DecisionLog(4)
+    decision = decided(1, "abc", shadows=(ShadowChoice("lmetric", E1, 1.0, Scores(()), Score(E0, 1.0, None, 0.0)),))
+    decision_log.open(decision)
+    (before,) = decision_log.find("abc")
     assert before.describe(3.0)["outcome"] is None
-    ledger.close(decision, Outcome(Ending.OK, 4.0, 2.0, 130, 64, 8, b"reply"))
-    (entry,) = ledger.find("abc")
+    decision_log.close(decision, Outcome(Ending.OK, 4.0, 2.0, 130, 64, 8, b"reply"))
+    (entry,) = decision_log.find("abc")
     assert entry.describe(5.5) == {
         "request_id": "abc",
         "route": "/v1/completions",
@@ -71,7 +71,7 @@ def test_a_decision_and_its_outcome_in_full():
                 "chosen": True,
                 "hit_tokens": 0.0,
                 "terms_s": TERMS,
-                "scale": 1.5,
+                "slowness": 1.5,
                 "predicted_s": 0.75,
                 "total_s": 1.0,
             },
@@ -80,7 +80,7 @@ def test_a_decision_and_its_outcome_in_full():
                 "chosen": False,
                 "hit_tokens": 16.0,
                 "terms_s": TERMS,
-                "scale": 1.5,
+                "slowness": 1.5,
                 "predicted_s": 0.75,
                 "total_s": 2.0,
             },
@@ -102,82 +102,82 @@ def test_a_decision_and_its_outcome_in_full():
 def test_what_is_no_number_is_null():
     scores = Scores((Score(E0, 1.0, None, 0.0), Score(E1, float("inf"), None, 0.0, {}, (1.0,))))
     decision = decided(1, scores=scores, predicted_s=None)
-    ledger = Ledger(4)
-    ledger.open(decision)
-    ledger.close(decision, Outcome(Ending.CANCELLED, 4.0))
-    (entry,) = ledger.find("r")
+    decision_log = DecisionLog(4)
+    decision_log.open(decision)
+    decision_log.close(decision, Outcome(Ending.CANCELLED, 4.0))
+    (entry,) = decision_log.find("r")
     shown = entry.describe(5.0)
     json.dumps(shown, allow_nan=False)
     first, second = shown["engines"]
-    assert (first["total_s"], first["predicted_s"], first["scale"], first["terms_s"]) == (1.0, None, None, {})
-    assert (second["total_s"], second["scale"]) == (None, None)
+    assert (first["total_s"], first["predicted_s"], first["slowness"], first["terms_s"]) == (1.0, None, None, {})
+    assert (second["total_s"], second["slowness"]) == (None, None)
     assert shown["outcome"]["ending"] == "cancelled"
     assert shown["outcome"]["prediction_error_ratio"] is None
 
 
 def test_terms_that_some_scores_lack_are_null():
     scores = Scores((Score(E0, 1.0, None, 0.0, TERMS), Score(E1, 2.0, None, 0.0)))
-    ledger = Ledger(4)
-    ledger.open(decided(1, scores=scores))
-    first, second = ledger.find("r")[0].describe(5.0)["engines"]
+    decision_log = DecisionLog(4)
+    decision_log.open(decided(1, scores=scores))
+    first, second = decision_log.find("r")[0].describe(5.0)["engines"]
     assert first["terms_s"] == TERMS
     assert second["terms_s"] == {"wait": None, "prefill": None}
 
 
 def test_tries_are_told_together_and_an_id_used_again_is_the_newest_request():
-    ledger = Ledger(10)
-    ledger.open(first := decided(1))
-    ledger.close(first, Outcome(Ending.ENGINE_LOST, 1.5))
-    ledger.open(decided(2, "other"))
-    ledger.open(second := decided(3, engine=E1, tried=(E0,)))
-    ledger.close(second, answered(4.0))
-    assert [entry.describe(9.0)["outcome"]["ending"] for entry in ledger.find("r")] == ["engine_lost", "ok"]
-    assert ledger.find("r")[1].tried == (E0,)
-    ledger.open(decided(4))
-    assert [entry.at_s for entry in ledger.find("r")] == [4.0]
-    assert [entry.at_s for entry in ledger.newest(99)] == [4.0, 3.0, 2.0, 1.0]
-    assert [entry.at_s for entry in ledger.newest(2)] == [4.0, 3.0]
-    assert ledger.find("nobody") == []
+    decision_log = DecisionLog(10)
+    decision_log.open(first := decided(1))
+    decision_log.close(first, Outcome(Ending.ENGINE_LOST, 1.5))
+    decision_log.open(decided(2, "other"))
+    decision_log.open(second := decided(3, engine=E1, tried=(E0,)))
+    decision_log.close(second, answered(4.0))
+    assert [entry.describe(9.0)["outcome"]["ending"] for entry in decision_log.find("r")] == ["engine_lost", "ok"]
+    assert decision_log.find("r")[1].tried == (E0,)
+    decision_log.open(decided(4))
+    assert [entry.at_s for entry in decision_log.find("r")] == [4.0]
+    assert [entry.at_s for entry in decision_log.newest(99)] == [4.0, 3.0, 2.0, 1.0]
+    assert [entry.at_s for entry in decision_log.newest(2)] == [4.0, 3.0]
+    assert decision_log.find("nobody") == []
 
 
 def test_the_oldest_go_first_with_their_names():
-    ledger = Ledger(3)
+    decision_log = DecisionLog(3)
     kept = [decided(n, f"r{n // 2}", tried=(E0,) if n % 2 else ()) for n in range(2, 9)]
     for decision in kept:
-        ledger.open(decision)
-    assert [entry.at_s for entry in ledger.newest(99)] == [8.0, 7.0, 6.0]
-    assert {name for name in ("r1", "r2", "r3", "r4") if ledger.find(name)} == {"r3", "r4"}
-    ledger.open(decided(9, "r4", tried=(E0,)))
-    assert [entry.at_s for entry in ledger.find("r3")] == [7.0]  # its first try is out of the ring
-    ledger.close(kept[0], answered(9.0))
-    assert [entry.result for entry in ledger.newest(3)] == [None] * 3
+        decision_log.open(decision)
+    assert [entry.at_s for entry in decision_log.newest(99)] == [8.0, 7.0, 6.0]
+    assert {name for name in ("r1", "r2", "r3", "r4") if decision_log.find(name)} == {"r3", "r4"}
+    decision_log.open(decided(9, "r4", tried=(E0,)))
+    assert [entry.at_s for entry in decision_log.find("r3")] == [7.0]  # its first try is out of the ring
+    decision_log.close(kept[0], answered(9.0))
+    assert [entry.result for entry in decision_log.newest(3)] == [None] * 3
 
 
 def test_an_end_that_comes_too_late_or_twice_changes_nothing():
-    ledger = Ledger(2)
-    ledger.open(old := decided(1, "old"))
-    ledger.open(decided(2, "mid"))
-    ledger.open(new := decided(3, "new"))
-    ledger.close(old, answered(9.0))
-    assert [entry.request_id for entry in ledger.newest(9)] == ["new", "mid"]
-    ledger.close(new, answered(4.0))
-    ledger.close(new, Outcome(Ending.CANCELLED, 5.0))
-    assert ledger.find("new")[0].result.ending is Ending.OK
+    decision_log = DecisionLog(2)
+    decision_log.open(old := decided(1, "old"))
+    decision_log.open(decided(2, "mid"))
+    decision_log.open(new := decided(3, "new"))
+    decision_log.close(old, answered(9.0))
+    assert [entry.request_id for entry in decision_log.newest(9)] == ["new", "mid"]
+    decision_log.close(new, answered(4.0))
+    decision_log.close(new, Outcome(Ending.CANCELLED, 5.0))
+    assert decision_log.find("new")[0].result.ending is Ending.OK
 
 
 def test_a_ledger_of_no_decisions_keeps_none():
-    ledger = Ledger(0)
-    ledger.open(decided(1))
-    ledger.close(decided(1), answered(2.0))
-    assert ledger.newest(9) == ledger.find("r") == []
+    decision_log = DecisionLog(0)
+    decision_log.open(decided(1))
+    decision_log.close(decided(1), answered(2.0))
+    assert decision_log.newest(9) == decision_log.find("r") == []
 
 
 @pytest.mark.parametrize("chosen", ["e0", "e39"])
 def test_of_many_engines_the_cheapest_are_kept_and_always_the_chosen_one(chosen):
     scores = Scores([Score(EngineId(f"e{n}"), 1.0, None, 0.0) for n in range(40)])
-    ledger = Ledger(2)
-    ledger.open(decided(1, scores=scores, engine=EngineId(chosen)))
-    shown = ledger.find("r")[0].describe(0.0)
+    decision_log = DecisionLog(2)
+    decision_log.open(decided(1, scores=scores, engine=EngineId(chosen)))
+    shown = decision_log.find("r")[0].describe(0.0)
     assert len(shown["engines"]) == ENGINES
     assert shown["engines_left_out"] == 40 - ENGINES
     assert shown["engines"][0]["engine"] == chosen
@@ -186,15 +186,15 @@ def test_of_many_engines_the_cheapest_are_kept_and_always_the_chosen_one(chosen)
 
 def test_names_from_clients_are_cut():
     request = ParsedRequest("r", "/v1/completions", "m" * 999, prompt_of(1), True, None, session="s" * 999)
-    ledger = Ledger(2)
-    ledger.open(decided(1, request=request))
-    (entry,) = ledger.find("r")
+    decision_log = DecisionLog(2)
+    decision_log.open(decided(1, request=request))
+    (entry,) = decision_log.find("r")
     assert len(entry.model) == len(entry.session) == NAME_CHARS
 
 
 def test_ended_decisions_stay_within_the_stated_memory():
     """Prompts of 1,000 blocks, replies of 100 kB, 16 engines, 3 shadows: 3 KB each, whatever came and went."""
-    ledger, most = Ledger(200), 200
+    decision_log, most = DecisionLog(200), 200
     names = [EngineId(f"engine-{e}") for e in range(16)]
     gc.collect()
     tracemalloc.start()
@@ -207,17 +207,17 @@ def test_ended_decisions_stay_within_the_stated_memory():
                 ]
             )
             request = ParsedRequest(f"request-{n:032}", "/v1/completions", "m", prompt_of(*range(1000)), True, None)
-            opinions = tuple(Opinion(policy, E1, n * 0.5, scores, scores[0]) for policy in ("a", "b", "c"))
-            lookup = Lookup(9, True, tuple((k, k, k) for k in range(50)))
-            decision = decided(n, request=request, scores=scores, opinions=opinions, lookup=lookup)
-            ledger.open(decision)
-            ledger.close(decision, Outcome(Ending.OK, n + 1.0, None, 9, 9, 9, b"x" * 100_000))
-        del decision, request, opinions, lookup, scores
+            shadows = tuple(ShadowChoice(policy, E1, n * 0.5, scores, scores[0]) for policy in ("a", "b", "c"))
+            expectation = PrefixExpectation(9, True, tuple((k, k, k) for k in range(50)))
+            decision = decided(n, request=request, scores=scores, shadows=shadows, expectation=expectation)
+            decision_log.open(decision)
+            decision_log.close(decision, Outcome(Ending.OK, n + 1.0, None, 9, 9, 9, b"x" * 100_000))
+        del decision, request, shadows, expectation, scores
         gc.collect()
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(ledger.newest(9999)) == most
+    assert len(decision_log.newest(9999)) == most
     assert used < 3000 * most
 
 
@@ -229,8 +229,8 @@ def test_a_hundred_thousand_requests_leave_the_ledger_at_its_cap():
         request = ParsedRequest(f"request {n}", "/v1/completions", "m", prompt, False, None)
         decision = router.route(request, n * 0.01)
         router.complete(decision, answered(n * 0.01 + 0.005))
-    assert [entry.request_id for entry in router.ledger.newest(10**9)] == [
+    assert [entry.request_id for entry in router.decision_log.newest(10**9)] == [
         f"request {n}" for n in range(99_999, 99_499, -1)
     ]
-    assert all(entry.result for entry in router.ledger.newest(10**9))
-    assert sum(bool(router.ledger.find(f"request {n}")) for n in range(100_000)) == 500
+    assert all(entry.result for entry in router.decision_log.newest(10**9))
+    assert sum(bool(router.decision_log.find(f"request {n}")) for n in range(100_000)) == 500

@@ -6,12 +6,12 @@ import pytest
 
 from router import policies
 from router.config import FALLBACKS, Config
-from router.core.experiment import Panel, spread
+from router.core.experiment import Experiment, spread
 from router.core.router import Router
 from router.errors import ConfigError
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.policies.least_loaded import LeastLoaded
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, Score, Stay, Unit
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Score, Unit
 from tests.support.virtual_fleet import answered, ask_for, router_with
 
 E0, E1 = EngineId("e0"), EngineId("e1")
@@ -27,7 +27,7 @@ class Told(Policy):
         self.heard: list[tuple[str, Decision]] = []
         self.forgotten: list[EngineId] = []
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         scores = []
         for view, hit in candidates:
             total_s = 1.0 if view.engine == self.likes else 3.5
@@ -40,7 +40,7 @@ class Told(Policy):
     def first_token(self, decision: Decision, now: float) -> None:
         self.heard.append(("first_token", decision))
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         self.heard.append(("learn", decision))
 
     def forget(self, engine: EngineId) -> None:
@@ -58,10 +58,10 @@ class Wrong(Told):
         super().__init__(name, "e0")
         self.where = where
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         if self.where == "choose":
             raise RuntimeError
-        scores = super().choose(ask, candidates)
+        scores = super().choose(routing, candidates)
         bad = {"engine": {"engine": EngineId("none")}, "nan": {"total_s": float("nan")}}.get(self.where, {})
         return scores[:1] if self.where == "short" else tuple(score._replace(**bad) for score in scores)
 
@@ -71,7 +71,7 @@ class Wrong(Told):
     def first_token(self, decision: Decision, now: float) -> None:
         assert self.where != "first_token"
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         assert self.where != "learn"
 
 
@@ -93,7 +93,7 @@ def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded():
     router = panel_of(lead, other, policy="lead", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.engine, decision.policy, decision.predicted_s) == (E0, "lead", 1.0)
-    assert [(o.policy, o.engine, o.regret_s) for o in decision.opinions] == [("other", E1, 2.5)]
+    assert [(o.policy, o.engine, o.regret_s) for o in decision.shadows] == [("other", E1, 2.5)]
     assert lead.words == other.words == ["dispatched", "first_token", "learn"]
     assert all(told is decision for _, told in lead.heard)
     for _, told in other.heard:
@@ -107,17 +107,17 @@ def test_agreement_and_regret_are_counted_for_each_shadow():
     )
     for n in range(4):
         serve(router, float(n))
-    found = {names: (t.opinions, t.agreed, t.regret_s) for names, t in router.panel.tallies.items()}
+    found = {names: (t.shadows, t.agreed, t.regret_s) for names, t in router.experiment.agreements.items()}
     assert found == {("lead", "same"): (4, 4, 0.0), ("lead", "other"): (4, 0, 10.0)}
 
 
 def test_scores_that_are_no_seconds_count_as_no_regret():
     router = panel_of(Told("lead", "e0", seconds=False), Told("other", "e1"), policy="lead", shadow=["other"])
     decision = serve(router, 0.0)
-    (opinion,) = decision.opinions
-    assert (opinion.engine, opinion.regret_s) == (E1, None)
-    tally = router.panel.tallies["lead", "other"]
-    assert (tally.opinions, tally.agreed, tally.regret_s) == (1, 0, None)
+    (shadow,) = decision.shadows
+    assert (shadow.engine, shadow.regret_s) == (E1, None)
+    agreement = router.experiment.agreements["lead", "other"]
+    assert (agreement.shadows, agreement.agreed, agreement.regret_s) == (1, 0, None)
 
 
 @pytest.mark.parametrize("where", ["choose", "nan", "short", "engine", "dispatched", "first_token", "learn"])
@@ -125,7 +125,7 @@ def test_a_shadow_that_fails_is_counted_and_touches_nothing(where, caplog):
     router = panel_of(Told("lead", "e1"), Wrong("wrong", where), policy="lead", shadow=["wrong"])
     decisions = [serve(router, float(n)) for n in range(5)]
     assert {(d.engine, d.reason) for d in decisions} == {(E1, "lowest_cost")}
-    faults = {seat.name: seat.faults for seat in router.panel.seats}
+    faults = {arm.name: arm.faults for arm in router.experiment.arms}
     assert faults == {"lead": 0, "wrong": 5}
     assert router.fleet.in_flight == 0
     assert sum("policy wrong failed in" in record.message for record in caplog.records) == 3  # the 1st, 2nd and 4th
@@ -136,8 +136,8 @@ def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where):
     router = panel_of(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.policy, decision.reason, decision.fallback) == ("wrong", "fault", "lmetric")
-    assert decision.opinions[0].regret_s is None
-    assert router.panel.tallies == {}
+    assert decision.shadows[0].regret_s is None
+    assert router.experiment.agreements == {}
     assert router.policy_faults == 1
 
 
@@ -158,33 +158,35 @@ def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
     assert (decision.policy, decision.reason, decision.fallback) == ("lead", "cold", "lmetric")
     assert (decision.engine, decision.predicted_s) == (E0, None)
     assert decision.scores[0].total_s == 128.0
-    assert [(o.policy, o.engine, o.regret_s) for o in decision.opinions] == [("lead", E1, None), ("other", E1, None)]
-    assert router.panel.tallies == {}
+    assert [(o.policy, o.engine, o.regret_s) for o in decision.shadows] == [("lead", E1, None), ("other", E1, None)]
+    assert router.experiment.agreements == {}
     for _, told in lead.heard[1:]:
         assert (told.engine, told.booking, told.predicted_s) == (E0, decision.booking, 3.5)
     lead.word = None
     decision = serve(router, 1.0)
-    assert (decision.engine, decision.reason, decision.fallback, len(decision.opinions)) == (E1, "lowest_cost", None, 1)
-    assert router.panel.tallies["lead", "other"].agreed == 1
+    assert (decision.engine, decision.reason, decision.fallback, len(decision.shadows)) == (E1, "lowest_cost", None, 1)
+    assert router.experiment.agreements["lead", "other"].agreed == 1
     assert router.policy_faults == 0
 
 
 def test_a_shadow_in_trouble_is_counted_as_ever():
     router = panel_of(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
     assert serve(router, 0.0).fallback is None
-    assert router.panel.tallies["lead", "other"].opinions == 1
+    assert router.experiment.agreements["lead", "other"].shadows == 1
 
 
 def test_the_least_loaded_engine_is_the_last_resort():
     stand_in = Wrong("stand_in", "choose")
-    panel = Panel({"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded(Config())), rng=random.Random(0))
-    panel.assign({"lead": 1.0})
+    experiment = Experiment(
+        {"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded(Config())), rng=random.Random(0)
+    )
+    experiment.assign({"lead": 1.0})
     router = router_with(2)
     router.route(ask_for(1), 0.0, exclude={E1})
     candidates = [Candidate(view, 0.0) for view in router.fleet.views()]
-    choice = panel.choose(Ask(ask_for(2), 64.0, 64.0, 0.0, 0.0), candidates)
+    choice = experiment.choose(RoutingContext(ask_for(2), 64.0, 64.0, 0.0, 0.0), candidates)
     assert (choice.chosen.engine, choice.reason, choice.fallback) == (E1, "cold", "least_loaded")
-    assert panel.faults == 1
+    assert experiment.faults == 1
 
 
 @pytest.mark.parametrize("name", FALLBACKS)
@@ -202,9 +204,9 @@ def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_onl
     pending = router.route(ask_for(1), 0.0)
     router.assign({"second": 1.0})
     assert serve(router, 1.0).policy == "second"
-    assert [(seat.name, seat.share) for seat in router.panel.seats] == [("first", 0.0), ("second", 1.0)]
+    assert [(arm.name, arm.share) for arm in router.experiment.arms] == [("first", 0.0), ("second", 1.0)]
     router.assign({"third": 1.0}, ["first"])
-    assert [(seat.name, seat.share) for seat in router.panel.seats] == [("third", 1.0), ("first", 0.0)]
+    assert [(arm.name, arm.share) for arm in router.experiment.arms] == [("third", 1.0), ("first", 0.0)]
     router.complete(pending, answered(2.0))
     assert third.words == []
     assert first.words[-1] == "learn"
@@ -216,19 +218,19 @@ def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_onl
 
 def test_an_unknown_name_changes_nothing():
     router = router_with(2, "lbgr", shadow=("lmetric",))
-    before = router.panel.seats
+    before = router.experiment.arms
     for shares, shadows in (({"nobody": 1.0}, None), ({"lmetric": 1.0}, ["nobody"])):
         with pytest.raises(ConfigError, match="expected one of lbgr"):
             router.assign(shares, shadows)
-    assert router.panel.seats == before
-    assert [seat.share for seat in before] == [1.0, 0.0]
+    assert router.experiment.arms == before
+    assert [arm.share for arm in before] == [1.0, 0.0]
     assert router.policy.name == "lbgr"
 
 
 def test_kebab_names_are_the_same_policies():
     router = router_with(2, "round_robin")
     router.assign({"round-robin": 0.5, "least-loaded": 0.5}, ["power-of-two", "round_robin"])
-    assert {seat.name: seat.share for seat in router.panel.seats} == {
+    assert {arm.name: arm.share for arm in router.experiment.arms} == {
         "round_robin": 0.5,
         "least_loaded": 0.5,
         "power_of_two": 0.0,
@@ -242,7 +244,7 @@ def test_a_split_is_drawn_by_the_routers_chance_and_all_learn():
     decided = [serve(router, float(n)).policy for n in range(500)]
     assert 0.74 < decided.count("first") / 500 < 0.86
     assert first.words.count("learn") == second.words.count("learn") == 500
-    assert set(router.panel.tallies) == {("first", "second"), ("second", "first")}
+    assert set(router.experiment.agreements) == {("first", "second"), ("second", "first")}
     assert router.policy is first
 
 
@@ -286,7 +288,7 @@ def test_what_policies_cost_is_timed():
     router.fleet.add(E0)
     router.fleet.set_health(E0, True)
     router.complete(router.route(ask_for(1), 0.0), answered(1.0))
-    assert {seat.name: seat.seconds for seat in router.panel.seats} == {"lbgr": 3.0, "lmetric": 3.0}
+    assert {arm.name: arm.seconds for arm in router.experiment.arms} == {"lbgr": 3.0, "lmetric": 3.0}
 
 
 def test_an_engine_that_leaves_is_forgotten_by_all():
@@ -311,14 +313,14 @@ def test_every_policy_serves_beside_every_other_without_a_fault(policy, ending):
             router.fleet.add(E1)
             router.fleet.set_health(E1, True)
         decision = router.route(ask_for(*rng.sample(range(9), 5), stream=n % 2 == 0), n * 0.1)
-        assert len(decision.opinions) == len(others)
-        for score in decision.scores:  # `ledger.pack` and /explain rely on it
+        assert len(decision.shadows) == len(others)
+        for score in decision.scores:  # `decision_log.pack` and /explain rely on it
             assert list(score.terms_s) in (list(decision.scores[0].terms_s), [])
         router.first_token(decision, n * 0.1 + 0.05)
         router.complete(decision, Outcome(ending, n * 0.1 + 0.2, None, 320, 0, 10))
     assert router.policy_faults == 0
     assert router.fleet.in_flight == 0
-    assert len(router.panel.tallies) <= len(policies.TABLE) ** 2
+    assert len(router.experiment.agreements) <= len(policies.TABLE) ** 2
 
 
 def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge():
@@ -328,7 +330,7 @@ def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge():
             decision = router.route(ask_for(n, n + 1, stream=n % 2 == 0), n * 1.0)
             router.first_token(decision, n + 0.1)
             router.complete(decision, answered(n + 0.6, output=20, prompt=128, cached=0))
-        (lbgr,) = [seat.policy for seat in router.panel.seats if seat.name == "lbgr"]
+        (lbgr,) = [arm.policy for arm in router.experiment.arms if arm.name == "lbgr"]
         return lbgr.describe(E0)["samples"]
 
     assert samples("round_robin", ("lbgr",)) == samples("lbgr", ())

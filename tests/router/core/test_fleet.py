@@ -84,11 +84,11 @@ def test_a_stay_tells_the_mean_company_after_the_first_token():
     fleet.first_token(mine.serial, 1.0)
     other = book(fleet, A, 2.0, prompt=300)
     fleet.release(other.serial, 4.0, answered=True)
-    stay = fleet.release(mine.serial, 5.0, answered=True)
-    assert stay is not None
+    released = fleet.release(mine.serial, 5.0, answered=True)
+    assert released is not None
     # of the four seconds from 1 to 5 another request was there for two
-    assert (stay.first_token_s, stay.done_s) == (1.0, 5.0)
-    assert (stay.other_requests, stay.other_context_tokens) == pytest.approx((0.5, 150.0))
+    assert (released.first_token_s, released.done_s) == (1.0, 5.0)
+    assert (released.other_requests, released.other_context_tokens) == pytest.approx((0.5, 150.0))
 
 
 def test_health_decides_who_is_seen_and_never_touches_load():

@@ -6,7 +6,7 @@ import pytest
 from router.config import Config
 from router.core.router import Router
 from router.errors import NoEngine, NotFound
-from router.policies.base import Ask, Policy
+from router.policies.base import Policy, RoutingContext
 from router.prefix import blocks
 from router.types import (
     BlockKey,
@@ -18,8 +18,8 @@ from router.types import (
     Outcome,
     ParsedRequest,
     Prompt,
+    ReleasedBooking,
     Score,
-    Stay,
 )
 from tests.support.virtual_fleet import answered, ask_for, prompt_of, router_with
 
@@ -43,7 +43,7 @@ class Broken(Policy):
         if where == self.where:
             raise RuntimeError(where)
 
-    def choose(self, ask: Ask, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
         self.fail("choose")
         total_s = float("nan") if self.where == "nan" else 1.0
         return tuple(Score(c.view.engine, total_s, None, c.hit_tokens) for c in candidates)
@@ -54,7 +54,7 @@ class Broken(Policy):
     def first_token(self, decision: Decision, now: float) -> None:
         self.fail("first_token")
 
-    def learn(self, decision: Decision, stay: Stay, outcome: Outcome) -> None:
+    def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         self.fail("learn")
 
 
@@ -130,7 +130,7 @@ def test_a_request_is_measured_by_the_ratio_that_it_was_placed_with():
     decision = router.route(request, 0.0)
     assert decision.tokens_per_unit == 0.25
     router.complete(decision, Outcome(Ending.OK, 0.5, None, 2048, 0, 5))
-    assert router._index._lru._shelves[E0].block_tokens == 64.0
+    assert router._index._lru._parts[E0].block_tokens == 64.0
     assert router.route(request, 1.0).tokens_per_unit > 0.25
 
 
@@ -221,10 +221,10 @@ def test_a_dry_run_says_what_would_be_decided_and_draws_no_chance():
         assert (foretold[0].booking, foretold[0].reason) == (0, decision.reason)
     router.complete(foretold[0], answered(99.0))
     assert router.fleet.in_flight == 10
-    assert len(router.ledger.newest(99)) == 10
+    assert len(router.decision_log.newest(99)) == 10
     other = router_with(4, "random", seed=5)
     assert [other.route(ask_for(n), float(n)).engine for n in range(10)] == [
-        entry.engine for entry in reversed(router.ledger.newest(10))
+        entry.engine for entry in reversed(router.decision_log.newest(10))
     ]
     with pytest.raises(NotFound):
         router.explain(ParsedRequest("r", "/v1/completions", "gpt-9", prompt_of(1), False, None), 9.0)
@@ -253,7 +253,7 @@ def test_a_retry_is_kept_with_the_try_before():
     router.complete(first, Outcome(Ending.ENGINE_LOST, 0.1))
     second = router.route(ask_for(1, 2), 0.1, exclude=[first.engine])
     assert second.tried == (first.engine,)
-    assert [entry.engine for entry in router.ledger.find("r")] == [first.engine, second.engine]
+    assert [entry.engine for entry in router.decision_log.find("r")] == [first.engine, second.engine]
 
 
 def test_a_retry_goes_elsewhere_and_leaves_no_load():
@@ -307,7 +307,7 @@ def test_what_is_shown_of_an_engine_is_json():
     router = router_with(1)
     router.complete(router.route(ask_for(1, 2), 0.0), answered(1.0))
     shown = router.describe(E0)
-    assert set(shown) >= {"policy", "in_flight", "index_blocks", "learned_capacity_tokens", "coefficients", "scale"}
+    assert set(shown) >= {"policy", "in_flight", "index_blocks", "learned_capacity_tokens", "coefficients", "slowness"}
     assert shown["index_blocks"] == 2
     with pytest.raises(KeyError):
         router.describe(EngineId("nobody"))

@@ -150,7 +150,7 @@ async def test_more_cached_tokens_than_prompt_reach_neither_metrics_nor_log_nor_
         await gateway.ended("ok")
         assert gateway.value("leafcutter_prompt_tokens_total") == 40
         assert gateway.samples("leafcutter_cached_tokens_total") == []
-        (entry,) = gateway.router.ledger.newest(1)
+        (entry,) = gateway.router.decision_log.newest(1)
         assert entry.result is not None
         assert entry.result.cached_tokens is None
     (line,) = map(json.loads, path.read_text().splitlines())
@@ -193,7 +193,7 @@ async def test_a_fault_in_a_stream_ends_the_engines_work_and_is_told() -> None:
         assert error_of(response)["code"] == "gateway_fault"
         await gateway.ended("gateway_fault")
         assert gateway.engines[0].cancelled == 1
-        (entry,) = gateway.router.ledger.newest(1)
+        (entry,) = gateway.router.decision_log.newest(1)
         assert entry.result is not None
         assert entry.result.ending is Ending.GATEWAY_FAULT
 

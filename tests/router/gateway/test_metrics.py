@@ -5,7 +5,7 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from router.config import Config
-from router.core.experiment import Seat, Tally
+from router.core.experiment import Agreement, Arm
 from router.gateway.metrics import (
     ERROR_BUCKETS_RATIO,
     ERROR_BUCKETS_S,
@@ -121,13 +121,13 @@ def test_decisions_of_a_policy_that_is_not_heeded_are_counted() -> None:
 def test_the_panel_is_read_when_scraped() -> None:
     registry = CollectorRegistry()
     policy = RoundRobin(Config())
-    seats, tallies, drifts = [Seat(policy, 0, 0.75, 2, 1.5)], {}, {}
-    registry.register(PolicyCollector(lambda: seats, lambda: tallies, lambda: drifts))
+    arms, agreements, drifts = [Arm(policy, 0, 0.75, 2, 1.5)], {}, {}
+    registry.register(PolicyCollector(lambda: arms, lambda: agreements, lambda: drifts))
     value = registry.get_sample_value
     for name, expected in (("policy_share", 0.75), ("policy_faults_total", 2), ("policy_seconds_total", 1.5)):
         assert value(f"leafcutter_{name}", {"policy": "round_robin"}) == expected
-    tallies["lbgr", "lmetric"], drifts[ENGINE] = Tally(4, 3, 0.5), True
-    tallies["lmetric", "lbgr"] = Tally(1, 1)
+    agreements["lbgr", "lmetric"], drifts[ENGINE] = Agreement(4, 3, 0.5), True
+    agreements["lmetric", "lbgr"] = Agreement(1, 1)
     labels = {"policy": "lbgr", "shadow": "lmetric"}
     assert value("leafcutter_shadow_opinions_total", labels) == 4
     assert value("leafcutter_shadow_agreements_total", labels) == 3

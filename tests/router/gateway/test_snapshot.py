@@ -69,10 +69,10 @@ def test_engines_are_found_by_their_urls_and_time_has_gone_on(saved: Path) -> No
     swapped = {EngineId("e0"): URLS[EngineId("e2")], EngineId("e1"): "http://new:1"}
     router = router_with(2)
     assert at(router, saved, LATER_S + 5, swapped).start()
-    scales = json.loads(saved.read_text())["learned"]["policies"]["lbgr"]["scale"]["engines"]
-    found = router.dump(LATER_S + 5)["policies"]["lbgr"]["scale"]["engines"]  # type: ignore[index,call-overload]
+    scales = json.loads(saved.read_text())["learned"]["policies"]["lbgr"]["engine_speed"]["engines"]
+    found = router.dump(LATER_S + 5)["policies"]["lbgr"]["engine_speed"]["engines"]  # type: ignore[index,call-overload]
     assert set(found) == {"e0"}
-    assert found["e0"]["scale"] == pytest.approx(scales["e2"]["scale"])
+    assert found["e0"]["slowness"] == pytest.approx(scales["e2"]["slowness"])
     assert found["e0"]["idle_s"] == pytest.approx(scales["e2"]["idle_s"] + 5)
 
 
@@ -102,10 +102,10 @@ DAMAGES = {
     "huge": lambda d: learned(d, *LBGR, "latency", "regression")["v"].__setitem__(0, 10**400),
     "text": lambda d: learned(d, *LBGR, "duplication").update(repeated="0.5"),
     "truth": lambda d: learned(d, *LBGR, "duplication").update(queued=True),
-    "part": lambda d: learned(d, *LBGR, "scale").update(samples=1.5),
-    "alarm": lambda d: learned(d, *LBGR, "misfit").update(alarm=1),
-    "errors": lambda d: learned(d, *LBGR, "misfit").update(errors=[0.1] * 65),
-    "negative": lambda d: learned(d, *LBGR, "scale", "engines", "e0").update(measured_ms=-1.0),
+    "part": lambda d: learned(d, *LBGR, "engine_speed").update(samples=1.5),
+    "alarm": lambda d: learned(d, *LBGR, "error_alarm").update(alarm=1),
+    "errors": lambda d: learned(d, *LBGR, "error_alarm").update(errors=[0.1] * 65),
+    "negative": lambda d: learned(d, *LBGR, "engine_speed", "engines", "e0").update(measured_ms=-1.0),
     "no policies": lambda d: learned(d).pop("policies"),
     "classes": lambda d: learned(d)["output_lengths"].append(["m", 1.0]),
     "name": lambda d: learned(d)["output_lengths"].append([{}, 1.0, 1.0]),

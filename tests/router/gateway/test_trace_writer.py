@@ -153,13 +153,6 @@ def test_a_request_that_ended_before_its_first_token_is_load_too(tmp_path: Path,
     assert (line["output_length"], line["ttft_ms"], line["latency_ms"]) == (0, None, 60_000.0)
 
 
-def test_counts_that_cannot_be_are_not_told(tmp_path: Path):
-    writer = recorder(tmp_path / "t")
-    with writer.running():
-        writer.ended(writer.arrived(1.0), 1.0, decided(), answer(prompt=63))
-    assert lines(tmp_path / "t")[0]["cached_tokens"] is None
-
-
 def test_lines_stand_in_the_order_of_arrival(tmp_path: Path):
     writer = recorder(tmp_path / "t")
     with writer.running():

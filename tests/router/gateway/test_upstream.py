@@ -8,7 +8,7 @@ import pytest
 
 from router.config import Config
 from router.errors import EngineLost, EngineTimeout, EngineUnreachable
-from router.gateway.upstream import KEEP_ALIVE_S, Answer, Forwarder, passing
+from router.gateway.upstream import KEEP_ALIVE_S, Answer, Upstream, passing
 from tests.support.fake_engine import FakeEngine, Script
 from tests.support.gateway_server import until
 
@@ -27,14 +27,14 @@ def test_idle_connections_go_back_before_the_engine_drops_them() -> None:
 
 
 @asynccontextmanager
-async def running(**options: float) -> AsyncIterator[Forwarder]:
-    forwarder = Forwarder(Config(**options))
+async def running(**options: float) -> AsyncIterator[Upstream]:
+    forwarder = Upstream(Config(**options))
     async with forwarder.running():
         yield forwarder
 
 
 @asynccontextmanager
-async def posted(forwarder: Forwarder, engine: FakeEngine, body: bytes = b"{}") -> AsyncIterator[Answer]:
+async def posted(forwarder: Upstream, engine: FakeEngine, body: bytes = b"{}") -> AsyncIterator[Answer]:
     headers = [(b"content-type", b"application/json")]
     answer = await forwarder.post(engine.url + PATH, b"", headers, body)
     try:

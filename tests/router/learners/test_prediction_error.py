@@ -1,27 +1,27 @@
-from router.learners.prediction_error import ANSWERS, CALM, LEAST_ANSWERS, Misfit
+from router.learners.prediction_error import ANSWERS, CALM, LEAST_ANSWERS, ErrorAlarm
 
 
-def taught(misfit: Misfit, actual_s: float, times: int) -> bool:
+def taught(misfit: ErrorAlarm, actual_s: float, times: int) -> bool:
     for _ in range(times):
         misfit.learn_one(1.0, actual_s)
     return misfit.alarm
 
 
 def test_it_rings_when_the_median_is_above_the_bound_and_not_before_it_can_say():
-    misfit = Misfit(4.0)
+    misfit = ErrorAlarm(4.0)
     assert not taught(misfit, 5.1, LEAST_ANSWERS - 1)
     assert taught(misfit, 5.1, 1)
 
 
 def test_a_third_of_wild_answers_is_no_wrong_model():
-    misfit = Misfit(4.0)
+    misfit = ErrorAlarm(4.0)
     for _ in range(ANSWERS):
         assert not taught(misfit, 1000.0, 1)
         assert not taught(misfit, 1.1, 2)
 
 
 def test_it_falls_silent_only_below_half_the_bound():
-    misfit = Misfit(4.0)
+    misfit = ErrorAlarm(4.0)
     assert taught(misfit, 9.0, ANSWERS)
     assert taught(misfit, 1.0 + 4.0 * CALM + 0.1, 2 * ANSWERS)
     assert not taught(misfit, 1.0 + 4.0 * CALM - 0.1, ANSWERS)
@@ -29,7 +29,7 @@ def test_it_falls_silent_only_below_half_the_bound():
 
 
 def test_no_prediction_is_a_wrong_one():
-    misfit = Misfit(4.0)
+    misfit = ErrorAlarm(4.0)
     for _ in range(LEAST_ANSWERS):
         misfit.learn_one(0.0, 0.1)
     assert misfit.alarm

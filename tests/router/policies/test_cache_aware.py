@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.cache_aware import CacheAware
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 from tests.support.virtual_fleet import answered, ask_for, router_with
@@ -12,8 +12,8 @@ from tests.support.virtual_fleet import answered, ask_for, router_with
 def scored(loads: tuple[int, ...], hits: tuple[float, ...], **options: float) -> list[float]:
     views = [EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0) for n, load in enumerate(loads)]
     policy = CacheAware(replace(Config(), **options))
-    ask = Ask(ask_for(1), 1000.0, 64.0, 0.0, 0.0)
-    return [s.total_s for s in policy.choose(ask, [Candidate(v, h) for v, h in zip(views, hits, strict=True)])]
+    routing = RoutingContext(ask_for(1), 1000.0, 64.0, 0.0, 0.0)
+    return [s.total_s for s in policy.choose(routing, [Candidate(v, h) for v, h in zip(views, hits, strict=True)])]
 
 
 def test_worked_example():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask, pick
+from router.policies.base import RoutingContext, pick
 from router.policies.consistent_hash import ConsistentHash, key_of, mix
 from router.types import BlockKey, Candidate, EngineId, EngineInfo, EngineView, ParsedRequest, Prompt
 from tests.support.virtual_fleet import ask_for, prompt_of
@@ -20,7 +20,7 @@ def candidates(*loads: int) -> list[Candidate]:
 
 def home(request: ParsedRequest, *loads: int, **options: float) -> str:
     policy = ConsistentHash(replace(Config(), **options))
-    return pick(policy.choose(Ask(request, 64.0, 64.0, 0.0, 0.0), candidates(*loads)), 0.0).engine
+    return pick(policy.choose(RoutingContext(request, 64.0, 64.0, 0.0, 0.0), candidates(*loads)), 0.0).engine
 
 
 def named(session: str) -> ParsedRequest:
@@ -68,9 +68,9 @@ def test_an_engine_that_leaves_hands_on_its_own_keys_alone():
     policy = ConsistentHash(Config())
     everyone = candidates(0, 0, 0, 0, 0)
     for n in range(500):
-        ask = Ask(named(f"user {n}"), 64.0, 64.0, 0.0, 0.0)
-        before = pick(policy.choose(ask, everyone), 0.0).engine
-        after = pick(policy.choose(ask, [c for c in everyone if c.view.engine != "e2"]), 0.0).engine
+        routing = RoutingContext(named(f"user {n}"), 64.0, 64.0, 0.0, 0.0)
+        before = pick(policy.choose(routing, everyone), 0.0).engine
+        after = pick(policy.choose(routing, [c for c in everyone if c.view.engine != "e2"]), 0.0).engine
         assert after == before or before == "e2"
 
 
@@ -85,7 +85,7 @@ def test_worked_example_of_the_bound():
 
 def ranked(request: ParsedRequest) -> list[str]:
     """Four idle engines in the key's order."""
-    scores = ConsistentHash(Config()).choose(Ask(request, 64.0, 64.0, 0.0, 0.0), candidates(0, 0, 0, 0))
+    scores = ConsistentHash(Config()).choose(RoutingContext(request, 64.0, 64.0, 0.0, 0.0), candidates(0, 0, 0, 0))
     return [score.engine for score in sorted(scores, key=lambda score: score.total_s)]
 
 

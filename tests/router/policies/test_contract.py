@@ -11,9 +11,20 @@ from router import policies
 from router.config import POLICIES, Config
 from router.core.router import Router
 from router.errors import ConfigError, NoEngine
-from router.policies.base import Ask, Policy, pick
+from router.policies.base import Policy, RoutingContext, pick
 from router.saved_state import Fields
-from router.types import BlockKey, Booking, Candidate, Decision, Ending, EngineId, Outcome, Prompt, Score, Stay
+from router.types import (
+    BlockKey,
+    Booking,
+    Candidate,
+    Decision,
+    Ending,
+    EngineId,
+    Outcome,
+    Prompt,
+    ReleasedBooking,
+    Score,
+)
 from tests.support.virtual_fleet import answered, ask_for, router_with
 
 LOAD_AWARE = sorted(set(policies.TABLE) - {"round_robin", "random"})
@@ -76,9 +87,9 @@ def test_asking_changes_nothing(policy):
     router, _ = used(policy)
     views = router.fleet.views()
     candidates = [Candidate(view, 64.0 * n) for n, view in enumerate(views)]
-    ask = Ask(ask_for(1, 2, 3), 192.0, 64.0, 9.0, 0.5)
+    routing = RoutingContext(ask_for(1, 2, 3), 192.0, 64.0, 9.0, 0.5)
     described, state = router.describe(EngineId("e0")), state_of(router.policy)
-    assert router.policy.choose(ask, candidates) == router.policy.choose(ask, candidates)
+    assert router.policy.choose(routing, candidates) == router.policy.choose(routing, candidates)
     assert router.describe(EngineId("e0")) == described
     assert router.fleet.views() == views
     assert state_of(router.policy) == state
@@ -88,9 +99,9 @@ def test_asking_changes_nothing(policy):
 def test_a_decision_depends_on_its_chance_alone(policy):
     router, _ = used(policy)
     candidates = [Candidate(view, 0.0) for view in router.fleet.views()]
-    asks = [Ask(ask_for(1, 2, 3), 192.0, 64.0, 9.0, chance / 10) for chance in range(10)]
-    first = [pick(router.policy.choose(ask, candidates), ask.chance).engine for ask in asks]
-    assert [pick(router.policy.choose(ask, candidates), ask.chance).engine for ask in asks] == first
+    asks = [RoutingContext(ask_for(1, 2, 3), 192.0, 64.0, 9.0, chance / 10) for chance in range(10)]
+    first = [pick(router.policy.choose(routing, candidates), routing.chance).engine for routing in asks]
+    assert [pick(router.policy.choose(routing, candidates), routing.chance).engine for routing in asks] == first
 
 
 @every_policy
@@ -184,8 +195,8 @@ def test_requests_that_fail_leave_no_trace_in_the_choice(policy, ending, stream)
     for n in range(50):
         decision = router.route(ask_for(n, stream=stream), n * 0.1, exclude={EngineId("e1")})
         router.complete(decision, Outcome(ending, n * 0.1 + 0.001))
-    ask = Ask(ask_for(7777, stream=stream), 64.0, 64.0, 1000.0, 0.0)
-    first, second = router.policy.choose(ask, [Candidate(view, 0.0) for view in router.fleet.views()])
+    routing = RoutingContext(ask_for(7777, stream=stream), 64.0, 64.0, 1000.0, 0.0)
+    first, second = router.policy.choose(routing, [Candidate(view, 0.0) for view in router.fleet.views()])
     if policy == "consistent_hash":
         assert {first.total_s, second.total_s} == {0.0, 1.0}
     elif policy == "power_of_two":
@@ -209,8 +220,10 @@ def events(policy: Policy, decision: Decision, numbers: range) -> None:
         if request.stream:
             policy.first_token(each, now + 0.05)
         booking = booking_of(each)
-        stay = Stay(booking, now + 0.05 if request.stream else None, now + 0.5, 1.0, 64.0, view.capacity_tokens)
-        policy.learn(each, stay, Outcome(endings[n % 4], now + 0.5, None, 128, 0, 20))
+        released = ReleasedBooking(
+            booking, now + 0.05 if request.stream else None, now + 0.5, 1.0, 64.0, view.capacity_tokens
+        )
+        policy.learn(each, released, Outcome(endings[n % 4], now + 0.5, None, 128, 0, 20))
 
 
 def booking_of(decision: Decision) -> Booking:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.dynamo_kv import DynamoKv
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 from tests.support.virtual_fleet import ask_for
@@ -16,7 +16,7 @@ def scored(prompt: float, *engines: tuple[float, float, float], **options: float
         for n, (queued, in_use, hit) in enumerate(engines)
     ]
     policy = DynamoKv(replace(Config(), **options))
-    return [s.total_s for s in policy.choose(Ask(ask_for(1), prompt, 64.0, 0.0, 0.0), candidates)]
+    return [s.total_s for s in policy.choose(RoutingContext(ask_for(1), prompt, 64.0, 0.0, 0.0), candidates)]
 
 
 def test_the_example_of_dynamos_guide():

@@ -13,12 +13,12 @@ import pytest
 
 from router.policies import TABLE
 from router.sim.fleet.play import play
-from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.traffic import replay
 from router.sim.trace import TraceFile
 
 TRACE = Path(__file__).parents[2] / "data" / "golden_trace.jsonl"
-SITE = Site(4, ("l40-8b",), 64, cache_tokens=12_000, slow=((2, 1.6),), fail=((1, 9.0),), join=((1, 14.0),))
+FLEET = FleetSpec(4, ("l40-8b",), 64, cache_tokens=12_000, slow=((2, 1.6),), fail=((1, 9.0),), join=((1, 14.0),))
 GOLDEN = {
     ("lbgr", "lru"): ("77d25f0ee338", 0.639771, 263488),
     ("lbgr", "rlt_gix"): ("74efdda2a1e8", 0.658408, 260224),
@@ -63,7 +63,7 @@ def outcome(policy: str, order: str) -> tuple[str, float, int]:
     """(hash of the engines chosen, in turn; mean latency, seconds; prompt tokens found cached)."""
     traffic = replay(TraceFile(str(TRACE)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
     chosen: list[str] = []
-    played = play(Run(traffic, SITE, policy, order, seed=5), watcher=lambda decision: chosen.append(decision.engine))
+    played = play(Run(traffic, FLEET, policy, order, seed=5), watcher=lambda decision: chosen.append(decision.engine))
     latencies = [served.done_s - served.arrival_s for served in played.served]
     digest = blake2b(" ".join(chosen).encode(), digest_size=6).hexdigest()
     return digest, round(sum(latencies) / len(latencies), 6), sum(served.cached_tokens for served in played.served)

@@ -6,7 +6,7 @@ import pytest
 
 from router.config import Config
 from router.core.router import Router
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.lbgr_paper import LbgrPaper, Residual
 from router.types import Candidate, Ending, EngineId, EngineInfo, EngineView, Outcome
 from tests.support.virtual_fleet import VirtualEngine, answered, ask_for, mean_s, router_with, shared_prefixes, simulate
@@ -29,7 +29,7 @@ def test_worked_example():
     router = router_with(1, "lbgr_paper", **options)
     router.route(ask_for(*range(10)), 1.0)
     view = EngineView(E0, EngineInfo(), 1, 1)
-    (score,) = router.policy.choose(Ask(ask_for(1), 1000.0, 50.0, 1.045, 0.0), [Candidate(view, 400.0)])
+    (score,) = router.policy.choose(RoutingContext(ask_for(1), 1000.0, 50.0, 1.045, 0.0), [Candidate(view, 400.0)])
     assert score.terms_s == pytest.approx({"service": 1.064, "queue": 1.2613125, "residual": 0.0})
     assert score.total_s == score.predicted_s == pytest.approx(2.3253125)
 
@@ -100,9 +100,9 @@ def test_another_policys_choices_can_be_followed():
     for n in range(20):
         decision = router.route(ask_for(n), float(n))
         shadow.dispatched(decision)
-        stay = router.fleet.release(decision.booking, n + 0.5, answered=True)
-        assert stay is not None
-        shadow.learn(decision, stay, answered(n + 0.5))
+        released = router.fleet.release(decision.booking, n + 0.5, answered=True)
+        assert released is not None
+        shadow.learn(decision, released, answered(n + 0.5))
     assert shadow.describe(E0)["load_ms"] == 0.0
     assert shadow.describe(E0)["theta_ms"] != [0.0] * 4
 
@@ -125,5 +125,5 @@ def test_the_constants_are_options():
     decision = router_with(1, "lbgr_paper").route(ask_for(*range(10)), 0.0)
     policy.dispatched(decision)
     view = EngineView(E0, EngineInfo(), 1, 1)
-    (score,) = policy.choose(Ask(ask_for(1), 0.0, 0.0, 0.35, 0.0), [Candidate(view, 0.0)])
+    (score,) = policy.choose(RoutingContext(ask_for(1), 0.0, 0.0, 0.35, 0.0), [Candidate(view, 0.0)])
     assert score.terms_s["queue"] == pytest.approx(2.560 / 8)

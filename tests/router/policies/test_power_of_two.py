@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask, pick
+from router.policies.base import RoutingContext, pick
 from router.policies.power_of_two import PowerOfTwo, draw_two
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 from tests.support.virtual_fleet import ask_for
@@ -13,8 +13,8 @@ def candidates(*loads: int) -> list[Candidate]:
     return [Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0), 0.0) for n, load in enumerate(loads)]
 
 
-def asked(chance: float) -> Ask:
-    return Ask(ask_for(1), 64.0, 64.0, 0.0, chance)
+def asked(chance: float) -> RoutingContext:
+    return RoutingContext(ask_for(1), 64.0, 64.0, 0.0, chance)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

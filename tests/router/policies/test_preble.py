@@ -4,9 +4,9 @@ from itertools import count
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.preble import ASIDE_S, SLICES, Preble
-from router.types import Candidate, Decision, Ending, EngineId, EngineInfo, EngineView, Outcome, Score, Stay
+from router.types import Candidate, Decision, Ending, EngineId, EngineInfo, EngineView, Outcome, ReleasedBooking, Score
 from tests.support.virtual_fleet import ask_for, router_with
 
 E0, E1 = EngineId("e0"), EngineId("e1")
@@ -31,14 +31,14 @@ def end(policy: Preble, decision: Decision, ending: Ending = Ending.OK, per_toke
     booking = router_with(1).fleet.book(
         E0, 0.0, streamed=True, prompt_tokens=500.0, hit_tokens=0.0, output_tokens=0.0, predicted_s=None
     )
-    stay = Stay(booking, 0.1, 0.1 + 10 * per_token_s, 0.0, 0.0, 1000.0)
-    policy.learn(decision, stay, Outcome(ending, stay.done_s, 0.1, 500, 0, 11))
+    released = ReleasedBooking(booking, 0.1, 0.1 + 10 * per_token_s, 0.0, 0.0, 1000.0)
+    policy.learn(decision, released, Outcome(ending, released.done_s, 0.1, 500, 0, 11))
 
 
 def scored(policy: Preble, prompt: float, *hits: float, now: float = 1.0) -> list[Score]:
     views = [EngineView(EngineId(f"e{n}"), EngineInfo(), 0, 0) for n in range(len(hits))]
-    ask = Ask(ask_for(1), prompt, 64.0, now, 0.0)
-    return list(policy.choose(ask, [Candidate(v, h) for v, h in zip(views, hits, strict=True)]))
+    routing = RoutingContext(ask_for(1), prompt, 64.0, now, 0.0)
+    return list(policy.choose(routing, [Candidate(v, h) for v, h in zip(views, hits, strict=True)]))
 
 
 def test_worked_example():

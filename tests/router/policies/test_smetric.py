@@ -4,7 +4,7 @@ import pytest
 
 from router.config import Config
 from router.core.router import Router
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.lmetric import product
 from router.policies.smetric import SAMPLES, TURNS, PrefillSpeed, SMetric
 from router.types import BlockKey, Candidate, EngineId, EngineInfo, EngineView, Prompt
@@ -29,8 +29,8 @@ def scored(policy: SMetric, keys: range, *engines: tuple[int, float, float], ses
         Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0, queued), hit)
         for n, (load, queued, hit) in enumerate(engines)
     ]
-    ask = Ask(replace(ask_for(*keys), session=session), 64.0 * len(keys), 64.0, 0.0, 0.0)
-    return [s.total_s for s in policy.choose(ask, candidates)]
+    routing = RoutingContext(replace(ask_for(*keys), session=session), 64.0 * len(keys), 64.0, 0.0, 0.0)
+    return [s.total_s for s in policy.choose(routing, candidates)]
 
 
 def test_a_first_turn_goes_by_load_however_much_is_cached():
@@ -119,9 +119,9 @@ def test_a_conversation_through_the_router_stays_on_one_engine():
 
 def test_first_turns_are_scored_as_by_lmetric():
     candidates = [Candidate(EngineView(E0, EngineInfo(), 3, 1, 77.0), 16.0)]
-    ask = Ask(ask_for(1, 2), 128.0, 64.0, 0.0, 0.0)
-    (score,) = SMetric(Config()).choose(ask, candidates)
-    assert score.total_s == product(ask, candidates[0])
+    routing = RoutingContext(ask_for(1, 2), 128.0, 64.0, 0.0, 0.0)
+    (score,) = SMetric(Config()).choose(routing, candidates)
+    assert score.total_s == product(routing, candidates[0])
 
 
 def test_turns_are_remembered_up_to_the_cap():

@@ -1,4 +1,4 @@
-from router.prefix.block_map import NOBODY, Paths
+from router.prefix.block_map import NOBODY, BlockMap
 from router.types import BlockKey
 
 
@@ -8,7 +8,7 @@ def keys(*numbers):
 
 def paths_of(**marked):
     """Each engine's blocks, put in one after the other."""
-    paths = Paths()
+    paths = BlockMap()
     for engine, blocks in marked.items():
         begin = 0
         for marks, length in paths.walk(blocks):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix.lru import PrefixIndex
-from router.types import BlockKey, EngineId, Lookup
+from router.prefix.lru import LruIndex
+from router.types import BlockKey, EngineId, PrefixExpectation
 
 A, B = EngineId("a"), EngineId("b")
 BLOCK = 10.0
@@ -16,42 +16,46 @@ def keys(*names: int) -> tuple[BlockKey, ...]:
     return tuple(BlockKey(n) for n in names)
 
 
-def index_of(*engines: EngineId, capacity: float = 1000.0, most: int = 1000, guessed: bool = False) -> PrefixIndex:
-    index = PrefixIndex(most)
+def index_of(*engines: EngineId, capacity: float = 1000.0, most: int = 1000, guessed: bool = False) -> LruIndex:
+    index = LruIndex(most)
     for engine in engines:
         index.add(engine, capacity, guessed=guessed)
     return index
 
 
-def book(index: PrefixIndex, engine: EngineId, prompt: tuple[BlockKey, ...], matched: int) -> Lookup:
+def book(index: LruIndex, engine: EngineId, prompt: tuple[BlockKey, ...], matched: int) -> PrefixExpectation:
     return index.book(engine, prompt, index.walk(prompt), matched, BLOCK)
 
 
 def answer(
-    index: PrefixIndex,
+    index: LruIndex,
     engine: EngineId,
     prompt: tuple[BlockKey, ...],
     cached: int | None,
     *,
     extra: tuple[BlockKey, ...] = (),
-) -> Lookup:
+) -> PrefixExpectation:
     """One request through the index; what it predicted."""
     matched = index.match(prompt).get(engine, 0)
-    lookup = book(index, engine, prompt, matched)
-    settle(index, engine, prompt + extra, lookup, cached)
-    return lookup
+    expectation = book(index, engine, prompt, matched)
+    settle(index, engine, prompt + extra, expectation, cached)
+    return expectation
 
 
 def settle(
-    index: PrefixIndex, engine: EngineId, all_keys: tuple[BlockKey, ...], lookup: Lookup, cached: int | None
+    index: LruIndex,
+    engine: EngineId,
+    all_keys: tuple[BlockKey, ...],
+    expectation: PrefixExpectation,
+    cached: int | None,
 ) -> None:
     index.settle(
         engine,
         all_keys,
-        lookup,
+        expectation,
         block_tokens=BLOCK,
         slack_tokens=BLOCK,
-        predicted_tokens=lookup.blocks * BLOCK,
+        predicted_tokens=expectation.blocks * BLOCK,
         cached_tokens=cached,
     )
 
@@ -67,9 +71,9 @@ def test_one_walk_finds_every_engines_longest_prefix():
 
 def test_a_prompt_is_held_from_its_dispatch_and_its_reply_from_its_answer():
     index = index_of(A)
-    lookup = book(index, A, keys(1, 2), 0)
+    expectation = book(index, A, keys(1, 2), 0)
     assert index.match(keys(1, 2, 3)) == {A: 2}
-    settle(index, A, keys(1, 2, 3), lookup, None)
+    settle(index, A, keys(1, 2, 3), expectation, None)
     assert index.match(keys(1, 2, 3, 4)) == {A: 3}
 
 
@@ -151,8 +155,8 @@ def test_an_unanswered_dispatch_is_no_proof_of_a_flush():
 def test_a_failed_request_takes_back_only_what_no_answer_confirmed():
     index = index_of(A)
     answer(index, A, keys(1, 2), 0)
-    lookup = book(index, A, keys(1, 2, 3, 4), 2)
-    index.retract(A, keys(1, 2, 3, 4), lookup)
+    expectation = book(index, A, keys(1, 2, 3, 4), 2)
+    index.retract(A, keys(1, 2, 3, 4), expectation)
     assert index.match(keys(1, 2, 3, 4)) == {A: 2}
 
 
@@ -170,10 +174,10 @@ def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again():
 
 def test_the_end_of_a_request_whose_engine_has_gone_is_harmless():
     index = index_of(A)
-    lookup = book(index, A, keys(1), 0)
+    expectation = book(index, A, keys(1), 0)
     index.remove(A)
-    settle(index, A, keys(1), lookup, 0)
-    index.retract(A, keys(1), lookup)
+    settle(index, A, keys(1), expectation, 0)
+    index.retract(A, keys(1), expectation)
     assert len(index) == 0
 
 
@@ -194,13 +198,13 @@ def test_what_is_kept_of_touches_follows_what_is_left_of_them():
     for n in range(10_000):
         answer(index, A, (*stem, BlockKey(1000 + n)), None)
         if n % 500 == 0:
-            touches = index._shelves[A].touches.values()
+            touches = index._parts[A].touches.values()
             assert sum(touch.left for touch in touches) == index.blocks(A)
             assert sum(len(touch.keys) for touch in touches) <= 4 * index.blocks(A)
     assert index.blocks(A) == 5000
     for _ in range(10_000):
         answer(index, A, stem, None)
-    assert len(index._shelves[A].touches) <= 5000
+    assert len(index._parts[A].touches) <= 5000
 
 
 class Plain:
@@ -231,15 +235,15 @@ def test_each_engine_is_as_if_alone_and_as_a_plain_lru(seed):
     chance = random.Random(seed)
     index = index_of(A, B, capacity=60 * BLOCK)
     plain = {A: Plain(60), B: Plain(60)}
-    running: list[tuple[EngineId, tuple[BlockKey, ...], Lookup]] = []
+    running: list[tuple[EngineId, tuple[BlockKey, ...], PrefixExpectation]] = []
     for _ in range(4000):
         if running and chance.random() < 0.5:
-            engine, prompt, lookup = running.pop(chance.randrange(len(running)))
+            engine, prompt, expectation = running.pop(chance.randrange(len(running)))
             if chance.random() < 0.3:
-                index.retract(engine, prompt, lookup)
-                plain[engine].retract(prompt[lookup.blocks :])
+                index.retract(engine, prompt, expectation)
+                plain[engine].retract(prompt[expectation.blocks :])
             else:
-                settle(index, engine, prompt, lookup, None)
+                settle(index, engine, prompt, expectation, None)
                 plain[engine].touch(prompt, confirmed=True)
         else:
             path = [chance.randrange(2) for _ in range(chance.randint(1, 12))]
@@ -257,13 +261,13 @@ def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
     for n in range(3000):
         prompt = keys(*(chance.randrange(9 if n % 2 else 60) for _ in range(8)))
         engine = chance.choice([A, B])
-        lookup = book(index, engine, prompt, index.match(prompt).get(engine, 0))
+        expectation = book(index, engine, prompt, index.match(prompt).get(engine, 0))
         if n % 3:
-            settle(index, engine, prompt, lookup, None)
+            settle(index, engine, prompt, expectation, None)
         else:
-            index.retract(engine, prompt, lookup)
+            index.retract(engine, prompt, expectation)
         assert len(index) <= 60
-        assert len(index._paths) <= 69
+        assert len(index._block_map) <= 69
     index.forget(A)
     index.forget(B)
     assert len(index) == 0
@@ -292,11 +296,11 @@ def test_match_is_the_run_of_blocks_held_and_the_cap_stands(steps, most):
         elif what == "c":
             index.add(engine, 8 * BLOCK, guessed=True)
         else:
-            lookup = book(index, engine, prompt, matched.get(engine, 0))
+            expectation = book(index, engine, prompt, matched.get(engine, 0))
             if what == "s":
-                settle(index, engine, prompt, lookup, 0)
+                settle(index, engine, prompt, expectation, 0)
             elif what == "x":
-                index.retract(engine, prompt, lookup)
+                index.retract(engine, prompt, expectation)
         assert len(index) <= most
         for each in (A, B):
             held = [each in index.match((key,)) for key in prompt]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from router.prefix.index import Holdings
+from router.prefix.index import PrefixIndex
 from router.prefix.survival import CAPACITIES, IN_USE, SurvivalIndex
 from router.prefix.survival_curve import BINS, EDGES, PRIOR
 from router.types import BlockKey, EngineId
@@ -30,19 +30,19 @@ def book(index, engine, prompt):
 
 
 def serve(index, engine, prompt, cached=None, reply=()):
-    lookup = book(index, engine, prompt)
-    index.settle(engine, reply, lookup, cached)
-    return lookup
+    expectation = book(index, engine, prompt)
+    index.settle(engine, reply, expectation, cached)
+    return expectation
 
 
 def serve_held(holdings, engine, prompt, reply=()):
     """The same through both indexes, of one token a block; nothing was found."""
-    lookup = holdings.book(engine, prompt, holdings.match(prompt), 1.0)
+    expectation = holdings.book(engine, prompt, holdings.match(prompt), 1.0)
     holdings.settle(
         engine,
         prompt,
         reply,
-        lookup,
+        expectation,
         block_tokens=1.0,
         slack_tokens=1.0,
         exact=1.0,
@@ -63,12 +63,12 @@ def test_what_was_never_sent_there_is_not_expected():
 def test_blocks_in_use_are_certain_and_later_ones_are_not():
     index = index_of(A)
     serve(index, A, keys(1, 2, 3, 4))
-    index._shelves[A].curve.chance = [0.5] * BINS
+    index._parts[A].curve.chance = [0.5] * BINS
     assert index.match(keys(1, 2, 3, 4)) == {A: pytest.approx(2)}
-    lookup = book(index, A, keys(1, 2))
+    expectation = book(index, A, keys(1, 2))
     assert index.match(keys(1, 2, 3, 4)) == {A: pytest.approx(2 + 2 * 0.5)}
     book(index, A, keys(1, 2))
-    index.settle(A, (), lookup, None)
+    index.settle(A, (), expectation, None)
     assert index.match(keys(1, 2)) == {A: 2}  # the second request still runs
 
 
@@ -76,11 +76,11 @@ def test_a_block_survives_at_most_as_well_as_its_parent():
     index = index_of(A)
     serve(index, A, keys(1, 2, 3))
     serve(index, A, keys(*range(100, 150)))
-    lookup = book(index, A, keys(7))  # nothing of the path
-    index.settle(A, keys(3), lookup, None)  # block 3 alone is young again
-    old, young = (index._shelves[A].bin_of(index._paths.marks(BlockKey(n))[0]) for n in (1, 3))
+    expectation = book(index, A, keys(7))  # nothing of the path
+    index.settle(A, keys(3), expectation, None)  # block 3 alone is young again
+    old, young = (index._parts[A].bin_of(index._block_map.marks(BlockKey(n))[0]) for n in (1, 3))
     assert young < old
-    curve = index._shelves[A].curve
+    curve = index._parts[A].curve
     curve.chance = [1 - bin_ / BINS for bin_ in range(BINS)]
     assert index.match(keys(1, 2, 3)) == {A: pytest.approx(3 * curve.chance[old])}
 
@@ -89,15 +89,15 @@ def test_an_answer_teaches_the_bins_of_its_walk():
     index = index_of(A)
     serve(index, A, keys(1, 2, 3, 4))
     serve(index, A, keys(*range(10, 70)))
-    curve = index._shelves[A].curve
-    bin_ = index._shelves[A].bin_of(index._paths.marks(BlockKey(1))[0])
+    curve = index._parts[A].curve
+    bin_ = index._parts[A].bin_of(index._block_map.marks(BlockKey(1))[0])
     assert 0 < bin_ < BINS
     before = curve.chance[bin_]
-    lookup = serve(index, A, keys(1, 2, 3, 4), cached=1.0)  # a quarter of them
-    assert lookup.bins == ((bin_, 0, 4),)
+    expectation = serve(index, A, keys(1, 2, 3, 4), cached=1.0)  # a quarter of them
+    assert expectation.bins == ((bin_, 0, 4),)
     assert curve.chance[bin_] < before
-    lookup = serve(index, A, keys(1, 2, 3, 4), cached=math.inf)
-    assert lookup.bins == ((0, 0, 4),)
+    expectation = serve(index, A, keys(1, 2, 3, 4), cached=math.inf)
+    assert expectation.bins == ((0, 0, 4),)
 
 
 def test_orders_have_curves_of_their_own():
@@ -119,10 +119,10 @@ def test_rank_counts_what_was_touched_since_over_the_capacity():
     for number in range(300):
         serve(index, A, keys(*range(1000 + 20 * number, 1020 + 20 * number)))
         touched += 20
-        generation = index._paths.marks(BlockKey(1)).get(0)
+        generation = index._block_map.marks(BlockKey(1)).get(0)
         if generation is None:
             break
-        bin_ = index._shelves[A].bin_of(generation)
+        bin_ = index._parts[A].bin_of(generation)
         rank = touched / 1000
         low = next((i for i, edge in enumerate(EDGES) if rank - 0.15 < edge), BINS - 1)
         high = next((i for i, edge in enumerate(EDGES) if rank + 0.15 < edge), BINS - 1)
@@ -133,10 +133,10 @@ def test_rank_counts_what_was_touched_since_over_the_capacity():
 def test_a_request_that_never_began_leaves_nothing_of_its_own():
     index = index_of(A)
     serve(index, A, keys(1, 2))
-    lookup = book(index, A, keys(1, 2, 3))
-    index.retract(A, lookup)
+    expectation = book(index, A, keys(1, 2, 3))
+    index.retract(A, expectation)
     assert index.blocks(A) == 2
-    assert set(index._paths._marks) == set(keys(1, 2))
+    assert set(index._block_map._marks) == set(keys(1, 2))
 
 
 def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
@@ -152,18 +152,18 @@ def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
 
 
 def check(index):
-    for engine, shelf in index._shelves.items():
-        held = {key: marks[shelf.number] for key, marks in index._paths._marks.items() if shelf.number in marks}
-        young = [max(mark, shelf.first) for mark in held.values() if mark < IN_USE]
-        in_use = Counter(key for prompt in shelf.open.values() for key in prompt)
+    for engine, part in index._parts.items():
+        held = {key: marks[part.number] for key, marks in index._block_map._marks.items() if part.number in marks}
+        young = [max(mark, part.first) for mark in held.values() if mark < IN_USE]
+        in_use = Counter(key for prompt in part.open.values() for key in prompt)
         assert {key: mark - IN_USE for key, mark in held.items() if mark >= IN_USE} == in_use
         assert index.blocks(engine) == len(held)
-        assert shelf.held == len(in_use)
-        for place, count in enumerate(shelf.counts):
-            assert count == young.count(shelf.first + place)
-        assert all(key in shelf.lists[max(0, mark - shelf.first)] for key, mark in held.items() if mark < IN_USE)
-        assert len(shelf.lists) == len(shelf.counts) == len(shelf.ranks)
-    assert all(index._paths._marks.values())
+        assert part.held == len(in_use)
+        for place, count in enumerate(part.counts):
+            assert count == young.count(part.first + place)
+        assert all(key in part.lists[max(0, mark - part.first)] for key, mark in held.items() if mark < IN_USE)
+        assert len(part.lists) == len(part.counts) == len(part.ranks)
+    assert all(index._block_map._marks.values())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -173,12 +173,12 @@ def test_books_agree_after_random_traffic(seed):
     running = []
     for step in range(3000):
         if running and chance.random() < 0.5:
-            engine, prompt, lookup = running.pop(chance.randrange(len(running)))
+            engine, prompt, expectation = running.pop(chance.randrange(len(running)))
             if chance.random() < 0.2:
-                index.retract(engine, lookup)
+                index.retract(engine, expectation)
             else:
                 cached = chance.choice([None, 0.0, 2.0, math.inf])
-                index.settle(engine, keys(chance.randrange(10_000, 20_000)), lookup, cached)
+                index.settle(engine, keys(chance.randrange(10_000, 20_000)), expectation, cached)
         else:
             stem = chance.randrange(40)
             prompt = keys(*(100 * stem + n for n in range(chance.randint(1, 9))), 5000 + step)
@@ -201,14 +201,14 @@ def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
         prompt, engine = keys(*(chance.randrange(9 if n % 2 else 60) for _ in range(8))), chance.choice([A, B])
         assert all(0 <= hit <= 8 for hit in index.match(prompt).values())
         running.append((engine, book(index, engine, prompt)))
-        engine, lookup = running.pop(chance.randrange(len(running))) if n % 9 else running[-1]
+        engine, expectation = running.pop(chance.randrange(len(running))) if n % 9 else running[-1]
         if n % 3:
-            index.settle(engine, (), lookup, chance.choice([None, 0.0, 2.0]))
+            index.settle(engine, (), expectation, chance.choice([None, 0.0, 2.0]))
         else:
-            index.retract(engine, lookup)
+            index.retract(engine, expectation)
     index.forget(A)
     index.forget(B)
-    assert len(index._paths) == len(index) == 0
+    assert len(index._block_map) == len(index) == 0
 
 
 def test_what_is_old_stays_known_while_others_come_again_and_again():
@@ -218,12 +218,12 @@ def test_what_is_old_stays_known_while_others_come_again_and_again():
     for _ in range(500):
         serve(index, A, keys(*range(10, 20)))
     assert index.match(keys(1, 2, 3))[A] > 2
-    assert sum(map(len, index._shelves[A].lists)) < 2 * 128 * 10 + 200  # as many touches as the generations hold
+    assert sum(map(len, index._parts[A].lists)) < 2 * 128 * 10 + 200  # as many touches as the generations hold
     check(index)
 
 
 def test_a_mixed_fleet_shares_one_cap():
-    holdings = Holdings(1000)
+    holdings = PrefixIndex(1000)
     engines = {A: "lru", B: "rlt_gix"}
     for engine, order in engines.items():
         holdings.add(engine, 1e6, guessed=False, order=order)
@@ -244,12 +244,12 @@ def test_memory_reaches_its_caps_and_keeps_them():
             serve(index, engine, keys(*range(10 * number, 10 * number + 10)))
             largest = max(largest, index.blocks(A))
         assert 0.3 * bound / (1 if most > 1000 else 2) < largest <= bound
-        assert len(index._paths) <= 2 * bound
-        assert sum(map(len, index._shelves[A].lists)) <= 2 * bound
+        assert len(index._block_map) <= 2 * bound
+        assert sum(map(len, index._parts[A].lists)) <= 2 * bound
 
 
 def test_each_engine_is_in_the_index_of_its_order():
-    holdings = Holdings(1000)
+    holdings = PrefixIndex(1000)
     holdings.add(A, 100.0, guessed=False, order=None)
     holdings.add(B, 100.0, guessed=False, order="rlt_gix")
     for engine in (A, B):

@@ -1,10 +1,10 @@
 import pytest
 
-from router.prefix.survival_curve import PRIOR, Curve
+from router.prefix.survival_curve import PRIOR, SurvivalCurve
 
 
 def test_the_curve_learns_by_bin_and_never_rises():
-    curve = Curve()
+    curve = SurvivalCurve()
     for _ in range(200):
         curve.learn([(3, 0.0)])
     assert curve.chance[3] == pytest.approx(0, abs=0.05)

@@ -1,4 +1,4 @@
-from router.policies.lbgr.engine_steps import StepReader
+from router.policies.lbgr.engine_steps import EngineSteps
 from router.types import Decision, EngineId
 from tests.support.virtual_fleet import ask_for
 
@@ -8,7 +8,7 @@ def sent(at_s: float, tokens: float = 100.0, hit: float = 0.0) -> Decision:
 
 
 def test_first_tokens_within_three_milliseconds_are_one_step():
-    steps = StepReader()
+    steps = EngineSteps()
     assert steps.add(sent(0.0, 100, 20), 1.0, clean=True) is None
     assert steps.add(sent(0.5, 50, 10), 1.002, clean=True) is None
     step = steps.close(1.01)
@@ -18,7 +18,7 @@ def test_first_tokens_within_three_milliseconds_are_one_step():
 
 
 def test_a_later_first_token_ends_the_step_and_starts_the_next_at_the_previous_token():
-    steps = StepReader()
+    steps = EngineSteps()
     steps.add(sent(0.0), 1.0, clean=True)
     first = steps.add(sent(0.0), 1.5, clean=True)
     second = steps.close(2.0)
@@ -28,7 +28,7 @@ def test_a_later_first_token_ends_the_step_and_starts_the_next_at_the_previous_t
 
 
 def test_an_open_step_waits_and_an_unclean_member_spoils_it():
-    steps = StepReader()
+    steps = EngineSteps()
     steps.add(sent(0.0), 1.0, clean=True)
     assert steps.close(1.003) is None
     steps.add(sent(0.0), 1.001, clean=False)

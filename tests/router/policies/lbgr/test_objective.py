@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.lbgr.objective import miss
 from router.policies.lbgr.policy import Lbgr
 from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView
@@ -22,7 +22,9 @@ def weigh(config: Config, ttft_s: float | None = None, tpot_s: float | None = No
     near = EngineView(NEAR, EngineInfo(), 1, 1, 5000.0, 5000.0, 50_000.0, head, 10.0)
     far = EngineView(FAR, EngineInfo(), 0, 0, 0.0, 0.0, 50_000.0)
     request = replace(ask_for(1), slo_ttft_s=ttft_s, slo_tpot_s=tpot_s)
-    scores = Lbgr(config).choose(Ask(request, 2000.0, 50.0, 10.0, 0.0), [Candidate(near, 1999.0), Candidate(far, 0.0)])
+    scores = Lbgr(config).choose(
+        RoutingContext(request, 2000.0, 50.0, 10.0, 0.0), [Candidate(near, 1999.0), Candidate(far, 0.0)]
+    )
     return {score.engine: {"total": score.total_s, **score.terms_s} for score in scores}
 
 

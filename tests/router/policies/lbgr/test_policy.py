@@ -1,7 +1,7 @@
 import pytest
 
 from router.config import Config
-from router.policies.base import Ask
+from router.policies.base import RoutingContext
 from router.policies.lbgr.features import Features
 from router.policies.lbgr.policy import Lbgr
 from router.types import Booking, Candidate, Ending, EngineId, EngineInfo, EngineView, Outcome
@@ -24,8 +24,8 @@ def test_worked_example():
     head = Booking(1, E, 9.9, True, 600.0, 100.0, 50.0, None)
     busy = EngineView(E, EngineInfo(), 4, 2, 1500.0, 4000.0, 8000.0, head, 9.95)
     idle = EngineView(EngineId("e1"), EngineInfo(), 0, 0, 0.0, 0.0, 8000.0)
-    ask = Ask(ask_for(1), 2000.0, 50.0, 10.0, 0.0)
-    first, second = Lbgr(Config()).choose(ask, [Candidate(busy, 1200.0), Candidate(idle, 0.0)])
+    routing = RoutingContext(ask_for(1), 2000.0, 50.0, 10.0, 0.0)
+    first, second = Lbgr(Config()).choose(routing, [Candidate(busy, 1200.0), Candidate(idle, 0.0)])
     # 50 ms since the last first token at 10 tokens a ms: the head has 500 tokens, all of its 500; q = 1500 - 500
     assert Features(*first.features) == (2, 0, 1000.0)
     assert (first.hit_tokens, second.hit_tokens) == (1200.0, 0.0)
@@ -46,8 +46,8 @@ def test_worked_example():
 
 def test_a_cache_too_small_for_all_thins_the_crowd():
     view = EngineView(E, EngineInfo(), 6, 0, 0.0, 6000.0, 2000.0)
-    ask = Ask(ask_for(1), 100.0, 10.0, 0.0, 0.0)
-    (score,) = Lbgr(Config()).choose(ask, [Candidate(view, 0.0)])
+    routing = RoutingContext(ask_for(1), 100.0, 10.0, 0.0, 0.0)
+    (score,) = Lbgr(Config()).choose(routing, [Candidate(view, 0.0)])
     decode = 10 * (20 + 0.2 * 2 + 0.0001 * 2000)
     assert score.terms_s["decode"] * 1000 == pytest.approx(decode)
     # 6100 tokens in a cache of 2000: what does not fit waits for as many times a decode as it is caches
@@ -57,7 +57,7 @@ def test_a_cache_too_small_for_all_thins_the_crowd():
 
 def test_an_empty_engine_has_room_whatever_it_is_asked():
     view = EngineView(E, EngineInfo(), 0, 0, 0.0, 0.0, 2000.0)
-    (score,) = Lbgr(Config()).choose(Ask(ask_for(1), 9000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
+    (score,) = Lbgr(Config()).choose(RoutingContext(ask_for(1), 9000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
     assert score.terms_s["room"] == 0.0
 
 
@@ -66,7 +66,7 @@ def test_the_weights_are_options():
     off = Config(
         lbgr_first_token_weight=0.0, lbgr_duplication_weight=0.0, lbgr_imposed_prefill=0.0, lbgr_imposed_decode=0.0
     )
-    (score,) = Lbgr(off).choose(Ask(ask_for(1), 100.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
+    (score,) = Lbgr(off).choose(RoutingContext(ask_for(1), 100.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
     assert (score.terms_s["imposed"], score.terms_s["duplication"]) == (0.0, 0.0)
     assert score.total_s == score.predicted_s
 
@@ -109,7 +109,7 @@ def gave(router, view_time: float, slow: str, factor: float, count: int, *, stre
 def test_a_slow_engine_gets_less(stream):
     router = router_with(2)
     gave(router, 0.0, "e0", 3.0, 60, stream=stream)
-    told = [router.describe(EngineId(name))["scale"] for name in ("e0", "e1")]
+    told = [router.describe(EngineId(name))["slowness"] for name in ("e0", "e1")]
     assert told[0] > 1.2 * told[1]
     chosen = [router.route(ask_for(10_000 + n, stream=stream), 185.0).engine for n in range(12)]
     assert chosen.count("e0") < chosen.count("e1")
@@ -162,9 +162,9 @@ def test_another_policys_choice_can_be_followed():
         decision = router.route(ask_for(n, stream=n % 2 == 0), float(n))
         shadow.dispatched(decision)
         shadow.first_token(decision, n + 0.1)
-        stay = router.fleet.release(decision.booking, n + 0.5, answered=True)
-        assert stay is not None
-        shadow.learn(decision, stay, answered(n + 0.5))
+        released = router.fleet.release(decision.booking, n + 0.5, answered=True)
+        assert released is not None
+        shadow.learn(decision, released, answered(n + 0.5))
     assert shadow.describe(E)["samples"] == 0
 
 
@@ -218,7 +218,7 @@ def test_mixed_traffic_learns_from_both_kinds():
 @pytest.mark.parametrize(("order", "weight"), [(None, 4), ("lru", 4), ("rlt_gix", 3), ("rlt", 3)])
 def test_duplication_weighs_less_where_a_copy_displaces_little(order, weight):
     view = EngineView(E, EngineInfo(order=order), 1, 1, 200.0, 200.0, 2000.0)
-    (score,) = Lbgr(Config()).choose(Ask(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
+    (score,) = Lbgr(Config()).choose(RoutingContext(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
     assert score.terms_s["duplication"] * 1000 == pytest.approx(2 * weight * 0.3 * 2 * (100 + 3.3 / 2))
 
 

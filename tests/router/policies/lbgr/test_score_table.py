@@ -4,7 +4,7 @@ from array import array
 import pytest
 
 from router.policies.base import pick
-from router.policies.lbgr.score_table import Rows
+from router.policies.lbgr.score_table import ScoreTable
 from router.types import Candidate, EngineId, EngineInfo, EngineView, Score, Scores
 
 NAMES = ("wait", "prefill")
@@ -27,7 +27,7 @@ def rows_of(*places):
         return row(candidates[0].view.in_flight)
 
     numbers = array("d", [number for place in places for number in row(place)])
-    return Rows(CANDIDATES, NAMES, numbers, places, weigh), asked
+    return ScoreTable(CANDIDATES, NAMES, numbers, places, weigh), asked
 
 
 def test_a_row_is_a_score_when_it_is_looked_at():

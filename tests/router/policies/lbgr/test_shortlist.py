@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from router.config import Config
-from router.policies.base import Ask, pick
+from router.policies.base import RoutingContext, pick
 from router.policies.lbgr.policy import Lbgr
 from router.policies.lbgr.shortlist import MOST, shortlist
 from router.types import Candidate, EngineId, EngineInfo, EngineView
@@ -30,13 +30,13 @@ def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weig
         assert len(set(places)) == len(places) <= MOST
         assert set(range(476, 500)) <= set(places)
         assert {17, *sorted(range(1000), key=loads.__getitem__)[:3]} <= set(places)
-        weighed = Lbgr(Config()).choose(Ask(ask_for(1), 9000.0, 50.0, 0.0, chance), candidates)
+        weighed = Lbgr(Config()).choose(RoutingContext(ask_for(1), 9000.0, 50.0, 0.0, chance), candidates)
         assert [n for n, total in enumerate(weighed.totals_s) if math.isfinite(total)] == places
         assert weighed[600].total_s > min(weighed.totals_s)  # of whom it is asked is weighed all the same
 
 
 def test_up_to_that_many_all_are_weighed():
-    found = Lbgr(Config()).choose(Ask(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
+    found = Lbgr(Config()).choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
     assert all(map(math.isfinite, found.totals_s))
 
 
@@ -45,7 +45,9 @@ def test_any_of_many_equal_engines_may_be_drawn():
     drawn = Counter()
     for _ in range(3000):
         chance = rng.random()
-        drawn[pick(Lbgr(Config()).choose(Ask(ask_for(1), 900.0, 50.0, 0.0, chance), candidates), chance).engine] += 1
+        drawn[
+            pick(Lbgr(Config()).choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, chance), candidates), chance).engine
+        ] += 1
     assert len(drawn) == 300
     assert max(drawn.values()) < 40
 
@@ -57,7 +59,7 @@ def test_among_hundreds_of_engines_a_prefix_is_found_again_and_load_is_spread():
     assert router.route(ask_for(*range(50), 99), 2.0).engine == home.engine
     engines = [router.route(ask_for(1000 + n), 3.0).engine for n in range(290)]
     assert max(Counter(engines).values()) <= 2
-    (entry,) = router.ledger.newest(1)
+    (entry,) = router.decision_log.newest(1)
     assert entry.describe(4.0)["engines_left_out"] == 300 - 16
 
 
@@ -65,7 +67,7 @@ def test_a_shadow_learns_of_engines_that_it_did_not_weigh():
     router = router_with(300, "round_robin", shadow=("lbgr",))
     for n in range(100):
         decision = router.route(ask_for(n, n + 1000), float(n))
-        assert decision.opinions[0].chosen.predicted_s is not None
+        assert decision.shadows[0].chosen.predicted_s is not None
         router.first_token(decision, n + 0.1)
         router.complete(decision, answered(n + 0.6, output=20))
-    assert [seat.policy.describe(E)["samples"] for seat in router.panel.seats if seat.name == "lbgr"] == [200]
+    assert [arm.policy.describe(E)["samples"] for arm in router.experiment.arms if arm.name == "lbgr"] == [200]

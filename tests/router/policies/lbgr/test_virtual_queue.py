@@ -1,12 +1,12 @@
 import pytest
 
-from router.policies.lbgr.virtual_queue import Backlog
+from router.policies.lbgr.virtual_queue import VirtualQueue
 
 SPEED = 100.0  # tokens a second
 
 
 def test_grows_at_dispatch_and_drains_at_the_learned_speed():
-    backlog = Backlog()
+    backlog = VirtualQueue()
     backlog.add(1, 200.0, 0.0, SPEED)
     backlog.add(2, 100.0, 1.0, SPEED)
     assert backlog.ahead(1.0, SPEED) == (2, 200.0)
@@ -15,13 +15,13 @@ def test_grows_at_dispatch_and_drains_at_the_learned_speed():
 
 
 def test_asking_does_not_drain():
-    backlog = Backlog()
+    backlog = VirtualQueue()
     backlog.add(1, 200.0, 0.0, SPEED)
     assert backlog.ahead(1.0, SPEED) == backlog.ahead(1.0, SPEED) == (1, 100.0)
 
 
 def test_evidence_cuts_what_was_dispatched_before():
-    backlog = Backlog()
+    backlog = VirtualQueue()
     for serial in (1, 2, 3):
         backlog.add(serial, 100.0, 0.0, 0.0)
     backlog.reach(2, 0.0, 0.0)
@@ -29,7 +29,7 @@ def test_evidence_cuts_what_was_dispatched_before():
 
 
 def test_late_evidence_does_not_bring_back_what_has_drained():
-    backlog = Backlog()
+    backlog = VirtualQueue()
     backlog.add(1, 100.0, 0.0, SPEED)
     backlog.add(2, 100.0, 0.0, SPEED)
     backlog.reach(1, 1.5, SPEED)
@@ -37,7 +37,7 @@ def test_late_evidence_does_not_bring_back_what_has_drained():
 
 
 def test_a_cancelled_request_leaves_alone():
-    backlog = Backlog()
+    backlog = VirtualQueue()
     for serial in (1, 2, 3):
         backlog.add(serial, 100.0, 0.0, 0.0)
     backlog.drop(2)
@@ -46,7 +46,7 @@ def test_a_cancelled_request_leaves_alone():
 
 
 def test_empty_again_is_exactly_zero():
-    backlog = Backlog()
+    backlog = VirtualQueue()
     for serial in range(50):
         backlog.add(serial, 0.1 * serial + 0.01, 0.0, 0.0)
     backlog.reach(49, 0.0, 0.0)

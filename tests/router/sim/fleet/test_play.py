@@ -10,15 +10,15 @@ from router.errors import NoEngine
 from router.policies import TABLE
 from router.sim.fleet import play as module
 from router.sim.fleet.play import play
-from router.sim.fleet.scenario import Run, Site, Spell
+from router.sim.fleet.scenario import FleetSpec, Run, Slowdown
 from router.sim.fleet.traffic import SHAPES, Workload, replay
 from router.sim.trace import TraceFile
 
-L40 = Site(3, ("l40-8b",), 128)
+L40 = FleetSpec(3, ("l40-8b",), 128)
 
 
-def run_of(name="gsp", rate=6.0, requests=150, site=L40, policy="lbgr", order="rlt_gix", seed=0, **options):
-    return Run(Workload(name, rate, requests), site, policy, order, seed, options)
+def run_of(name="gsp", rate=6.0, requests=150, fleet=L40, policy="lbgr", order="rlt_gix", seed=0, **options):
+    return Run(Workload(name, rate, requests), fleet, policy, order, seed, options)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -77,7 +77,7 @@ def test_the_router_is_told_of_engines():
 def test_the_size_that_engines_tell(told, blocks, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "describe_engine", lambda *a: seen.append(describe(*a)) or seen[-1])
-    play(run_of(requests=5, site=replace(L40, cache_tokens=10_000, told=told)))
+    play(run_of(requests=5, fleet=replace(L40, cache_tokens=10_000, told=told)))
     assert {info.capacity_blocks for info in seen} == {blocks}
     assert {(info.block_size, info.order) for info in seen} == {(128, "rlt_gix")}
 
@@ -89,7 +89,7 @@ def test_orders_and_hardware_in_turn(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "describe_engine", lambda *a: note(seen, *a))
     monkeypatch.setattr(module.Router, "route", refuse)
-    play(run_of(requests=1, order="lru+gix", site=replace(L40, hardware=("l40-8b", "h100-8b"))))
+    play(run_of(requests=1, order="lru+gix", fleet=replace(L40, hardware=("l40-8b", "h100-8b"))))
     assert seen == [("l40-8b", "lru"), ("h100-8b", "gix"), ("l40-8b", "lru")]
 
 
@@ -115,16 +115,16 @@ def shares(played):
 
 
 def test_a_slow_engine_gets_less():
-    for site in (replace(L40, slow=((1, 3.0),)), replace(L40, degrade=(Spell(1, 3.0, 0.0, 1e9),))):
+    for fleet in (replace(L40, slow=((1, 3.0),)), replace(L40, degrade=(Slowdown(1, 3.0, 0.0, 1e9),))):
         work = Counter[int]()
-        for served in play(run_of(requests=400, site=site)).served:
+        for served in play(run_of(requests=400, fleet=fleet)).served:
             work[served.engine] += served.prompt_tokens - served.cached_tokens
         assert work[1] < 0.6 * min(work[0], work[2]), work
 
 
 def test_a_spell_ends():
-    site = replace(L40, engines=1, degrade=(Spell(0, 10.0, 50.0, 100.0),))
-    served = play(run_of(rate=0.2, requests=40, site=site)).served
+    fleet = replace(L40, engines=1, degrade=(Slowdown(0, 10.0, 50.0, 100.0),))
+    served = play(run_of(rate=0.2, requests=40, fleet=fleet)).served
     slowest = max(served, key=lambda s: (s.done_s - s.first_s) / (s.output_tokens - 1))
     assert 50 <= slowest.first_s <= 100
     usual = [s.done_s - s.first_s for s in served if s.first_s > 102]
@@ -133,14 +133,14 @@ def test_a_spell_ends():
 
 
 def test_unstreamed_requests():
-    streams = [d.request.stream for d in decisions_of(run_of(requests=200, site=replace(L40, unstreamed=0.5)))]
+    streams = [d.request.stream for d in decisions_of(run_of(requests=200, fleet=replace(L40, unstreamed=0.5)))]
     assert 60 < sum(streams) < 140
-    assert not any(d.request.stream for d in decisions_of(run_of(requests=20, site=replace(L40, unstreamed=1.0))))
+    assert not any(d.request.stream for d in decisions_of(run_of(requests=20, fleet=replace(L40, unstreamed=1.0))))
 
 
 def test_an_engine_fails():
     seen = []
-    played = play(run_of("heavy", rate=8, requests=400, site=replace(L40, fail=((1, 20.0),))), watcher=seen.append)
+    played = play(run_of("heavy", rate=8, requests=400, fleet=replace(L40, fail=((1, 20.0),))), watcher=seen.append)
     assert len(played.served) + played.failed == played.requests
     assert 0 < played.failed < 60  # those that had begun their answers
     assert max(s.done_s for s in played.served if s.engine == 1) <= 20.0
@@ -155,25 +155,25 @@ def test_an_engine_fails():
 
 
 def test_unstreamed_requests_survive_their_engine():
-    site = replace(L40, fail=((1, 20.0),), unstreamed=1.0)
-    played = play(run_of("heavy", rate=8, requests=300, site=site))
+    fleet = replace(L40, fail=((1, 20.0),), unstreamed=1.0)
+    played = play(run_of("heavy", rate=8, requests=300, fleet=fleet))
     assert (played.failed, len(played.served)) == (0, 300)
 
 
 def test_the_last_engine_fails():
-    played = play(run_of("heavy", rate=2, requests=100, site=replace(L40, engines=1, fail=((0, 20.0),))))
+    played = play(run_of("heavy", rate=2, requests=100, fleet=replace(L40, engines=1, fail=((0, 20.0),))))
     assert played.failed + len(played.served) == 100
     assert max(s.done_s for s in played.served) <= 20.0
 
 
 def test_a_check_finds_a_dead_engine():
-    site = replace(L40, fail=((0, 1.0),))
-    seen = decisions_of(run_of(rate=0.02, requests=4, policy="round_robin", site=site))
+    fleet = replace(L40, fail=((0, 1.0),))
+    seen = decisions_of(run_of(rate=0.02, requests=4, policy="round_robin", fleet=fleet))
     assert "engine-0" not in {d.engine for d in seen if d.dispatched_s > 1.0 + 15.0}
 
 
 def test_an_engine_joins():
-    played = play(run_of(requests=300, site=replace(L40, join=((2, 20.0),))))
+    played = play(run_of(requests=300, fleet=replace(L40, join=((2, 20.0),))))
     assert (len(played.served), played.failed) == (300, 0)
     joined = [s for s in played.served if s.engine == 2]
     assert joined
@@ -181,8 +181,8 @@ def test_an_engine_joins():
 
 
 def test_an_engine_comes_back_empty():
-    site = replace(L40, engines=1, fail=((0, 40.0),), join=((0, 41.0),))
-    run = run_of("chat", rate=0.05, requests=40, site=site)
+    fleet = replace(L40, engines=1, fail=((0, 40.0),), join=((0, 41.0),))
+    run = run_of("chat", rate=0.05, requests=40, fleet=fleet)
     played = play(run)
     before = [s for s in played.served if s.done_s <= 40.0]
     first = min((s for s in played.served if s.done_s > 41.0), key=lambda s: s.arrival_s)
@@ -191,20 +191,20 @@ def test_an_engine_comes_back_empty():
 
 
 def test_all_engines_join_late():
-    played = play(run_of(rate=1.0, requests=20, site=replace(L40, engines=1, join=((0, 10.0),))))
+    played = play(run_of(rate=1.0, requests=20, fleet=replace(L40, engines=1, join=((0, 10.0),))))
     assert 0 < played.failed < 20
     assert len(played.served) == 20 - played.failed
 
 
 def test_a_request_longer_than_the_cache_is_refused():
-    played = play(run_of(requests=60, site=replace(L40, cache_tokens=2000)))
+    played = play(run_of(requests=60, fleet=replace(L40, cache_tokens=2000)))
     assert played.failed > 0
     assert all(s.prompt_tokens < 2000 for s in played.served)
     assert len(played.served) + played.failed == 60
 
 
 def test_preemptions_are_counted():
-    played = play(run_of("heavy", rate=40, requests=200, site=replace(L40, cache_tokens=30_000)))
+    played = play(run_of("heavy", rate=40, requests=200, fleet=replace(L40, cache_tokens=30_000)))
     assert played.preemptions > 0
     assert len(played.served) == 200
 
@@ -221,7 +221,7 @@ def test_a_trace_is_replayed(tmp_path):
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     traffic = replay(TraceFile(str(path)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
-    played = play(Run(traffic, Site(2, ("h100-8b",), 512), "lbgr", "lru", 0))
+    played = play(Run(traffic, FleetSpec(2, ("h100-8b",), 512), "lbgr", "lru", 0))
     assert {s.prompt_tokens for s in played.served} == {1000}
     assert {s.cached_tokens for s in played.served} == {0, 512}
     assert [s.arrival_s for s in sorted(played.served)] == pytest.approx([0.1 * n for n in range(30)])
@@ -240,8 +240,8 @@ def line_of(at_ms, **fields):
 def test_what_a_recording_tells_reaches_the_router(tmp_path):
     told = {"max_tokens": 77, "route": "/v1/chat/completions", "session": "ab"}
     lines = [line_of(1000 * n, stream=n % 2 == 0, **told) for n in range(8)] + [line_of(9000)]
-    site = Site(2, ("h100-8b",), 512, unstreamed=1.0)
-    *seen, last = decisions_of(Run(recorded(tmp_path / "t", *lines), site, "lbgr", "lru", 0))
+    fleet = FleetSpec(2, ("h100-8b",), 512, unstreamed=1.0)
+    *seen, last = decisions_of(Run(recorded(tmp_path / "t", *lines), fleet, "lbgr", "lru", 0))
     assert [decision.request.stream for decision in seen] == [True, False] * 4
     assert {(d.request.max_tokens, d.request.route, d.request.session) for d in seen} == {tuple(told.values())}
     assert (last.request.max_tokens, last.request.stream, last.request.session) == (None, False, None)
@@ -253,7 +253,7 @@ def test_a_request_that_was_left_holds_its_engine_until_then(tmp_path, max_token
     gone = line_of(0, output_length=3, max_tokens=max_tokens, ending="cancelled", latency_ms=30_000)
     runs = {}
     for name, lines in (("gone", [gone, line_of(1000), line_of(40_000)]), ("alone", [line_of(1000), line_of(40_000)])):
-        played = play(Run(recorded(tmp_path / name, *lines), Site(1, ("h100-8b",), 512), "lbgr", "lru", 0))
+        played = play(Run(recorded(tmp_path / name, *lines), FleetSpec(1, ("h100-8b",), 512), "lbgr", "lru", 0))
         runs[name] = played, [s.done_s - s.arrival_s for s in played.served]
     played, (beside, after) = runs["gone"]
     assert (played.left, played.failed, played.requests) == (1, 0, 3)
@@ -264,28 +264,28 @@ def test_a_request_that_was_left_holds_its_engine_until_then(tmp_path, max_token
 
 def test_a_request_that_was_left_is_answered_if_its_bound_is_reached_before(tmp_path):
     gone = line_of(0, output_length=3, max_tokens=50, ending="timeout", latency_ms=30_000)
-    played = play(Run(recorded(tmp_path / "t", gone), Site(1, ("h100-8b",), 512), "lbgr", "lru", 0))
+    played = play(Run(recorded(tmp_path / "t", gone), FleetSpec(1, ("h100-8b",), 512), "lbgr", "lru", 0))
     assert (played.left, [s.output_tokens for s in played.served]) == (0, [50])
 
 
 def test_a_client_leaves_while_its_request_waits(tmp_path):
     lines = [line_of(n, ending="cancelled", latency_ms=5 + n) for n in range(40)]
-    played = play(Run(recorded(tmp_path / "t", *lines), Site(2, ("l40-8b",), 512), "lbgr", "rlt_gix", 0))
+    played = play(Run(recorded(tmp_path / "t", *lines), FleetSpec(2, ("l40-8b",), 512), "lbgr", "rlt_gix", 0))
     assert (played.left, played.served, played.failed) == (40, [], 0)
     assert sum(played.busy_s) < 2  # not one prompt after another
 
 
 def test_an_engine_fails_under_requests_that_are_left(tmp_path):
     lines = [line_of(100 * n, ending="cancelled", latency_ms=4000) for n in range(40)]
-    site = Site(2, ("l40-8b",), 512, fail=((0, 2.0),))
-    played = play(Run(recorded(tmp_path / "t", *lines), site, "lbgr", "lru", 0))
+    fleet = FleetSpec(2, ("l40-8b",), 512, fail=((0, 2.0),))
+    played = play(Run(recorded(tmp_path / "t", *lines), fleet, "lbgr", "lru", 0))
     assert played.served == []
     assert played.failed > 0
     assert played.left + played.failed == 40
 
 
 def test_many_engines():
-    played = play(run_of(rate=200.0, requests=250, site=replace(L40, engines=256)))
+    played = play(run_of(rate=200.0, requests=250, fleet=replace(L40, engines=256)))
     assert len(shares(played)) > 50
 
 

@@ -9,10 +9,10 @@ import pytest
 from router.errors import SetupError
 from router.sim.fleet.play import Played, Served
 from router.sim.fleet.result import KEYS, Row, Table, mean_of, measure, percentile, summarize, to_json
-from router.sim.fleet.scenario import Run, Site
+from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.traffic import Workload
 
-RUN = Run(Workload("gsp", 2.0, 10), Site(2, ("l40-8b",), 128), "lbgr", "lru", 4)
+RUN = Run(Workload("gsp", 2.0, 10), FleetSpec(2, ("l40-8b",), 128), "lbgr", "lru", 4)
 ROW = Row("gsp", "lbgr", "rlt_gix", 4, 11.0, 0, 1.5, 1.25, 3.0, 4.0, 0.75, 2.0, 0.4, 10.5, 1.05, 0, 3)
 
 
@@ -79,10 +79,10 @@ def cells(line):
 def test_bounds_that_are_kept_are_a_share_and_a_column():
     rows = [served(n, n, n + 0.1 * n, n + 0.1 * n + 0.9) for n in range(2, 8)]  # 0.1 s for each of nine later tokens
     played = Played(rows, 8, 10.0, 0, 0, [1.0, 1.0])
-    site = replace(RUN.site, slo_ttft_s=0.45)
-    assert summarize(replace(RUN, site=site), played).slo == pytest.approx(3 / 6)
-    site = replace(RUN.site, slo_tpot_s=0.09)
-    assert summarize(replace(RUN, site=site), played).slo == 0.0
+    fleet = replace(RUN.fleet, slo_ttft_s=0.45)
+    assert summarize(replace(RUN, fleet=fleet), played).slo == pytest.approx(3 / 6)
+    fleet = replace(RUN.fleet, slo_tpot_s=0.09)
+    assert summarize(replace(RUN, fleet=fleet), played).slo == 0.0
     assert math.isnan(summarize(RUN, played).slo)
     table = Table(["gsp"], ["lbgr"], ["rlt_gix"], slo=True)
     shown = dict(zip(cells(table.head().splitlines()[0]), cells(table.line(replace(ROW, slo=0.875))), strict=True))
