@@ -42,8 +42,8 @@ class Shadow(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One decision, packed. scores: for each of `engines` total_s, predicted_s, hit_tokens and slowness (nan where there
-    is none), then one value for each of `terms`."""
+    """One decision, packed. scores: for each of `engines` total_s, predicted_s, hit_tokens and slowness (nan where
+    there is none), then one value for each of `terms`."""
 
     request_id: str
     route: str
