@@ -18,7 +18,18 @@ Messages never hold an engine's URL: clients must not learn the inside of the fl
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Any, ClassVar
+
+from router.types import Ending
+
+
+class RetryReason(StrEnum):
+    """Why a request may be tried on another engine; what each allows stands in `core.retries`."""
+
+    CONNECT = "connect"  # refused, or not connected in time: nothing was sent
+    BUSY = "busy"  # the engine declined before it began
+    RESET = "reset"  # the connection broke
 
 
 class LeafcutterError(Exception):
@@ -59,8 +70,11 @@ class SetupError(LeafcutterError):
 
 
 class RequestError(LeafcutterError):
-    """A failed request; each class knows its HTTP status and OpenAI error type and code."""
+    """A failed request; each class knows its HTTP status, OpenAI error type and code, how the request ends by it, and
+    why it might be tried again."""
 
+    ending: ClassVar[Ending] = Ending.REJECTED
+    retry_reason: ClassVar[RetryReason | None] = None
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
@@ -69,6 +83,14 @@ class RequestError(LeafcutterError):
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.message, self.param = message, param
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Of the answer, names in lower case."""
+        headers = [(b"content-type", b"application/json")]
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        return headers
 
     def body(self) -> bytes:
         """The OpenAI error object, `{"error": {"message", "type", "param", "code"}}`, as JSON bytes."""
@@ -104,10 +126,11 @@ class PayloadTooLarge(RequestError):
 
 class EngineLost(RequestError):
     status, type, code = 502, "server_error", "engine_lost"
+    ending, retry_reason = Ending.ENGINE_LOST, RetryReason.RESET
 
 
 class EngineUnreachable(EngineLost):
-    code = "engine_unreachable"
+    code, retry_reason = "engine_unreachable", RetryReason.CONNECT
 
 
 class NoEngine(RequestError):
@@ -115,20 +138,31 @@ class NoEngine(RequestError):
 
 
 class EngineBusy(RequestError):
-    """The engine answered 503; its own words, `content` under `headers`, are what the client gets."""
+    """The engine answered 503; its own words, `content` under `headers`, are what the client gets. Inside a stream
+    it cannot happen: an engine is busy before it begins."""
 
     status, type, code = 503, "server_error", "engine_busy"
+    retry_reason = RetryReason.BUSY
 
     def __init__(self, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
         super().__init__("The engine is busy.")
-        self.headers, self.content = headers, content
+        self._headers, self._content = headers, content
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return self._headers
+
+    def body(self) -> bytes:
+        return self._content
 
 
 class EngineTimeout(RequestError):
     status, type, code = 504, "server_error", "engine_timeout"
+    ending = Ending.TIMEOUT
 
 
 class GatewayFault(RequestError):
     """An error of the gateway's own; the log has its traceback."""
 
     status, type, code = 500, "server_error", "gateway_fault"
+    ending = Ending.GATEWAY_FAULT

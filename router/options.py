@@ -1,7 +1,11 @@
-"""Options, declared once: each dataclass field made by `option` holds its name, default, unit, range and help.
+"""Options, declared once: a dataclass field made by `option` holds its name, default, unit, range and help.
 
-`build` makes such a dataclass from a YAML document, the environment and command-line flags (later ones win);
-an unknown key or a bad value stops with key, value and what was expected. No I/O here: callers hand in what they read.
+A tree of options is a dataclass of groups (`group`), each a dataclass of options beside the code that uses them. All
+options of a tree have flat names that differ: in YAML `lbgr_objective`, in the environment LEAFCUTTER_LBGR_OBJECTIVE,
+as a flag `--lbgr-objective`, which is the field `objective` of the group with the prefix `lbgr_`.
+
+`build` makes such a tree from a YAML document, the environment and command-line flags (later ones win); an unknown key
+or a bad value stops with key, value and what was expected. No I/O here: callers hand in what they read.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +38,10 @@ class Option:
     """One option: `kind` is the Python type of its value (of its items, if `many`)."""
 
     name: str
+    path: tuple[str, ...]
+    """Where it stands in the tree: the fields of the groups, then its own."""
+    group: str
+    """The title of its group."""
     kind: type
     many: bool
     optional: bool
@@ -43,14 +51,18 @@ class Option:
     low: float | None
     high: float | None
     among: tuple[str, ...]
+    aliases: tuple[str, ...]
+    """Names it had before, which still work."""
+    study: bool
+    """Set by simulations only: no flag, no environment variable, and in no file of the gateway."""
 
     @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+    def flags(self) -> list[str]:
+        return ["--" + name.replace("_", "-") for name in (self.name, *self.aliases)]
 
     @property
     def env(self) -> str:
-        return ENV_PREFIX + self.name.upper()
+        return env_of(self.name)
 
     @property
     def expected(self) -> str:
@@ -72,6 +84,10 @@ class Option:
         return words + (", or nothing" if self.optional else "")
 
 
+def env_of(name: str) -> str:
+    return ENV_PREFIX + name.upper()
+
+
 def option(
     default: Any,
     help: str,
@@ -80,26 +96,46 @@ def option(
     low: float | None = None,
     high: float | None = None,
     among: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+    study: bool = False,
 ) -> Any:
-    """A dataclass field that is an option. `among`: the only values allowed (kebab spelling is accepted)."""
-    return dataclasses.field(
-        default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "among": among}
-    )
+    """A dataclass field that is an option. `among`: the only values allowed (kebab spelling is accepted). `aliases`:
+    flat names that it had before."""
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "among": among, "aliases": aliases}
+    return dataclasses.field(default=default, metadata={**metadata, "study": study})
 
 
-def options_of(spec: type) -> list[Option]:
-    """The options of a dataclass made of `option` fields, in the order of their declaration."""
+def group(spec: type, title: str, prefix: str = "") -> Any:
+    """A dataclass field that is a group of options, a `spec`; the flat names of its options begin with `prefix`."""
+    return dataclasses.field(default_factory=spec, metadata={"group": title, "prefix": prefix})
+
+
+def options_of(spec: type, *, study: bool = False) -> list[Option]:
+    """The options of a tree in the order of their declaration; those for studies too if `study`."""
+    return [found for found in _walk(spec, (), "", "") if study or not found.study]
+
+
+def _walk(spec: type, path: tuple[str, ...], title: str, prefix: str) -> Iterator[Option]:
     hints = typing.get_type_hints(spec)
-    found = []
     for field in dataclasses.fields(spec):
-        hint, many, optional = hints[field.name], False, False
-        if typing.get_origin(hint) in (typing.Union, types.UnionType):
-            hint = next(a for a in typing.get_args(hint) if a is not type(None))
-            optional = True
-        if typing.get_origin(hint) is tuple:
-            hint, many = typing.get_args(hint)[0], True
-        found.append(Option(field.name, hint, many, optional, field.default, **field.metadata))
-    return found
+        where = (*path, field.name)
+        if "group" in field.metadata:
+            inner = typing.cast(type, field.default_factory)
+            yield from _walk(inner, where, field.metadata["group"], prefix + field.metadata["prefix"])
+        elif "help" in field.metadata:
+            kind, many, optional = _shape(hints[field.name])
+            yield Option(prefix + field.name, where, title, kind, many, optional, field.default, **field.metadata)
+
+
+def _shape(hint: Any) -> tuple[type, bool, bool]:
+    """(type of a value or of an item, whether it is a list, whether it may be None)."""
+    many = optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        optional = True
+    if typing.get_origin(hint) is tuple:
+        hint, many = typing.get_args(hint)[0], True
+    return hint, many, optional
 
 
 def build(
@@ -108,27 +144,43 @@ def build(
     document: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    study: bool = False,
 ) -> T:
-    """A `spec` from its defaults, then `document`, then `env`, then `flags` (by option name).
+    """A tree `spec` from its defaults, then `document`, then `env`, then `flags` (by flat names).
 
-    Raises ConfigError for an unknown key, a value of the wrong type or out of range.
+    study: options for studies may be set too. Raises ConfigError for an unknown key, a value of the wrong type or out
+    of range, and an option that one source gives under two names.
     """
-    options = {o.name: o for o in options_of(spec)}
-    by_env = {o.env: o for o in options.values()}
-    values: dict[str, Any] = {}
-    for key, value in (document or {}).items():
-        name = str(key).replace("-", "_")
-        if name not in options:
-            raise ConfigError(str(key), value, _hint(name, options))
-        values[name] = check(options[name], value)
-    for key, text in (env or {}).items():
-        if key in by_env:
-            values[by_env[key].name] = check(by_env[key], text)
-        elif key.startswith(ENV_PREFIX) and key not in ENGINE_ENV:
-            raise ConfigError(key, text, _hint(key, by_env))
-    for name, value in (flags or {}).items():
-        values[name] = check(options[name], value)
-    return spec(**values)
+    options = options_of(spec, study=study)
+    by_name = {name: o for o in options for name in (o.name, *o.aliases)}
+    by_env = {env_of(name): o for name, o in by_name.items()}
+    values: dict[tuple[str, ...], Any] = {}
+    named = {str(key).replace("-", "_"): value for key, value in (document or {}).items()}
+    ours = {key: text for key, text in (env or {}).items() if key.startswith(ENV_PREFIX)}
+    own_env = {key: text for key, text in ours.items() if key in by_env or key not in ENGINE_ENV}
+    for known, given in ((by_name, named), (by_env, own_env), (by_name, flags or {})):
+        seen: dict[str, str] = {}
+        for key, value in given.items():
+            if key not in known:
+                raise ConfigError(key, value, _hint(key, known))
+            found = known[key]
+            if found.name in seen:
+                raise ConfigError(key, value, f"one name for one option; {seen[found.name]!r} is given too")
+            seen[found.name] = key
+            values[found.path] = check(found, value)
+    return _assemble(spec, values)
+
+
+def _assemble(spec: type[T], values: Mapping[tuple[str, ...], Any]) -> T:
+    """A tree with these values at their paths, all others at their defaults."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, spec)):
+        below = {path[1:]: value for path, value in values.items() if path[0] == field.name}
+        if "group" in field.metadata:
+            fields[field.name] = _assemble(typing.cast(type, field.default_factory), below)
+        elif below:
+            fields[field.name] = below[()]
+    return spec(**fields)
 
 
 def check(option: Option, value: Any) -> Any:

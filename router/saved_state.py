@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from router.errors import SnapshotError
 
-State = dict[str, object]
+SavedState = dict[str, object]
 """What `dump` gives: JSON types, finite numbers."""
 
 
-class Fields:
+class SavedFields:
     """A JSON object. All methods raise SnapshotError, which names the place, for what is missing or of another kind."""
 
     def __init__(self, value: object, place: str) -> None:
@@ -29,8 +29,8 @@ class Fields:
     def __iter__(self) -> Iterator[str]:
         return iter(self._value)
 
-    def fields(self, key: str) -> Fields:
-        return Fields(self._value.get(key), self._at(key))
+    def fields(self, key: str) -> SavedFields:
+        return SavedFields(self._value.get(key), self._at(key))
 
     def number(self, key: str, *, low: float = -math.inf, high: float = math.inf) -> float:
         return number(self._value.get(key), self._at(key), low, high)

@@ -83,7 +83,7 @@ async def test_same_decisions(tmp_path, policy, order):
     for number, (one, other) in enumerate(zip(live, simulated, strict=True)):
         assert one == other, f"decision {number}"
     # The trace is one on which there is something to decide.
-    decision_log = router.decision_log.newest(REQUESTS)
+    decision_log = router.newest_decisions(REQUESTS)
     endings = [entry.result.ending for entry in decision_log]
     assert endings.count(Ending.OK) == REQUESTS - 20
     assert endings.count(Ending.CANCELLED) == 20

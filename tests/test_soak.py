@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from benchmarks.soak import cap_bytes, router_of, size_bytes, soak
-from router.config import Config
-from router.policies import TABLE
+from router.config import configure
+from router.policies.table import TABLE
 
 ENGINES = 4
 LRU = ["lru"] * ENGINES
@@ -34,7 +34,7 @@ def is_flat(totals):
 )
 @pytest.mark.parametrize("policy", ["lbgr", "lmetric"])
 def test_what_never_repeats_fills_the_caps_and_no_more(policy, orders, slack_blocks):
-    config = Config(policy=policy, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
+    config = configure(policy=policy, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
     found = totals_of(config, orders, 12_000, 12)
     assert 0.95 * BLOCKS <= max(blocks for _, blocks in found) <= BLOCKS + slack_blocks
     assert max(total for total, _ in found) <= cap_bytes(config)
@@ -43,12 +43,12 @@ def test_what_never_repeats_fills_the_caps_and_no_more(policy, orders, slack_blo
 
 def test_every_policy_keeps_to_its_caps():
     shadow = tuple(name for name in TABLE if name != "lbgr")
-    config = Config(shadow=shadow, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
+    config = configure(shadow=shadow, prefix_index_blocks=BLOCKS, ledger_decisions=DECISIONS)
     assert max(total for total, _ in totals_of(config, LRU, 3_000, 3)) <= cap_bytes(config)
 
 
 def test_a_map_that_grows_is_noticed():
-    config = Config(policy="lmetric", prefix_index_blocks=BLOCKS, ledger_decisions=10**6)
+    config = configure(policy="lmetric", prefix_index_blocks=BLOCKS, ledger_decisions=10**6)
     assert not is_flat([total for total, _ in totals_of(config, LRU, 12_000, 4)])
 
 

@@ -1,12 +1,74 @@
-"""What the flags of `bench` and `simulate` hold: lists, numbers, seeds; each refused with a ConfigError that says
-why."""
+"""Flags of the commands: those that options declare, in groups, and what the flags of `bench` and `simulate` hold."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from router.config import Config, UpConfig
 from router.errors import ConfigError
+from router.options import Option, options_of
+
+MOST_USED = {
+    Config: (
+        "worker_urls",
+        "host",
+        "port",
+        "api_key",
+        "worker_api_key",
+        "policy",
+        "lbgr_objective",
+        "shadow",
+        "snapshot",
+        "log_level",
+    ),
+    UpConfig: (
+        "model",
+        "engines",
+        "hardware",
+        "eviction",
+        "num_gpu_blocks",
+        "engine_args",
+        "host",
+        "port",
+        "api_key",
+        "policy",
+    ),
+}
+"""The ten options that help shows first, by the tree that a command takes."""
+
+
+def add_options(command: argparse.ArgumentParser, spec: type[Config]) -> None:
+    """All options of a tree as flags, the most used first, the others by their groups."""
+    command.add_argument("--config", metavar="FILE", help="YAML file of options, by their names with underscores")
+    options = {option.name: option for option in options_of(spec)}
+    first = [options.pop(name) for name in MOST_USED[spec]]
+    groups: dict[str, list[Option]] = {"most used": first}
+    for option in options.values():
+        groups.setdefault(option.group, []).append(option)
+    for title, members in groups.items():
+        group = command.add_argument_group(title)
+        for option in members:
+            _add_option(group, option)
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    default = " ".join(map(str, option.default)) if option.many else option.default
+    words = f"{option.help}. {option.expected[0].upper()}{option.expected[1:]}."
+    words += f" Default: {'none' if default in (None, '') else default}. Environment: {option.env}"
+    keywords: dict[str, Any] = {
+        "default": argparse.SUPPRESS,
+        "help": words.replace("%", "%%"),
+        "dest": option.name,
+    }
+    if option.kind is bool:
+        group.add_argument(*option.flags, action=argparse.BooleanOptionalAction, **keywords)
+    elif option.many:
+        group.add_argument(*option.flags, nargs="+", metavar=option.name.upper(), **keywords)
+    else:
+        group.add_argument(*option.flags, metavar=option.name.upper(), **keywords)
 
 
 def words(key: str, texts: Sequence[str]) -> list[str]:

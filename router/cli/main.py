@@ -27,9 +27,10 @@ import yaml
 
 from router.cli import bench_eviction as bench
 from router.cli import simulate
+from router.cli.flags import add_options
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
-from router.options import Option, build, options_of
+from router.options import build, env_of, options_of
 
 if TYPE_CHECKING:
     import uvicorn
@@ -59,7 +60,7 @@ def start(arguments: argparse.Namespace) -> int:
     """A command whose options are declared in `config`. Raises LeafcutterError."""
     config = load(arguments.spec, arguments, os.environ)
     logging.basicConfig(
-        level=config.log_level.upper(),
+        level=config.server.log_level.upper(),
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
         stream=sys.stderr,
     )
@@ -80,11 +81,10 @@ def parser() -> argparse.ArgumentParser:
         ("record", Config, run_record, f"as serve, and write the traffic as a trace (--record, or {RECORD})"),
         ("doctor", Config, run_doctor, "say what is wrong with the engines and how to mend it"),
     ):
-        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        usage = f"leafcutter {name} [--OPTION VALUE ...]"
+        command = commands.add_parser(name, help=words, description=words, usage=usage, allow_abbrev=False)
         command.set_defaults(start=start, spec=spec, run=run)
-        command.add_argument("--config", metavar="FILE", help="YAML file of options, by their names with underscores")
-        for option in options_of(spec):
-            _add(command, option)
+        add_options(command, spec)
     _add_bench(commands)
     words = "compare policies, orders and fleets on simulated engines"
     command = commands.add_parser("simulate", help=words, description=words, allow_abbrev=False)
@@ -110,29 +110,12 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     bench.add_arguments(eviction)
 
 
-def _add(command: argparse.ArgumentParser, option: Option) -> None:
-    default = " ".join(map(str, option.default)) if option.many else option.default
-    words = f"{option.help}. {option.expected[0].upper()}{option.expected[1:]}."
-    words += f" Default: {'none' if default in (None, '') else default}. Environment: {option.env}"
-    keywords: dict[str, Any] = {
-        "default": argparse.SUPPRESS,
-        "help": words.replace("%", "%%"),
-        "dest": option.name,
-    }
-    if option.kind is bool:
-        command.add_argument(option.flag, action=argparse.BooleanOptionalAction, **keywords)
-    elif option.many:
-        command.add_argument(option.flag, nargs="+", metavar=option.name.upper(), **keywords)
-    else:
-        command.add_argument(option.flag, metavar=option.name.upper(), **keywords)
-
-
 def load(spec: type[C], arguments: argparse.Namespace, env: Mapping[str, str]) -> C:
     """The options of one command from its file, the environment and its flags. Raises ConfigError."""
     flags = {o.name: getattr(arguments, o.name) for o in options_of(spec) if hasattr(arguments, o.name)}
     document = read_document(arguments.config) if arguments.config else {}
     # An environment set for `up` must not stop `serve` or `doctor`: every known option's name passes.
-    own = {o.env for o in options_of(spec)}
+    own = {env_of(name) for o in options_of(spec) for name in (o.name, *o.aliases)}
     others = {o.env for o in options_of(UpConfig)} - own
     return build(spec, document=document, env={k: v for k, v in env.items() if k not in others}, flags=flags)
 
@@ -159,15 +142,15 @@ def server_config(config: Config, app: Any) -> uvicorn.Config:
 
     return uvicorn.Config(
         app,
-        host=config.host,
-        port=config.port,
+        host=config.server.host,
+        port=config.server.port,
         http="httptools",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=round(config.keep_alive_timeout_secs),
-        timeout_graceful_shutdown=round(config.shutdown_grace_period_secs),
+        timeout_keep_alive=round(config.server.keep_alive_timeout_secs),
+        timeout_graceful_shutdown=round(config.server.shutdown_grace_period_secs),
     )
 
 
@@ -177,17 +160,18 @@ async def serve(config: Config) -> None:
     from router.engines.discovery import Discovery, engines_of
     from router.gateway.app import create_app
 
-    engines = engines_of(config.worker_urls)
-    router = Router(config, rng=random.Random(config.seed), timer=time.perf_counter)
-    app = create_app(config, router, engines, discovery=Discovery(config, router.fleet, engines))
+    engines = engines_of(config.engines.worker_urls)
+    rng = random.Random(config.routing.seed)
+    router = Router(config.routing, config.policies, rng=rng, timer=time.perf_counter)
+    app = create_app(config, router, engines, discovery=Discovery(config, router, engines))
     log.info(
         "gateway on http://%s:%d, policy %s, %d engines",
-        config.host,
-        config.port,
-        config.policy,
+        config.server.host,
+        config.server.port,
+        config.routing.policy,
         len(engines),
     )
-    await serve_app(config, app, idle=lambda: router.fleet.in_flight == 0)
+    await serve_app(config, app, idle=lambda: router.in_flight == 0)
 
 
 async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> None:
@@ -206,7 +190,7 @@ async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> No
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
 
-    for name, file in (("record", config.record), ("snapshot", config.snapshot)):
+    for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
         if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
             raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
@@ -219,7 +203,8 @@ def run_serve(config: Config) -> int:
 
 
 def run_record(config: Config) -> int:
-    return run_serve(dataclasses.replace(config, record=config.record or RECORD))
+    recording = dataclasses.replace(config.recording, record=config.recording.record or RECORD)
+    return run_serve(dataclasses.replace(config, recording=recording))
 
 
 def run_doctor(config: Config) -> int:

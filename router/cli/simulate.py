@@ -19,7 +19,7 @@ from router.cli.progress import Watch, show
 from router.config import Config
 from router.errors import ConfigError
 from router.options import check, options_of
-from router.policies import TABLE
+from router.policies.table import TABLE
 from router.sim.eviction.report import plotter
 from router.sim.fleet.chart import draw
 from router.sim.fleet.hardware import HARDWARE
@@ -192,7 +192,7 @@ def orders_of(texts: Sequence[str]) -> list[str]:
 
 def options_set(texts: Sequence[str]) -> dict[str, Any]:
     """Options of the gateway, but for those that the command has flags for."""
-    known = {option.name: option for option in options_of(Config) if option.name not in ("policy", "seed")}
+    known = {option.name: option for option in options_of(Config, study=True) if option.name not in ("policy", "seed")}
     found = {}
     for text in texts:
         key, _, value = text.partition("=")

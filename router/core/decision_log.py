@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from router.types import PLAIN, Decision, Ending, EngineId, Outcome, Unit
@@ -22,7 +23,7 @@ NAME_CHARS = 64
 """As much is kept of names that clients choose."""
 
 
-class Result(NamedTuple):
+class LoggedOutcome(NamedTuple):
     """How one try ended; None where it was not seen."""
 
     ending: Ending
@@ -33,7 +34,7 @@ class Result(NamedTuple):
     output_tokens: int | None
 
 
-class Shadow(NamedTuple):
+class LoggedShadow(NamedTuple):
     """What a policy beside the deciding one would have done."""
 
     policy: str
@@ -41,9 +42,9 @@ class Shadow(NamedTuple):
     regret_s: float | None
 
 
-class Entry(NamedTuple):
-    """One decision, packed. scores: for each of `engines` total_s, predicted_s, hit_tokens and slowness (nan where
-    there is none), then one value for each of `terms`."""
+class LoggedDecision(NamedTuple):
+    """One decision, packed. scores: for each of `engines` total, predicted_s, hit_tokens and slowness (nan where there
+    is none), then one value for each of `terms`."""
 
     request_id: str
     route: str
@@ -64,8 +65,8 @@ class Entry(NamedTuple):
     terms: tuple[str, ...]
     scores: array[float]
     unit: Unit
-    shadows: tuple[Shadow, ...]
-    result: Result | None
+    shadows: tuple[LoggedShadow, ...]
+    result: LoggedOutcome | None
 
     def describe(self, now: float) -> dict[str, object]:
         """For people, JSON types only. now: on the clock of the decisions."""
@@ -97,20 +98,20 @@ class Entry(NamedTuple):
         width, found = PLAIN + len(self.terms), []
         for place, engine in enumerate(self.engines):
             values = [_number(value) for value in self.scores[place * width : (place + 1) * width]]
-            total_s, predicted_s, hit_tokens, slowness, *terms_s = values
+            total, predicted_s, hit_tokens, slowness, *terms = values
             score = {
                 "engine": engine,
                 "chosen": engine == self.engine,
                 "hit_tokens": hit_tokens,
-                "terms_s": dict(zip(self.terms, terms_s, strict=True)),
+                "terms": dict(zip(self.terms, terms, strict=True)),
                 "slowness": slowness,
                 "predicted_s": predicted_s,
-                "total_s": total_s,
+                "total": total,
             }
             found.append((self.scores[place * width], engine != self.engine, score))
         return [score for _, _, score in sorted(found, key=lambda each: each[:2])]
 
-    def _shadow(self, shadow: Shadow) -> dict[str, object]:
+    def _shadow(self, shadow: LoggedShadow) -> dict[str, object]:
         agrees, regret_s = shadow.engine == self.engine, _number(shadow.regret_s)
         return {"policy": shadow.policy, "engine": shadow.engine, "agrees": agrees, "regret_s": regret_s}
 
@@ -134,7 +135,9 @@ class DecisionLog:
     """most: decisions kept; 0 keeps none."""
 
     def __init__(self, most: int) -> None:
-        self._ring: list[Decision | Entry | None] = [None] * most  # by booking, of which each dispatch has the next
+        self._ring: list[Decision | LoggedDecision | None] = [
+            None
+        ] * most  # by booking, of which each dispatch has the next
         self._tries: dict[str, list[int]] = {}  # request id -> bookings of its newest request, in the ring all of them
         self._last = 0
 
@@ -158,24 +161,24 @@ class DecisionLog:
         if self._ring and self._ring[place := decision.booking % len(self._ring)] is decision:
             self._ring[place] = pack(decision, outcome)
 
-    def find(self, request_id: str) -> list[Entry]:
+    def find(self, request_id: str) -> list[LoggedDecision]:
         """The tries of the newest request of that id, in their order; none if none is kept."""
         return [self._entry(booking) for booking in self._tries.get(request_id, ())]
 
-    def newest(self, limit: int) -> list[Entry]:
+    def newest(self, limit: int) -> list[LoggedDecision]:
         """The last decisions, newest first."""
         kept = range(self._last, max(0, self._last - len(self._ring), self._last - limit), -1)
         return [self._entry(booking) for booking in kept if self._ring[booking % len(self._ring)] is not None]
 
-    def _entry(self, booking: int) -> Entry:
+    def _entry(self, booking: int) -> LoggedDecision:
         found = self._ring[booking % len(self._ring)]
         assert found is not None, "what is named is in the ring"
-        return found if isinstance(found, Entry) else pack(found, None)
+        return found if isinstance(found, LoggedDecision) else pack(found, None)
 
-    def _drop(self, old: Decision | Entry | None, booking: int) -> None:
+    def _drop(self, old: Decision | LoggedDecision | None, booking: int) -> None:
         if old is None:
             return
-        name = old.request_id if isinstance(old, Entry) else old.request.request_id
+        name = old.request_id if isinstance(old, LoggedDecision) else old.request.request_id
         tries = self._tries.get(name)
         if tries and tries[0] == booking:
             del tries[0]
@@ -183,16 +186,15 @@ class DecisionLog:
                 del self._tries[name]
 
 
-def pack(decision: Decision, outcome: Outcome | None) -> Entry:
+def pack(decision: Decision, outcome: Outcome | None) -> LoggedDecision:
     """What is worth keeping of a decision and, if it is over, of its outcome. Raises nothing."""
-    request, scores, totals_s = decision.request, decision.scores, decision.scores.totals_s
-    places = scores.places
+    request, scores, engines = decision.request, decision.scores, decision.scores.engines
+    places: Sequence[int] = range(len(scores))
     if len(places) > ENGINES:
-        chosen = scores.place(decision.engine)
-        costs = [(totals_s[place], place != chosen, place) for place in places]
+        costs = [(total, engines[place] != decision.engine, place) for place, total in enumerate(scores.totals)]
         places = [place for _, _, place in sorted(costs)[:ENGINES]]
-    terms, numbers = scores.table(places)
-    return Entry(
+        engines = [engines[place] for place in places]
+    return LoggedDecision(
         request.request_id,
         request.route,
         request.model[:NAME_CHARS],
@@ -207,19 +209,19 @@ def pack(decision: Decision, outcome: Outcome | None) -> Entry:
         decision.prompt_tokens,
         decision.output_tokens,
         decision.predicted_s,
-        tuple(scores.engines if len(places) == len(totals_s) else [scores.engine(place) for place in places]),
-        len(totals_s),
-        terms,
-        numbers,
+        tuple(engines),
+        scores.eligible,
+        scores.terms,
+        scores.table(places),
         scores.unit,
-        tuple([Shadow(shadow.policy, shadow.engine, shadow.regret_s) for shadow in decision.shadows]),
+        tuple([LoggedShadow(shadow.policy, shadow.engine, shadow.regret_s) for shadow in decision.shadows]),
         None if outcome is None else _result(decision, outcome),
     )
 
 
-def _result(decision: Decision, outcome: Outcome) -> Result:
+def _result(decision: Decision, outcome: Outcome) -> LoggedOutcome:
     first_s = outcome.first_token_s
-    return Result(
+    return LoggedOutcome(
         outcome.ending,
         outcome.done_s - decision.dispatched_s,
         None if first_s is None else first_s - decision.dispatched_s,

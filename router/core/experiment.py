@@ -6,23 +6,23 @@ What the others would have done is counted against the one that decided:
 
     regret = total(their choice) - total(its choice)        by the scores of the one that decided, seconds
 
-Only policies that predict latencies have scores in seconds, so under others nothing is counted as regret. A decider
-that fails (`fault`), or says that it is in trouble, loses no request: a safe policy chooses in its place, and the
-decision names it and why. One in trouble keeps learning: its scores go along as an shadow. A shadow that fails is
-counted. At most one arm for each policy there is; nothing here grows by traffic.
+Where those are ranks (`Unit`), nothing is counted as regret. A decider that fails (`fault`), or says that it is in
+trouble, loses no request: a safe policy chooses in its place, and the decision names it and why. One in trouble keeps
+learning: its own choice goes along as a shadow's. A shadow that fails is counted. There is at most one arm for each
+policy; nothing here grows by traffic.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from router.policies.base import Policy, RoutingContext, pick
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 from router.types import (
     Candidate,
     Decision,
@@ -40,15 +40,15 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Create = Callable[[str], Policy]
+Create = Callable[[str], Policy[Any]]
 """Makes the policy of that name, in any spelling. Raises ConfigError for an unknown one."""
 
 
 @dataclass(slots=True)
 class Arm:
-    """One policy on the experiment."""
+    """One policy of the experiment."""
 
-    policy: Policy
+    policy: Policy[Any]
     since: int
     """It was told of no booking up to this one."""
     share: float = 0.0
@@ -65,9 +65,9 @@ class Arm:
 
 @dataclass(slots=True)
 class Agreement:
-    """One policy's shadows where another decided."""
+    """How one policy's choices compare with those of the one that decided."""
 
-    shadows: int = 0
+    decisions: int = 0
     agreed: int = 0
     regret_s: float | None = None
     """None until the one that decided had scores in seconds."""
@@ -84,13 +84,9 @@ class Choice(NamedTuple):
     fallback: str | None
 
     def decision(
-        self,
-        routing: RoutingContext,
-        booking: int,
-        expectation: PrefixExpectation,
-        tried: tuple[EngineId, ...],
-        tokens_per_unit: float,
+        self, routing: RoutingContext, booking: int, expectation: PrefixExpectation, tried: tuple[EngineId, ...]
     ) -> Decision:
+        """The choice as what travels with the request. booking: its serial number, 0 if nothing is booked."""
         return Decision(
             request=routing.request,
             engine=self.chosen.engine,
@@ -101,18 +97,19 @@ class Choice(NamedTuple):
             hit_tokens=self.chosen.hit_tokens,
             output_tokens=routing.output_tokens,
             scores=self.scores,
+            score=self.chosen,
             booking=booking,
             dispatched_s=routing.now,
             expectation=expectation,
             tried=tried,
             shadows=self.shadows,
             fallback=self.fallback,
-            tokens_per_unit=tokens_per_unit,
+            tokens_per_unit=routing.tokens_per_unit,
             longest_tokens=routing.longest_tokens,
         )
 
 
-class _Made(NamedTuple):
+class _Proposal(NamedTuple):
     """A policy's answer, and its trouble if it is in any."""
 
     scores: Scores
@@ -125,7 +122,12 @@ class Experiment:
     events, and the last never fails. timer: seconds, for what policies cost."""
 
     def __init__(
-        self, create: Create, safe: Sequence[Policy], *, rng: random.Random, timer: Callable[[], float] = lambda: 0.0
+        self,
+        create: Create,
+        safe: Sequence[Policy[Any]],
+        *,
+        rng: random.Random,
+        timer: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._create, self._rng, self._timer = create, rng, timer
         self._safe = [Arm(policy, 0) for policy in safe[:-1]]
@@ -134,7 +136,7 @@ class Experiment:
         self._deciders: list[Arm] = []
         self._last = 0  # booking
         self.agreements: dict[tuple[str, str], Agreement] = {}
-        """By (who decided, whose shadow)."""
+        """By (who decided, who was a shadow)."""
 
     def assign(self, shares: Mapping[str, float], shadows: Sequence[str] | None = None) -> None:
         """The policies of `shares`, not empty and adding up to 1, decide from now on; `shadows` score beside them.
@@ -160,7 +162,7 @@ class Experiment:
         return tuple(self._arms.values())
 
     @property
-    def lead(self) -> Policy:
+    def lead(self) -> Policy[Any]:
         """The one that decides most."""
         return max(self._deciders, key=lambda arm: arm.share).policy
 
@@ -175,22 +177,21 @@ class Experiment:
         """Who gets the request, and what every policy thought of it. Changes nothing but the timer's and the faults'
         counts."""
         decider = self._draw(routing)
-        made = self._try(decider, propose, decider.policy, routing, candidates)
-        if made is None or made.trouble is not None:
+        proposal = self._try(decider, propose, decider.policy, routing, candidates)
+        if proposal is None or proposal.trouble is not None:
             fallback, scores, chosen = self._stand_in(decider, routing, candidates)
-            reason = "fault" if made is None or made.trouble is None else made.trouble
+            reason = "fault" if proposal is None or proposal.trouble is None else proposal.trouble
         else:
-            fallback, scores, chosen = None, made.scores, made.chosen
+            fallback, scores, chosen = None, proposal.scores, proposal.chosen
             reason = "lowest_cost" if len(candidates) > 1 else "only_engine"
         shadows: tuple[ShadowChoice, ...] = ()
         if len(self._arms) > 1:
-            costs = scores if scores.unit is Unit.SECONDS and fallback is None else None
+            costs = decider.policy if scores.unit is Unit.SECONDS and fallback is None else None
             others = [arm for arm in self._arms.values() if arm is not decider]
-            found = [self._try(arm, judge, arm.policy, routing, candidates, chosen, costs) for arm in others]
+            found = [self._try(arm, judge, arm.policy, routing, candidates, chosen, scores, costs) for arm in others]
             shadows = tuple([shadow for shadow in found if shadow is not None])
-        if made is not None and fallback is not None:
-            own = ShadowChoice(decider.name, made.chosen.engine, None, made.scores, made.scores.find(chosen.engine))
-            shadows = (own, *shadows)
+        if proposal is not None and fallback is not None:
+            shadows = (_overruled(decider.policy, proposal, routing, candidates, chosen), *shadows)
         return Choice(decider.name, scores, chosen, reason, shadows, fallback)
 
     def _draw(self, routing: RoutingContext) -> Arm:
@@ -211,9 +212,9 @@ class Experiment:
         """(who chooses in the decider's place, all scores, the winner)."""
         for arm in self._safe:
             if arm.name != decider.name:
-                made = self._try(arm, choose, arm.policy, routing, candidates)
-                if made is not None:
-                    return arm.name, *made
+                found = self._try(arm, choose, arm.policy, routing, candidates)
+                if found is not None:
+                    return arm.name, *found
         return self._last_resort.name, *choose(self._last_resort, routing, candidates)
 
     # --- events -------------------------------------------------------------------------------------------------
@@ -237,12 +238,12 @@ class Experiment:
         for arm in self._arms.values():
             self._try(arm, arm.policy.forget, engine)
 
-    def dump(self, now: float) -> State:
+    def dump(self, now: float) -> SavedState:
         """What the policies learned, by their names."""
         learned = {arm.name: arm.policy.dump(now) for arm in self._arms.values()}
         return {name: state for name, state in learned.items() if state}
 
-    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+    def load(self, state: SavedFields, saved_s: float, names: Mapping[str, EngineId]) -> None:
         """As `Policy.load`, for those on the experiment that were on it then."""
         for arm in self._arms.values():
             if arm.name in state:
@@ -259,7 +260,7 @@ class Experiment:
     def _count(self, decision: Decision) -> None:
         for shadow in decision.shadows:
             agreement = self.agreements.setdefault((decision.policy, shadow.policy), Agreement())
-            agreement.shadows += 1
+            agreement.decisions += 1
             agreement.agreed += shadow.engine == decision.engine
             if shadow.regret_s is not None:
                 agreement.regret_s = (agreement.regret_s or 0.0) + shadow.regret_s
@@ -281,28 +282,64 @@ class Experiment:
             logger.exception("policy %s failed in %s (%d faults so far)", arm.name, where, arm.faults)
 
 
-def propose(policy: Policy, routing: RoutingContext, candidates: Sequence[Candidate]) -> _Made:
+def propose(policy: Policy[Any], routing: RoutingContext, candidates: Sequence[Candidate]) -> _Proposal:
     """As `choose`, and what the policy thinks of it."""
-    return _Made(*choose(policy, routing, candidates), policy.trouble(routing.now))
+    return _Proposal(*choose(policy, routing, candidates), policy.trouble(routing.now))
 
 
-def choose(policy: Policy, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Scores, Score]:
-    """A policy's scores and its choice. Raises ValueError for scores that are no numbers or not the candidates'."""
-    scores = policy.choose(routing, candidates)
-    if not isinstance(scores, Scores):
-        scores = Scores(scores, policy.unit)
-        if scores.engines != [view.engine for view, _ in candidates]:
-            raise ValueError("the scores are not those of the candidates")
+def choose(
+    policy: Policy[Any], routing: RoutingContext, candidates: Sequence[Candidate], also: Collection[EngineId] = ()
+) -> tuple[Scores, Score]:
+    """A policy's scores, those of `also` among them, and its choice. Raises ValueError for scores that are no numbers
+    or not the candidates'."""
+    scores = policy.choose(routing, candidates, also)
+    if scores.eligible != len(candidates):
+        raise ValueError("the scores are not those of the candidates")
     return scores, pick(scores, routing.chance)
 
 
 def judge(
-    policy: Policy, routing: RoutingContext, candidates: Sequence[Candidate], chosen: Score, costs: Scores | None
+    policy: Policy[Any],
+    routing: RoutingContext,
+    candidates: Sequence[Candidate],
+    chosen: Score,
+    costs: Scores,
+    decider: Policy[Any] | None,
 ) -> ShadowChoice:
-    """What a policy makes of another's choice. costs: the other's scores, if they are seconds. Raises as `choose`."""
-    scores, own = choose(policy, routing, candidates)
-    regret_s = None if costs is None else costs.find(own.engine).total_s - chosen.total_s
-    return ShadowChoice(policy.name, own.engine, regret_s, scores, scores.find(chosen.engine))
+    """What a policy makes of another's choice. costs: the other's scores; decider: it, if these are seconds. Raises as
+    `choose`."""
+    scores, own = choose(policy, routing, candidates, (chosen.engine,))
+    regret_s = None
+    if decider is not None:
+        cost = costs.find(own.engine) or score_of(decider, own.engine, routing, candidates)
+        regret_s = cost.total - chosen.total
+    return ShadowChoice(policy.name, own.engine, regret_s, scores, _found(scores, chosen.engine))
+
+
+def score_of(policy: Policy[Any], engine: EngineId, routing: RoutingContext, candidates: Sequence[Candidate]) -> Score:
+    """The score of an engine that the policy did not think worth weighing."""
+    return _found(policy.choose(routing, candidates, (engine,)), engine)
+
+
+def _overruled(
+    policy: Policy[Any],
+    proposal: _Proposal,
+    routing: RoutingContext,
+    candidates: Sequence[Candidate],
+    chosen: Score,
+) -> ShadowChoice:
+    """The choice of the policy that should have decided."""
+    scores = proposal.scores
+    if scores.find(chosen.engine) is None:
+        scores = policy.choose(routing, candidates, (chosen.engine,))
+    return ShadowChoice(policy.name, proposal.chosen.engine, None, scores, _found(scores, chosen.engine))
+
+
+def _found(scores: Scores, engine: EngineId) -> Score:
+    score = scores.find(engine)
+    if score is None:
+        raise ValueError(f"the policy gave no score of {engine}")
+    return score
 
 
 def spread(session: str) -> float:
@@ -313,5 +350,11 @@ def spread(session: str) -> float:
 
 def _as_seen(shadow: ShadowChoice, decision: Decision) -> Decision:
     """The decision in the scores of a policy that did not make it."""
-    predicted_s = shadow.chosen.predicted_s
-    return replace(decision, policy=shadow.policy, scores=shadow.scores, predicted_s=predicted_s, shadows=())
+    return replace(
+        decision,
+        policy=shadow.policy,
+        scores=shadow.scores,
+        score=shadow.chosen,
+        predicted_s=shadow.chosen.predicted_s,
+        shadows=(),
+    )

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from router.config import Config
-from router.core.fleet import Fleet
+from router.core.router import Router
 from router.engines import probe
 from router.errors import ConfigError
 from router.types import EngineId, EngineInfo
@@ -45,11 +45,11 @@ class Discovery:
     def __init__(
         self,
         config: Config,
-        fleet: Fleet,
+        router: Router,
         engines: Mapping[EngineId, str],
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        self.config, self.fleet, self.engines = config, fleet, engines
+        self.config, self.router, self.engines = config, router, engines
         self._client = client
         self._warned: set[EngineId] = set()
 
@@ -59,7 +59,7 @@ class Discovery:
         async with self._client or probe.open_client(self.config) as client:
             watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
             await asyncio.gather(*(watcher.check() for watcher in watchers))
-            log.info("%d of %d engines are healthy", sum(map(self.fleet.healthy, self.engines)), len(self.engines))
+            log.info("%d of %d engines are healthy", sum(map(self.router.healthy, self.engines)), len(self.engines))
             tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
             try:
                 yield
@@ -70,14 +70,14 @@ class Discovery:
 
     def learned(self, engine: EngineId, info: EngineInfo) -> None:
         """Takes in an engine's facts; says once what makes routing worse than it could be."""
-        self.fleet.set_info(engine, info)
+        self.router.set_info(engine, info)
         if info.order is None and engine not in self._warned:
             self._warned.add(engine)
             log.warning(
                 "%s shows no eviction state: plugin off, or LEAFCUTTER_STATE_PORT is not its port %+d"
                 " (`leafcutter doctor` tells more)",
                 engine,
-                self.config.state_port_offset,
+                self.config.engines.state_port_offset,
             )
 
 
@@ -86,29 +86,29 @@ class _Watcher:
 
     def __init__(self, owner: Discovery, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
         self._owner, self._client, self._engine, self._url = owner, client, engine, url
-        self._state = probe.state_url(url, owner.config.state_port_offset)
+        self._state = probe.state_url(url, owner.config.engines.state_port_offset)
         self._run = 0
 
     async def watch(self) -> None:
         while True:
-            await asyncio.sleep(self._owner.config.health_check_interval_secs)
+            await asyncio.sleep(self._owner.config.engines.health_check_interval_secs)
             try:
                 await self.check()
             except Exception:  # a fault of ours in one check must not end the watch over the engine
                 log.exception("%s: the check itself failed", self._engine)
 
     async def check(self) -> None:
-        config, fleet = self._owner.config, self._owner.fleet
+        config, router = self._owner.config, self._owner.router
         passed = await probe.healthy(self._client, self._url)
-        was = fleet.healthy(self._engine)
+        was = router.healthy(self._engine)
         self._run = max(1, self._run + 1) if passed else min(-1, self._run - 1)
         if passed and (self._run % REFRESH_CHECKS == 1 or not was):
             passed = await self._refresh()
-        if passed and not was and self._run >= config.health_success_threshold:
-            fleet.set_health(self._engine, True)
+        if passed and not was and self._run >= config.engines.health_success_threshold:
+            router.set_health(self._engine, True)
             log.info("%s is healthy", self._engine)
-        elif not passed and was and -self._run >= config.health_failure_threshold:
-            fleet.set_health(self._engine, False)
+        elif not passed and was and -self._run >= config.engines.health_failure_threshold:
+            router.set_health(self._engine, False)
             log.warning("%s is out: %d failed checks", self._engine, -self._run)
 
     async def _refresh(self) -> bool:

@@ -38,12 +38,13 @@ async def run(config: Config, out: Callable[[str], None] = print) -> int:
 
 
 async def examine(config: Config, client: httpx.AsyncClient | None = None) -> list[Finding]:
-    """Every finding about the engines of `config.worker_urls`, engine by engine, then what they differ in."""
+    """Every finding about the engines of `config.engines.worker_urls`, engine by engine, then what they differ
+    in."""
     findings = [Finding("ok", "leafcutter", f"version {metadata.version('leafcutter-router')}")]
     infos: dict[str, EngineInfo] = {}
     async with client or probe.open_client(config) as http:
-        for url in engines_of(config.worker_urls).values():
-            state = probe.state_url(url, config.state_port_offset)
+        for url in engines_of(config.engines.worker_urls).values():
+            state = probe.state_url(url, config.engines.state_port_offset)
             try:
                 infos[url] = await probe.read_info(http, url, state)
             except (httpx.HTTPError, KeyError, ValueError) as error:

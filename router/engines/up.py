@@ -34,8 +34,8 @@ def count_gpus() -> int:
 
 def gpus_of(config: UpConfig) -> int:
     """GPUs to use. Raises SetupError if they are asked for and there are none."""
-    gpus = 0 if config.hardware == "cpu" else count_gpus()
-    if config.hardware == "cuda" and not gpus:
+    gpus = 0 if config.up.hardware == "cpu" else count_gpus()
+    if config.up.hardware == "cuda" and not gpus:
         raise SetupError("hardware cuda was asked for, but nvidia-smi lists no GPU")
     return gpus
 
@@ -46,10 +46,10 @@ async def up(config: UpConfig, env: Mapping[str, str], serve: Serve) -> None:
     Raises SetupError if the model or a port cannot be had, or an engine does not start.
     """
     gpus = gpus_of(config)
-    served = config.model or (GPU_MODEL if gpus else str(model.ensure(env)))
+    served = config.up.model or (GPU_MODEL if gpus else str(model.ensure(env)))
     launches = plan(config, served, gpus, sorted(os.sched_getaffinity(0)))
     check_ports(config, launches)
-    log.info("starting %d engines of %s, eviction order %s", len(launches), served, config.eviction)
+    log.info("starting %d engines of %s, eviction order %s", len(launches), served, config.up.eviction)
     await run(config, launches, serve)
 
 
@@ -65,11 +65,13 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
     engines: list[Engine] = []
     keepers: list[asyncio.Task[None]] = []
     try:
-        if not await _unless(stop, start_all(launches, engines, config.engine_startup_timeout_secs)):
+        if not await _unless(stop, start_all(launches, engines, config.up.engine_startup_timeout_secs)):
             return
         keepers += [asyncio.create_task(_keep(engine, engines, config)) for engine in engines]
         # Until the gateway's server takes the signals over, a Ctrl-C is ours to see.
-        await _unless(stop, serve(dataclasses.replace(config, worker_urls=tuple(launch.url for launch in launches))))
+        urls = tuple(launch.url for launch in launches)
+        engines_at = dataclasses.replace(config.engines, worker_urls=urls)
+        await _unless(stop, serve(dataclasses.replace(config, engines=engines_at)))
     finally:
         for keeper in keepers:
             keeper.cancel()
@@ -80,10 +82,10 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
 
 def check_ports(config: UpConfig, launches: Sequence[Launch]) -> None:
     """Raises SetupError naming the first port that something else holds: better now than after a model load."""
-    wanted = [(config.host, config.port, "--port")]
+    wanted = [(config.server.host, config.server.port, "--port")]
     for launch in launches:
         wanted.append(("127.0.0.1", launch.port, "--engine-port"))
-        wanted.append(("127.0.0.1", launch.port + config.state_port_offset, "--state-port-offset"))
+        wanted.append(("127.0.0.1", launch.port + config.engines.state_port_offset, "--state-port-offset"))
     for host, port, flag in wanted:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -130,14 +132,14 @@ async def _keep(engine: Engine, engines: list[Engine], config: UpConfig) -> None
         status = await engine.process.wait()
         await engine.stop()  # its workers, if any live on
         log.error("%s ended with status %s (%s)", engine.launch.name, status, engine.launch.log_file)
-        if not config.restart_engines:
+        if not config.up.restart_engines:
             return
         await asyncio.sleep(pause_s)
         again = await Engine.start(engine.launch)
         engines[engines.index(engine)] = again
         engine = again
         try:
-            await engine.ready(config.engine_startup_timeout_secs)
+            await engine.ready(config.up.engine_startup_timeout_secs)
             pause_s = RESTART_S[0]
         except SetupError as error:
             log.error("%s", error)

@@ -23,58 +23,59 @@ from fastapi.responses import JSONResponse
 from router.config import Config
 from router.core.decision_log import pack
 from router.core.router import Router
+from router.core.status import EngineStatus
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
-from router.gateway.client import JSON_HEADER, Client, ClientGone, Message
-from router.gateway.openai_request import CHAT, ROUTES, parse
+from router.gateway.client import Client, ClientGone, Message
+from router.gateway.headers import EXPLAIN_ROUTE
+from router.gateway.openai_request import CHAT, ROUTES, parse_request
 from router.types import EngineId
 
 MOST_POLICY_BYTES = 65_536
 DECISIONS, MOST_DECISIONS = 20, 1000
-ROUTE_HEADER = b"x-leafcutter-route"
 
 
-def add_control(
-    control: FastAPI, config: Config, router: Router, engines: Mapping[EngineId, str], clock: Callable[[], float]
+def add_admin_routes(
+    app: FastAPI, config: Config, router: Router, engines: Mapping[EngineId, str], clock: Callable[[], float]
 ) -> None:
     """Adds the routes above. engines: base URL of each; clock: that of the decisions."""
-    control.add_exception_handler(RequestError, _refused)
-    control.add_exception_handler(ClientGone, _unheard)
+    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(ClientGone, _unheard)
 
-    @control.get("/workers")
+    @app.get("/workers")
     async def workers() -> list[dict[str, Any]]:
-        return [_describe(router, engine, engines.get(engine)) for engine in router.fleet.ids()]
+        return [_describe(router, engine, engines.get(name)) for name, engine in router.status().engines.items()]
 
-    @control.get("/explain/{request_id:path}")
+    @app.get("/explain/{request_id:path}")
     async def explain(request_id: str) -> Response:
-        entries = router.decision_log.find(request_id)
+        entries = router.find_decisions(request_id)
         if not entries:
             raise UnknownRequest(f"No decision is kept of the request `{request_id}`.", param="request_id")
         now = clock()
         tries = [entry.describe(now) for entry in entries]
         return JSONResponse({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
 
-    @control.post("/explain")
+    @app.post("/explain")
     async def foresee(request: Request) -> Response:
         client = Client(request.scope, request.receive, _unsendable)
-        body = await client.read_body(config.max_payload_size)
-        route = request.query_params.get("route") or client.headers.get(ROUTE_HEADER, CHAT.encode()).decode("latin-1")
+        body = await client.read_body(config.server.max_payload_size)
+        route = request.query_params.get("route") or client.headers.get(EXPLAIN_ROUTE, CHAT.encode()).decode("latin-1")
         if route not in ROUTES:
             raise BadRequest(f"`route` must be one of {', '.join(ROUTES)}.", param="route")
-        block_tokens = config.prefix_block_tokens
-        parsed = parse(body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens)
+        block_tokens = config.routing.prefix_block_tokens
+        found = parse_request(body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens)
         now = clock()
-        return JSONResponse(pack(router.explain(parsed.request, now), None).describe(now))
+        return JSONResponse(pack(router.explain(found.parsed, now), None).describe(now))
 
-    @control.get("/decisions")
+    @app.get("/decisions")
     async def decisions(request: Request) -> Response:
         now, limit = clock(), _limit(request.query_params.get("limit"))
-        return JSONResponse({"decisions": [entry.describe(now) for entry in router.decision_log.newest(limit)]})
+        return JSONResponse({"decisions": [entry.describe(now) for entry in router.newest_decisions(limit)]})
 
-    @control.get("/policy")
+    @app.get("/policy")
     async def policy() -> Response:
         return JSONResponse(_standing(router))
 
-    @control.put("/policy")
+    @app.put("/policy")
     async def assign(request: Request) -> Response:
         body = await Client(request.scope, request.receive, _unsendable).read_body(MOST_POLICY_BYTES)
         shares, shadows = read_assignment(body)
@@ -119,44 +120,42 @@ def _shares(split: object) -> dict[str, float]:
 
 def _standing(router: Router) -> dict[str, object]:
     """Who decides, who scores beside, and how often they would have done otherwise."""
-    experiment = router.experiment
-    shadows = [
+    status = router.status()
+    comparisons = [
         {
-            "policy": policy,
-            "shadow": shadow,
-            "shadows": agreement.shadows,
-            "agreement": round(agreement.agreed / agreement.shadows, 6),
-            "mean_regret_s": None if agreement.regret_s is None else round(agreement.regret_s / agreement.shadows, 9),
+            "policy": each.policy,
+            "shadow": each.shadow,
+            "decisions": each.decisions,
+            "agreement": round(each.agreed / each.decisions, 6),
+            "mean_regret_s": None if each.regret_s is None else round(each.regret_s / each.decisions, 9),
         }
-        for (policy, shadow), agreement in experiment.agreements.items()
+        for each in status.agreements
     ]
     return {
-        "policy": experiment.lead.name,
-        "split": {arm.name: arm.share for arm in experiment.arms if arm.share},
-        "shadow": [arm.name for arm in experiment.arms if not arm.share],
-        "faults": {arm.name: arm.faults for arm in experiment.arms},
-        "seconds": {arm.name: round(arm.seconds, 6) for arm in experiment.arms},
-        "shadows": shadows,
+        "policy": status.policy,
+        "split": {arm.policy: arm.share for arm in status.arms if arm.share},
+        "shadow": [arm.policy for arm in status.arms if not arm.share],
+        "faults": {arm.policy: arm.faults for arm in status.arms},
+        "seconds": {arm.policy: round(arm.seconds, 6) for arm in status.arms},
+        "comparisons": comparisons,
     }
 
 
-def _describe(router: Router, engine: EngineId, url: str | None) -> dict[str, Any]:
+def _describe(router: Router, engine: EngineStatus, url: str | None) -> dict[str, Any]:
     """For operators, so with URLs."""
-    view = router.fleet.view(engine)
-    error = router.drift.mean(engine)
+    info, error = engine.info, engine.prediction_error
     return {
-        "engine": engine,
+        "engine": engine.engine,
         "url": url,
-        "healthy": router.fleet.healthy(engine),
-        "order": view.info.order,
-        "block_size": view.info.block_size,
-        "capacity_blocks": view.info.capacity_blocks,
-        "plugin_version": view.info.plugin_version,
-        "vllm_version": view.info.vllm_version,
-        "in_flight": view.in_flight,
-        "models": view.info.models,
+        "healthy": engine.healthy,
+        "order": info.order,
+        "block_size": info.block_size,
+        "capacity_blocks": info.capacity_blocks,
+        "plugin_version": info.plugin_version,
+        "vllm_version": info.vllm_version,
+        "models": info.models,
         "prediction_error_ratio": None if error is None else round(error, 4),
-        **router.describe(engine),
+        **router.describe(engine.engine),
     }
 
 
@@ -168,13 +167,15 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
+def answer_of(error: RequestError, status: int | None = None) -> Response:
+    """An error as an answer; status: another than its own."""
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    return Response(error.body(), status_code=status or error.status, headers=headers)
+
+
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    name, value = JSON_HEADER
-    headers = {name.decode(): value.decode()}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    return Response(error.body(), status_code=error.status, headers=headers)
+    return answer_of(error)
 
 
 async def _unheard(_: Request, __: Exception) -> Response:

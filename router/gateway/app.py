@@ -6,7 +6,6 @@ through FastAPI and httpx costs ten times the CPU.)
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import time
 import uuid
@@ -21,21 +20,22 @@ from starlette.exceptions import HTTPException
 
 from router.config import Config
 from router.core.router import Router
-from router.errors import RequestError, Unauthorized, UnknownUrl
-from router.gateway.admin import add_control
-from router.gateway.client import JSON_HEADER, Client, Receive, Scope, Send
+from router.errors import Unauthorized, UnknownUrl
+from router.gateway.admin import add_admin_routes, answer_of
+from router.gateway.client import Client, Receive, Scope, Send
 from router.gateway.handler import Gateway
-from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, RecordCollector
+from router.gateway.headers import admits
+from router.gateway.metrics import Metrics, RouterCollector, TraceCollector
 from router.gateway.openai_request import ROUTES
 from router.gateway.snapshot import Snapshot
-from router.gateway.trace_writer import Recorder
+from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream
 from router.types import EngineId
 
 OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # all else wants the key, if there is one
 
 
-class Watch(Protocol):
+class HealthWatch(Protocol):
     """What keeps the fleet's health up to date while the application runs (`discovery.Discovery`)."""
 
     def running(self) -> AbstractAsyncContextManager[None]: ...
@@ -44,24 +44,18 @@ class Watch(Protocol):
 class App:
     """The ASGI application made by `create_app`."""
 
-    def __init__(self, config: Config, gateway: Gateway, control: FastAPI) -> None:
-        self._key = config.api_key
-        self._gateway, self._control = gateway, control
+    def __init__(self, config: Config, gateway: Gateway, rest: FastAPI) -> None:
+        self._key = config.server.api_key
+        self._gateway, self._rest = gateway, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if not (scope["path"] in OPEN or self._admits(scope)):
+            if not (self._key is None or scope["path"] in OPEN or admits(scope["headers"], self._key)):
                 error = Unauthorized("Incorrect API key provided.")
                 return await Client(scope, receive, send).fail(error, [(b"www-authenticate", b"Bearer")])
             if scope["method"] == "POST" and scope["path"] in ROUTES:
                 return await self._gateway.handle(scope, receive, send)
-        await self._control(scope, receive, send)
-
-    def _admits(self, scope: Scope) -> bool:
-        if self._key is None:
-            return True
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        return hmac.compare_digest(given, f"Bearer {self._key}".encode())
+        await self._rest(scope, receive, send)
 
 
 def create_app(
@@ -69,9 +63,9 @@ def create_app(
     router: Router,
     engines: Mapping[EngineId, str],
     *,
-    discovery: Watch | None = None,
+    discovery: HealthWatch | None = None,
     registry: CollectorRegistry | None = None,
-    forwarder: Upstream | None = None,
+    upstream: Upstream | None = None,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -84,93 +78,85 @@ def create_app(
     Raises ConfigError if the file to record to, or that of the snapshot, cannot be written.
     """
     registry = registry or CollectorRegistry()
-    forwarder = forwarder or Upstream(config)
+    upstream = upstream or Upstream(config)
     for engine in engines:
-        router.fleet.add(engine)
-    registry.register(FleetCollector(lambda: _states(router), lambda: router.index_blocks))
-    experiment = router.experiment
-    registry.register(PolicyCollector(lambda: experiment.arms, lambda: experiment.agreements, router.drift.alarms))
-    recorder = _recorder(config, registry)
+        router.add_engine(engine)
+    registry.register(RouterCollector(router.status))
+    trace_writer = _trace_writer(config, registry)
     snapshot = None
-    if config.snapshot is not None:
-        snapshot = Snapshot(config.snapshot, router, engines, clock=clock, wall_clock=wall_clock)
+    if config.recording.snapshot is not None:
+        snapshot = Snapshot(config.recording.snapshot, router.learned, engines, clock=clock, wall_clock=wall_clock)
         snapshot.start()
     gateway = Gateway(
-        config, router, engines, forwarder, Metrics(registry), recorder=recorder, clock=clock, new_id=new_id
+        config, router, engines, upstream, Metrics(registry), trace_writer=trace_writer, clock=clock, new_id=new_id
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            if recorder is not None:
-                stack.enter_context(recorder.running())
+            if trace_writer is not None:
+                stack.enter_context(trace_writer.running())
             if snapshot is not None:
-                await stack.enter_async_context(snapshot.running(config.snapshot_interval_secs))
-            await stack.enter_async_context(forwarder.running())
+                await stack.enter_async_context(snapshot.running(config.recording.snapshot_interval_secs))
+            await stack.enter_async_context(upstream.running())
             if discovery is not None:
                 await stack.enter_async_context(discovery.running())
             yield
 
-    control = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
-    control.add_exception_handler(HTTPException, _unknown)
-    _add_health(control, router)
-    _add_models(control, router, round(wall_clock()))
-    add_control(control, config, router, engines, clock)
+    rest = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
+    rest.add_exception_handler(HTTPException, _unknown)
+    _add_health(rest, router)
+    _add_models(rest, router, round(wall_clock()))
+    add_admin_routes(rest, config, router, engines, clock)
 
-    @control.get("/metrics")
+    @rest.get("/metrics")
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return App(config, gateway, control)
+    return App(config, gateway, rest)
 
 
-def _recorder(config: Config, registry: CollectorRegistry) -> Recorder | None:
-    if config.record is None:
+def _trace_writer(config: Config, registry: CollectorRegistry) -> TraceWriter | None:
+    options = config.recording
+    if options.record is None:
         return None
     salt = secrets.token_bytes(32)
-    recorder = Recorder(config.record, max_bytes=config.record_max_bytes, files=config.record_files, salt=salt)
-    registry.register(RecordCollector(lambda: recorder.counts))
-    return recorder
+    writer = TraceWriter(options.record, max_bytes=options.record_max_bytes, files=options.record_files, salt=salt)
+    registry.register(TraceCollector(lambda: writer.counts))
+    return writer
 
 
-def _states(router: Router) -> list[tuple[EngineId, int, bool]]:
-    fleet = router.fleet
-    return [(engine, fleet.view(engine).in_flight, fleet.healthy(engine)) for engine in fleet.ids()]
-
-
-def _add_health(control: FastAPI, router: Router) -> None:
-    @control.get("/health")
-    @control.get("/liveness")
+def _add_health(rest: FastAPI, router: Router) -> None:
+    @rest.get("/health")
+    @rest.get("/liveness")
     async def alive() -> Response:
         """The gateway itself is there."""
         return Response()
 
-    @control.get("/readiness")
+    @rest.get("/readiness")
     async def ready() -> Response:
         """It can serve: at least one engine is healthy."""
-        states = _states(router)
-        healthy = sum(well for _, _, well in states)
+        engines = router.status().engines
+        healthy = sum(engine.healthy for engine in engines.values())
         content = {
             "status": "ready" if healthy else "not ready",
             "healthy_workers": healthy,
-            "total_workers": len(states),
+            "total_workers": len(engines),
         }
         return JSONResponse(content, status_code=200 if healthy else 503)
 
 
-def _add_models(control: FastAPI, router: Router, started: int) -> None:
-    @control.get("/v1/models")
+def _add_models(rest: FastAPI, router: Router, started: int) -> None:
+    @rest.get("/v1/models")
     async def models() -> dict[str, Any]:
         """Every model that a healthy engine serves, once. `created`: when this gateway started, Unix seconds."""
-        fleet = router.fleet
-        names = {m: None for engine in fleet.ids() if fleet.healthy(engine) for m in fleet.view(engine).info.models}
+        engines = router.status().engines.values()
+        names = {model: None for engine in engines if engine.healthy for model in engine.info.models}
         data = [{"id": name, "object": "model", "created": started, "owned_by": "vllm"} for name in names]
         return {"object": "list", "data": data}
 
 
 async def _unknown(request: Request, problem: Exception) -> Response:
     """FastAPI's own refusals, no such path or method, as OpenAI error bodies."""
-    error: RequestError = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}.")
-    status = problem.status_code if isinstance(problem, HTTPException) else error.status
-    name, value = JSON_HEADER
-    return Response(error.body(), status_code=status, headers={name.decode(): value.decode()})
+    error = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}.")
+    return answer_of(error, problem.status_code if isinstance(problem, HTTPException) else error.status)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from router.errors import EngineTimeout, PayloadTooLarge, RequestError
-from router.gateway.upstream import Headers
+from router.gateway.headers import Headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -16,7 +16,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LAST_WORD_S = 1.0  # for an error told inside a stream
-JSON_HEADER = (b"content-type", b"application/json")
 
 
 class ClientGone(Exception):
@@ -115,9 +114,7 @@ class Client:
         if self._finished:
             return
         if not self.started:
-            if error.retry_after_s is not None:
-                headers = [*headers, (b"retry-after", b"%d" % error.retry_after_s)]
-            await self.reply(error.status, [JSON_HEADER, *headers], error.body())
+            await self.reply(error.status, [*error.headers, *headers], error.body())
         elif self._streams:
             with suppress(TimeoutError):  # a client that takes no more bytes is cut off by the server after us
                 async with asyncio.timeout(LAST_WORD_S):

@@ -7,15 +7,16 @@ it and however many engines were tried: `engine` and `policy` are those of the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.core.experiment import Agreement, Arm
-from router.types import Decision, Ending, EngineId, Outcome
+from router.core.status import RouterStatus
+from router.errors import RetryReason
+from router.gateway.exchange import Exchange
+from router.types import Decision, Ending, Outcome
 
 NONE = "none"
 REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960, 1800)
@@ -23,20 +24,6 @@ TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60, 
 DECISION_BUCKETS_S = (10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 0.1)
 ERROR_BUCKETS_S = (-60, -15, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60)
 ERROR_BUCKETS_RATIO = (-0.95, -0.9, -0.75, -0.5, -0.33, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 9, 19)
-
-
-@dataclass(slots=True)
-class Record:
-    """One client's request, from its arrival to its end."""
-
-    route: str
-    started_s: float
-    ending: Ending = Ending.CANCELLED
-    """Until something better is known: what leaves no trace was cut off."""
-    decision: Decision | None = None
-    outcome: Outcome | None = None
-    """Of the decision."""
-    first_token_s: float | None = None
 
 
 class Metrics:
@@ -89,8 +76,8 @@ class Metrics:
         if decision.fallback is not None:
             self._fallbacks.labels(decision.policy, decision.reason).inc()
 
-    def retried(self, reason: str) -> None:
-        self._retries.labels(reason).inc()
+    def retried(self, reason: RetryReason) -> None:
+        self._retries.labels(reason.value).inc()
 
     def completed(self, decision: Decision, outcome: Outcome) -> None:
         """One try on one engine has ended."""
@@ -108,105 +95,99 @@ class Metrics:
             if decision.predicted_s > 0:
                 self._error_ratio.labels(engine).observe((actual_s - decision.predicted_s) / decision.predicted_s)
 
-    def ended(self, record: Record, now_s: float) -> None:
-        """A client's request has ended."""
-        decision = record.decision
+    def ended(self, exchange: Exchange, outcome: Outcome) -> None:
+        """A client's request has ended. outcome: the final one."""
+        decision, ending = exchange.decision, outcome.ending
         engine, policy = (decision.engine, decision.policy) if decision else (NONE, NONE)
-        self._requests.labels(record.route, engine, policy, record.ending.value).inc()
-        self._request_s.labels(record.route).observe(now_s - record.started_s)
-        if record.first_token_s is not None:
-            self._ttft_s.labels(record.route).observe(record.first_token_s - record.started_s)
-        for bound, kept in _bounds_kept(record, now_s):
+        self._requests.labels(exchange.route, engine, policy, ending.value).inc()
+        self._request_s.labels(exchange.route).observe(outcome.done_s - exchange.arrived_s)
+        if outcome.first_token_s is not None:
+            self._ttft_s.labels(exchange.route).observe(outcome.first_token_s - exchange.arrived_s)
+        for bound, kept in _bounds_kept(exchange, outcome):
             self._bounds.labels(policy, bound, str(kept).lower()).inc()
 
 
-def _bounds_kept(record: Record, now_s: float) -> Iterator[tuple[str, bool]]:
+def _bounds_kept(exchange: Exchange, outcome: Outcome) -> Iterator[tuple[str, bool]]:
     """Of an answer that showed its first token: what its client asked for, and whether it was so."""
-    if record.decision is None or record.ending is not Ending.OK or record.first_token_s is None:
+    first_s = outcome.first_token_s
+    if exchange.request is None or outcome.ending is not Ending.OK or first_s is None:
         return
-    request, outcome = record.decision.request, record.outcome
+    request = exchange.request.parsed
     if request.slo_ttft_s is not None:
-        yield "ttft", record.first_token_s - record.started_s <= request.slo_ttft_s
-    tokens = outcome.output_tokens if outcome and request.choices == 1 else None
+        yield "ttft", first_s - exchange.arrived_s <= request.slo_ttft_s
+    tokens = outcome.output_tokens if request.choices == 1 else None
     if request.slo_tpot_s is not None and tokens and tokens > 1:
-        yield "tpot", (now_s - record.first_token_s) / (tokens - 1) <= request.slo_tpot_s
+        yield "tpot", (outcome.done_s - first_s) / (tokens - 1) <= request.slo_tpot_s
 
 
-class FleetCollector(Collector):
-    """Gauges of the fleet as it is when scraped. `states`: (engine, requests in flight, healthy) of each engine."""
+class RouterCollector(Collector):
+    """The router as it is when scraped."""
 
-    def __init__(
-        self, states: Callable[[], Iterable[tuple[EngineId, int, bool]]], index_blocks: Callable[[], int]
-    ) -> None:
-        self._states, self._index_blocks = states, index_blocks
+    def __init__(self, status: Callable[[], RouterStatus]) -> None:
+        self._status = status
 
     def collect(self) -> Iterable[Metric]:
-        in_flight = GaugeMetricFamily("leafcutter_in_flight", "Requests at an engine now.", labels=["engine"])
-        healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: gets requests. 0: is left out.", labels=["engine"])
-        for engine, count, well in self._states():
-            in_flight.add_metric([engine], count)
-            healthy.add_metric([engine], float(well))
-        yield in_flight
-        yield healthy
+        status = self._status()
+        yield from _engine_metrics(status)
         index = GaugeMetricFamily("leafcutter_prefix_index_blocks", "Blocks in the router's prefix index.")
-        index.add_metric([], self._index_blocks())
+        index.add_metric([], status.index_blocks)
         yield index
+        yield from _policy_metrics(status)
+        yield from _shadow_metrics(status)
 
 
-class PolicyCollector(Collector):
-    """What the policies beside one another did, as it is when scraped. drifts: whether each engine's alarm is on."""
-
-    def __init__(
-        self,
-        arms: Callable[[], Sequence[Arm]],
-        agreements: Callable[[], Mapping[tuple[str, str], Agreement]],
-        drifts: Callable[[], Mapping[EngineId, bool]],
-    ) -> None:
-        self._arms, self._tallies, self._drifts = arms, agreements, drifts
-
-    def collect(self) -> Iterable[Metric]:
-        share = GaugeMetricFamily(
-            "leafcutter_policy_share", "Part of the decisions that a policy makes; 0: a shadow.", labels=["policy"]
-        )
-        faults = CounterMetricFamily(
-            "leafcutter_policy_faults", "A policy raised, or gave a cost that is no number.", labels=["policy"]
-        )
-        took = CounterMetricFamily(
-            "leafcutter_policy_seconds", "Time that a policy took to score and to learn.", labels=["policy"]
-        )
-        for arm in self._arms():
-            share.add_metric([arm.name], arm.share)
-            faults.add_metric([arm.name], arm.faults)
-            took.add_metric([arm.name], arm.seconds)
-        yield from (share, faults, took, *self._shadows())
-        drift = GaugeMetricFamily(
-            "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
-        )
-        for engine, alarm in self._drifts().items():
-            drift.add_metric([engine], float(alarm))
-        yield drift
-
-    def _shadows(self) -> Iterable[Metric]:
-        labels = ["policy", "shadow"]
-        shadows = CounterMetricFamily(
-            "leafcutter_shadow_opinions", "Decisions of `policy` that `shadow` scored too.", labels=labels
-        )
-        agreed = CounterMetricFamily("leafcutter_shadow_agreements", "Of these, the same engine chosen.", labels=labels)
-        regret = CounterMetricFamily(
-            "leafcutter_shadow_regret_seconds",
-            "What the shadow's choices would have cost more by the policy's scores, where those are seconds.",
-            labels=labels,
-        )
-        for names, agreement in self._tallies().items():
-            shadows.add_metric(names, agreement.shadows)
-            agreed.add_metric(names, agreement.agreed)
-            if agreement.regret_s is not None:
-                regret.add_metric(names, agreement.regret_s)
-        return shadows, agreed, regret
+def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
+    in_flight = GaugeMetricFamily("leafcutter_in_flight", "Requests at an engine now.", labels=["engine"])
+    healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: gets requests. 0: is left out.", labels=["engine"])
+    drift = GaugeMetricFamily(
+        "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
+    )
+    for engine in status.engines.values():
+        in_flight.add_metric([engine.engine], engine.in_flight)
+        healthy.add_metric([engine.engine], float(engine.healthy))
+        if engine.drifts is not None:
+            drift.add_metric([engine.engine], float(engine.drifts))
+    return in_flight, healthy, drift
 
 
-class RecordCollector(Collector):
-    """What became of the answers that were to be recorded. counts: by result (`record.Recorder.counts`)."""
+def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:
+    share = GaugeMetricFamily(
+        "leafcutter_policy_share", "Part of the decisions that a policy makes; 0: a shadow.", labels=["policy"]
+    )
+    faults = CounterMetricFamily(
+        "leafcutter_policy_faults", "A policy raised, or gave a cost that is no number.", labels=["policy"]
+    )
+    took = CounterMetricFamily(
+        "leafcutter_policy_seconds", "Time that a policy took to score and to learn.", labels=["policy"]
+    )
+    for arm in status.arms:
+        share.add_metric([arm.policy], arm.share)
+        faults.add_metric([arm.policy], arm.faults)
+        took.add_metric([arm.policy], arm.seconds)
+    return share, faults, took
+
+
+def _shadow_metrics(status: RouterStatus) -> Iterable[Metric]:
+    labels = ["policy", "shadow"]
+    decisions = CounterMetricFamily(
+        "leafcutter_shadow_decisions", "Decisions of `policy` that `shadow` scored too.", labels=labels
+    )
+    agreed = CounterMetricFamily("leafcutter_shadow_agreements", "Of these, the same engine chosen.", labels=labels)
+    regret = CounterMetricFamily(
+        "leafcutter_shadow_regret_seconds",
+        "What the shadow's choices would have cost more by the policy's scores, where those are seconds.",
+        labels=labels,
+    )
+    for each in status.agreements:
+        decisions.add_metric([each.policy, each.shadow], each.decisions)
+        agreed.add_metric([each.policy, each.shadow], each.agreed)
+        if each.regret_s is not None:
+            regret.add_metric([each.policy, each.shadow], each.regret_s)
+    return decisions, agreed, regret
+
+
+class TraceCollector(Collector):
+    """What became of the answers that were to be recorded. counts: by result (`TraceWriter.counts`)."""
 
     def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
         self._counts = counts

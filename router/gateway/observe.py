@@ -90,8 +90,8 @@ class Message:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What has been seen of an answer so far."""
+class ObservedAnswer:
+    """What has been observed of an answer so far."""
 
     usage: Usage = field(default_factory=Usage)
     message: Message = field(default_factory=Message)
@@ -126,10 +126,11 @@ class Seen:
 
 
 class StreamObserver:
-    """Watches a stream of server-sent events and tells `seen`; `hide_usage` keeps the usage chunk from the client."""
+    """Watches a stream of server-sent events and tells `observed`; `hide_usage` keeps the usage chunk from the
+    client."""
 
-    def __init__(self, seen: Seen, *, hide_usage: bool) -> None:
-        self.seen = seen
+    def __init__(self, observed: ObservedAnswer, *, hide_usage: bool) -> None:
+        self.observed = observed
         self.done = False
         """[DONE] has been seen: the answer is complete."""
         self._hide_usage = hide_usage
@@ -174,7 +175,7 @@ class StreamObserver:
         document = read_json(data)
         if document is None:
             return False
-        self.seen.read(document)
+        self.observed.read(document)
         return bool(document.get("usage")) and document.get("choices") == []
 
 

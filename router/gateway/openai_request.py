@@ -16,6 +16,7 @@ from typing import Any
 
 from router.errors import BadRequest
 from router.gateway import transcript
+from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
 from router.prefix import blocks
 from router.types import ParsedRequest, Prompt
 
@@ -23,7 +24,6 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ROUTES = (CHAT, COMPLETIONS)
 BYTES_PER_TOKEN = 4  # sizes a block of text; the ratio that predictions use is learned
 DEFAULT_COMPLETION_TOKENS = 16  # what /v1/completions generates if the client sets no bound
-SESSION_HEADERS = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
 SESSION_FIELDS = ("session_id", "user", "user_id")
 NAME_CHARS = 256  # a longer name of a session is kept as its hash: clients make them, and maps remember them
 TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # what the engine's own validation takes for true
@@ -32,10 +32,10 @@ Reply = bytes | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class OpenAIRequest:
     """A request read: what routing needs, what the engine gets, and how its answer continues the prompt."""
 
-    request: ParsedRequest
+    parsed: ParsedRequest
     body: bytes
     hide_usage: bool
     """The usage chunk was asked for by us, not by the client."""
@@ -46,16 +46,18 @@ class Parsed:
 
     def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
         """The engine's answer, an assistant `message`, in the prompt's units and as the next turn will repeat it."""
-        if self.request.prompt.in_tokens:
+        if self.parsed.prompt.in_tokens:
             return tuple(token_ids)
         if self.echoes:
             return b""
-        if self.continues or self.request.route == COMPLETIONS:
+        if self.continues or self.parsed.route == COMPLETIONS:
             return transcript.encode(message.get("content") or "")
         return transcript.message(message)
 
 
-def parse(body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int) -> Parsed:
+def parse_request(
+    body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int
+) -> OpenAIRequest:
     """Reads a request of `route`, one of ROUTES. `headers`: names in lower case. `block_tokens`: block of the prefix
     index, tokens.
 
@@ -69,8 +71,8 @@ def parse(body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id
         stream = _truth(fields.get("stream"))
         options = fields.get("stream_options")
         asked = isinstance(options, dict) and _truth(options.get("include_usage"))
-        return Parsed(
-            request=ParsedRequest(
+        return OpenAIRequest(
+            parsed=ParsedRequest(
                 request_id=request_id,
                 route=route,
                 model=_model(fields),
@@ -79,8 +81,8 @@ def parse(body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id
                 max_tokens=_bound(fields, route),
                 choices=prompts * (_whole(fields.get("n")) or 1),
                 session=_session(headers, fields),
-                slo_ttft_s=_bound_s(headers, b"x-slo-ttft-ms"),
-                slo_tpot_s=_bound_s(headers, b"x-slo-tpot-ms"),
+                slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
+                slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
             ),
             body=ask_usage(body, fields) if stream and not asked else body,
             hide_usage=stream and not asked,
@@ -175,7 +177,7 @@ def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
 
 def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:
     """Never the request id: new with each request, it would defeat stickiness."""
-    for name in SESSION_HEADERS:
+    for name in SESSION:
         if value := headers.get(name):
             return _short(value.decode("latin-1"))
     params = fields.get("session_params")

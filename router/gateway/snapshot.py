@@ -19,9 +19,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
-from router.core.router import Router
+from router.core.learned_state import LearnedState
 from router.errors import ConfigError, SnapshotError
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 from router.types import EngineId
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ VERSION = 3
 
 
 class Snapshot:
-    """The snapshot of one router in one file.
+    """What one router has learned, in one file.
 
     engines: base URL of each. clock: monotonic, that of the decisions; wall_clock: Unix time; both seconds.
     """
@@ -38,13 +38,13 @@ class Snapshot:
     def __init__(
         self,
         path: str,
-        router: Router,
+        learned: LearnedState,
         engines: Mapping[EngineId, str],
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self._path, self._router, self._engines = path, router, engines
+        self._path, self._learned, self._engines = path, learned, engines
         self._clock, self._wall_clock = clock, wall_clock
         if not os.access(os.path.dirname(path) or ".", os.W_OK) or os.path.isdir(path):
             raise ConfigError("snapshot", path, "a file in a folder that can be written")
@@ -70,7 +70,7 @@ class Snapshot:
         urls = document.fields("engines")
         ids = {url: engine for engine, url in self._engines.items()}
         names = {name: ids[urls.text(name)] for name in urls if urls.text(name) in ids}
-        self._router.load(document.fields("learned"), self._clock() - age_s, names)
+        self._learned.load(document.fields("learned"), self._clock() - age_s, names)
 
     def save(self) -> None:
         """Replaces the file. Raises OSError if it cannot be written, ValueError if what was learned is no number."""
@@ -105,19 +105,19 @@ class Snapshot:
             except (OSError, ValueError) as error:
                 self._fail(error)
 
-    def _take(self) -> State:
+    def _take(self) -> SavedState:
         return {
             "leafcutter_snapshot": VERSION,
             "saved_unix_s": self._wall_clock(),
             "engines": dict(self._engines),
-            "learned": self._router.dump(self._clock()),
+            "learned": self._learned.dump(self._clock()),
         }
 
     def _fail(self, error: Exception) -> None:
         log.error("the snapshot %s could not be saved: %s", self._path, error)
 
 
-def write(path: str, document: State) -> None:
+def write(path: str, document: SavedState) -> None:
     """The whole file or none of it. Raises OSError, ValueError for numbers that are not finite."""
     text = json.dumps(document, allow_nan=False)
     handle, part = tempfile.mkstemp(
@@ -134,11 +134,11 @@ def write(path: str, document: State) -> None:
         raise
 
 
-def read(path: str) -> Fields:
+def read(path: str) -> SavedFields:
     """Raises SnapshotError if it is no whole JSON object, OSError if it cannot be read."""
     try:
         with open(path, encoding="utf-8") as file:
-            return Fields(json.load(file, parse_constant=_refuse), "snapshot")
+            return SavedFields(json.load(file, parse_constant=_refuse), "snapshot")
     except (ValueError, RecursionError) as error:
         raise SnapshotError("the file", str(error), "whole JSON with finite numbers") from None
 

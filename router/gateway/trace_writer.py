@@ -54,7 +54,7 @@ FLUSH_S, CLOSE_S = 1.0, 30.0
 MODEL_CHARS = 256
 
 
-class Ended(NamedTuple):
+class EndedRequest(NamedTuple):
     """What a line needs of one request. Times in seconds on the gateway's clock."""
 
     arrival_s: float
@@ -77,7 +77,7 @@ class Ended(NamedTuple):
     policy: str
 
 
-class Recorder:
+class TraceWriter:
     """Writes the trace at `path` while `running()`. salt: at least 16 random bytes. held: lines that may wait for an
     earlier request to end.
 
@@ -87,7 +87,7 @@ class Recorder:
 
     def __init__(self, path: str, *, max_bytes: int, files: int, salt: bytes, held: int = HELD) -> None:
         self._path, self._max_bytes, self._files, self._salt, self._held = path, max_bytes, files, salt, held
-        self._queue: queue.Queue[tuple[int, Ended | None] | None] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[tuple[int, EndedRequest | None] | None] = queue.Queue(QUEUE)
         self._arrivals = 0
         self._origin_s: float | None = None
         self._broken = False
@@ -149,14 +149,14 @@ class Recorder:
             self._write(line)
         self._close()
 
-    def _next(self) -> tuple[int, Ended | None] | None:
+    def _next(self) -> tuple[int, EndedRequest | None] | None:
         while True:
             try:
                 return self._queue.get(timeout=FLUSH_S)
             except queue.Empty:
                 self._flush()
 
-    def _line(self, done: Ended) -> bytes:
+    def _line(self, done: EndedRequest) -> bytes:
         assert self._origin_s is not None, "it has arrived"
         first_s = done.first_token_s
         fields = {
@@ -240,7 +240,7 @@ class Recorder:
         self._broken = True
 
 
-def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> Ended | None:
+def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> EndedRequest | None:
     """What the trace tells of a request; None if it is to be left out."""
     request, prompt, ending = decision.request, decision.request.prompt, outcome.ending
     prompt_tokens, output_tokens = outcome.prompt_tokens or 0, outcome.output_tokens or 0
@@ -251,7 +251,7 @@ def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> Ended |
         prompt_tokens = prompt_tokens or max(1, round(decision.prompt_tokens))
     if not told or request.choices != 1:
         return None
-    return Ended(
+    return EndedRequest(
         arrival_s,
         outcome.done_s,
         outcome.first_token_s,

@@ -18,20 +18,14 @@ from yarl import URL
 
 from router.config import Config
 from router.errors import EngineLost, EngineTimeout, EngineUnreachable
-
-Headers = list[tuple[bytes, bytes]]
+from router.gateway.headers import Headers, end_to_end, for_engine
 
 KEEP_ALIVE_S = 4.0  # uvicorn, so vLLM, drops idle connections after 5 s: let go first, or the next request is reset
 LARGE_BODY_BYTES = 1 << 20  # from here on sent piece by piece, so that other requests get their turn in between
-# Belong to one connection, not to the message (RFC 9110, section 7.6.1), or are set anew on the other side.
-HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding"
-    b" upgrade host content-length expect".split()
-)
 OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp's own: the client's pass instead
 
 
-class Answer:
+class UpstreamAnswer:
     """An engine's answer. Every read is bound: the first body byte by what is left of `first_byte_timeout_secs`, later
     ones by `idle_timeout_secs`."""
 
@@ -45,7 +39,7 @@ class Answer:
     @property
     def headers(self) -> Headers:
         """End-to-end headers, names in lower case."""
-        return passing((name.lower(), value) for name, value in self._response.raw_headers)
+        return end_to_end((name.lower(), value) for name, value in self._response.raw_headers)
 
     async def read(self) -> bytes:
         """The next bytes of the body, as soon as there are any; none at its end. Raises EngineLost, EngineTimeout."""
@@ -76,7 +70,6 @@ class Upstream:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._authorization = f"Bearer {config.worker_api_key}".encode() if config.worker_api_key else None
         self._session: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
@@ -84,48 +77,32 @@ class Upstream:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
         async with aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_timeout_secs),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.reliability.connect_timeout_secs),
             cookie_jar=aiohttp.DummyCookieJar(),  # clients must not meet each other's cookies
             auto_decompress=False,
             skip_auto_headers=OWN_HEADERS,
         ) as self._session:
             yield
 
-    async def post(self, url: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Answer:
+    async def post(
+        self, url: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], request_id: str, body: bytes
+    ) -> UpstreamAnswer:
         """Posts `body` to `url` and `query` (may be empty), and returns the answer once its headers are there.
 
         `headers`: the client's, names in lower case. Raises EngineUnreachable, EngineLost, EngineTimeout.
         """
+        keys = self._config.engines.worker_api_key, self._config.server.api_key
         assert self._session is not None, "post outside running()"
-        first_byte_by_s = asyncio.get_running_loop().time() + self._config.first_byte_timeout_secs
+        first_byte_by_s = asyncio.get_running_loop().time() + self._config.reliability.first_byte_timeout_secs
         with _failures():
             async with asyncio.timeout_at(first_byte_by_s):
                 response = await self._session.post(
                     URL(f"{url}?{query.decode()}" if query else url, encoded=True),
-                    headers=self._outgoing(headers),
+                    headers=CIMultiDict(for_engine(headers, request_id, *keys)),
                     data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
                     allow_redirects=False,
                 )
-        return Answer(response, first_byte_by_s, self._config.idle_timeout_secs)
-
-    def _outgoing(self, headers: Iterable[tuple[bytes, bytes]]) -> CIMultiDict[str]:
-        """The client's headers for the engine: plain answers asked for, so that they can be read in passing."""
-        outgoing = CIMultiDict(
-            (name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in passing(headers)
-        )
-        outgoing["accept-encoding"] = "identity"
-        if self._authorization:
-            outgoing["authorization"] = self._authorization.decode()
-        elif self._config.api_key:  # the key of this gateway is none of the engines' business
-            outgoing.popall("authorization", None)
-        return outgoing
-
-
-def passing(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The end-to-end ones of `headers` (names in lower case): less HOP_BY_HOP and what `connection` names."""
-    kept = list(headers)
-    named = {name.strip().lower() for key, value in kept if key == b"connection" for name in value.split(b",")}
-    return [(name, value) for name, value in kept if name not in HOP_BY_HOP and name not in named]
+        return UpstreamAnswer(response, first_byte_by_s, self._config.reliability.idle_timeout_secs)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from router.errors import SnapshotError
-from router.saved_state import Fields, number
+from router.saved_state import SavedFields, number
 from router.types import ParsedRequest
 
 CLASSES = 4096
@@ -45,7 +45,7 @@ class _Classes(Generic[T]):
         """[name, number, number] of each, that unused for longest first. Names are text, or tuples of JSON types."""
         return [[list(name) if isinstance(name, tuple) else name, *numbers(entry)] for name, entry in self._of.items()]
 
-    def load(self, state: Fields, key: str, make: Callable[[float, float], T]) -> None:
+    def load(self, state: SavedFields, key: str, make: Callable[[float, float], T]) -> None:
         """Raises SnapshotError."""
         found: OrderedDict[object, T] = OrderedDict()
         for place, row in state.items(key, CLASSES):
@@ -107,7 +107,7 @@ class OutputLength:
     def dump(self) -> list[object]:
         return self.classes.dump(lambda entry: (entry.mean_tokens, entry.answers))
 
-    def load(self, state: Fields, key: str) -> None:
+    def load(self, state: SavedFields, key: str) -> None:
         """Raises SnapshotError."""
         self.classes.load(state, key, lambda mean_tokens, answers: _Length(mean_tokens, int(answers)))
 
@@ -143,6 +143,6 @@ class TokenRatio:
     def dump(self) -> list[object]:
         return self.classes.dump(lambda entry: (entry.tokens, entry.units))
 
-    def load(self, state: Fields, key: str) -> None:
+    def load(self, state: SavedFields, key: str) -> None:
         """Raises SnapshotError."""
         self.classes.load(state, key, lambda tokens, units: _Ratio(max(1e-9, tokens), max(1.0, units)))

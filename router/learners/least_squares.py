@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from operator import mul
 
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 
 SWEEPS = 12
 EAGER_SAMPLES = 50  # solved after each of these, later after every LAZY_PERIOD-th
@@ -55,7 +55,7 @@ class NonNegativeLeastSquares:
         if self.samples <= EAGER_SAMPLES or self.samples % LAZY_PERIOD == 0:
             self._solve()
 
-    def dump(self) -> State:
+    def dump(self) -> SavedState:
         return {
             "weights": list(self.weights),
             "samples": self.samples,
@@ -63,7 +63,7 @@ class NonNegativeLeastSquares:
             "v": self._v,
         }
 
-    def load(self, state: Fields) -> None:
+    def load(self, state: SavedFields) -> None:
         """Raises SnapshotError."""
         n = len(self.prior)
         weights, samples = state.numbers("weights", n, low=0.0), state.integer("samples")

@@ -1,22 +1,29 @@
-"""Whether a latency model is so wrong that its choices are worth less than those of a rule without one.
+"""Whether latency predictions are wrong: by a multiple (`ErrorAlarm`), or to one side (`DriftAlarm`).
 
-    error = |actual - predicted| / predicted       on: median of the last N > bound       off again: < CALM bound
+    error     |actual - predicted| / predicted      of the fleet    alarm:  median of the last 64 > bound
+    drift     (actual - predicted) / predicted      of an engine    alarm:  |mean of the last N| > bound
+                                                                    either is off again below CALM bound
 
-The median, since a few answers far off (of a stalled engine, of an unforeseen length) say nothing of the model. Unlike
-the drift alarm (`drift`) it asks how far off, not to which side, and of the fleet, not of one engine.
+A model that is wrong by a multiple makes choices that are worth less than those of a rule without one. The median
+tells, since a few answers far off (of a stalled engine, of an unforeseen length) say nothing of the model. A fair
+predictor errs to both sides, so that its mean stays small; after a change of hardware, model or traffic that the policy
+does not follow, it does not.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from statistics import median
 
-from router.saved_state import Fields, State, number
+from router.saved_state import SavedFields, SavedState, number
+from router.types import EngineId
 
-ANSWERS = 64  # N
-LEAST_ANSWERS = 16  # before so many nothing is said
+ANSWERS = 64
+LEAST_ANSWERS = 16  # before so many nothing is said of the error
 CALM = 0.5
 MOST_ERROR = 1e6
+MOST_DRIFT_ERROR = 4.0  # one hiccup must not ring the alarm alone
 
 
 class ErrorAlarm:
@@ -34,11 +41,56 @@ class ErrorAlarm:
         if len(self._errors) >= LEAST_ANSWERS:
             self.alarm = median(self._errors) > self._bound * (CALM if self.alarm else 1.0)
 
-    def dump(self) -> State:
+    def dump(self) -> SavedState:
         return {"errors": list(self._errors), "alarm": self.alarm}
 
-    def load(self, state: Fields) -> None:
+    def load(self, state: SavedFields) -> None:
         """Raises SnapshotError."""
         errors = [number(value, place, 0.0, MOST_ERROR) for place, value in state.items("errors", ANSWERS)]
         self.alarm = state.flag("alarm")
         self._errors = deque(errors, maxlen=ANSWERS)
+
+
+@dataclass(slots=True)
+class _Window:
+    errors: deque[float]
+    total: float = 0.0
+    alarm: bool = False
+
+
+class DriftAlarm:
+    """answers: N, at least 1; so many must be there before the alarm can be on. bound: of the mean error, above 0.
+    Keeps N floats an engine."""
+
+    def __init__(self, answers: int, bound: float) -> None:
+        self._answers, self._bound = answers, bound
+        self._windows: dict[EngineId, _Window] = {}
+
+    def learn_one(self, engine: EngineId, predicted_s: float, actual_s: float) -> None:
+        """One answer. A prediction of nothing says nothing."""
+        if predicted_s <= 0:
+            return
+        window = self._windows.setdefault(engine, _Window(deque(maxlen=self._answers)))
+        if len(window.errors) == self._answers:
+            window.total -= window.errors[0]
+        window.errors.append(min(MOST_DRIFT_ERROR, (actual_s - predicted_s) / predicted_s))
+        window.total += window.errors[-1]
+        if len(window.errors) == self._answers:
+            limit = self._bound * CALM if window.alarm else self._bound
+            window.alarm = abs(window.total) > limit * self._answers
+
+    def alarms(self) -> dict[EngineId, bool]:
+        """Of every engine that gave an answer to a prediction."""
+        return {engine: window.alarm for engine, window in self._windows.items()}
+
+    def mean(self, engine: EngineId) -> float | None:
+        """The mean error of the last answers, fewer than N at first; None if there are none."""
+        window = self._windows.get(engine)
+        return window.total / len(window.errors) if window else None
+
+    def forget(self, engine: EngineId) -> None:
+        self._windows.pop(engine, None)
+
+    def clear(self) -> None:
+        """Another policy predicts."""
+        self._windows.clear()

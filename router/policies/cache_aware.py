@@ -17,47 +17,79 @@ where the tree is smallest, however long the queue there (below the thresholds),
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from router.config import Config
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Decision, EngineId, Score
+from router.options import option
+from router.policies.base import RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate, Decision, EngineId
 
 CHARS_PER_TOKEN = 4.0
 
 
-class CacheAware(Policy):
-    """`total_s` is a rank: requests in flight, prompt tokens not cached, or characters in the tree."""
+@dataclass(frozen=True)
+class CacheAwareOptions:
+    """The thresholds above; other routers know them without the prefix."""
+
+    cache_threshold: float = option(
+        0.3, "share of a prompt that must be cached to be followed", low=0, high=1, aliases=("cache_threshold",)
+    )
+    balance_abs_threshold: int = option(
+        64,
+        "queues that differ by more are balanced first, if also by the relative threshold",
+        unit="requests",
+        low=0,
+        aliases=("balance_abs_threshold",),
+    )
+    balance_rel_threshold: float = option(
+        1.5,
+        "longest queue over the shortest from which queues are balanced first, if also by the absolute threshold",
+        low=0,
+        aliases=("balance_rel_threshold",),
+    )
+    eviction_interval_secs: float = option(
+        120.0, "time between two trims of the trees", unit="seconds", low=0, aliases=("eviction_interval_secs",)
+    )
+    max_tree_size: int = option(
+        67_108_864,
+        "size to which an engine's tree is trimmed",
+        unit="characters",
+        low=0,
+        aliases=("max_tree_size",),
+    )
+
+
+class CacheAware(TotalsPolicy[CacheAwareOptions]):
+    """The total is a rank: requests in flight, prompt tokens not cached, or characters in the tree."""
 
     name = "cache_aware"
+    Options = CacheAwareOptions
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, options: CacheAwareOptions | None = None) -> None:
+        super().__init__(options)
         self._tree_chars: dict[EngineId, float] = {}  # one entry an engine
         self._evicted_s = float("-inf")
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         loads = [view.in_flight for view, _ in candidates]
         if self._out_of_balance(max(loads), min(loads)):
             totals = [float(load) for load in loads]
-        elif max([hit for _, hit in candidates]) > self.config.cache_threshold * routing.prompt_tokens:
+        elif max([hit for _, hit in candidates]) > self.options.cache_threshold * routing.prompt_tokens:
             totals = [routing.prompt_tokens - hit for _, hit in candidates]
         else:
             totals = [self._tree_chars.get(view.engine, 0.0) for view, _ in candidates]
-        return tuple(
-            [Score(c.view.engine, total, None, c.hit_tokens) for c, total in zip(candidates, totals, strict=True)]
-        )
+        return Totals(totals)
 
     def _out_of_balance(self, most: int, least: int) -> bool:
-        config = self.config
-        return most - least > config.balance_abs_threshold and most > config.balance_rel_threshold * least
+        options = self.options
+        return most - least > options.balance_abs_threshold and most > options.balance_rel_threshold * least
 
     def dispatched(self, decision: Decision) -> None:
         new_chars = CHARS_PER_TOKEN * (decision.prompt_tokens - decision.hit_tokens)
         self._tree_chars[decision.engine] = self._tree_chars.get(decision.engine, 0.0) + new_chars
-        if decision.dispatched_s - self._evicted_s >= self.config.eviction_interval_secs:
+        if decision.dispatched_s - self._evicted_s >= self.options.eviction_interval_secs:
             self._evicted_s = decision.dispatched_s
             for engine, chars in self._tree_chars.items():
-                self._tree_chars[engine] = min(chars, float(self.config.max_tree_size))
+                self._tree_chars[engine] = min(chars, float(self.options.max_tree_size))
 
     def forget(self, engine: EngineId) -> None:
         self._tree_chars.pop(engine, None)

@@ -1,6 +1,6 @@
 """consistent_hash: a conversation stays on one engine, unless that one has more than its share of the load.
 
-    room = ceil(c (1 + sum n_i) / M)                                 c: option consistent_hash_load_factor, 1.25
+    room = ceil(c (1 + sum n_i) / M)                                 c: the option load_factor, 1.25
     i*   = the first engine with n_i < room in the key's own order of the engines
 
 Key: the session that the client names; without one the chained key of the prompt's first two blocks, so that prompts
@@ -16,33 +16,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, EngineId, ParsedRequest, Score
+from router.options import option
+from router.policies.base import RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate, EngineId, ParsedRequest
 
 KEY_BLOCKS = 2
 MASK = 2**64 - 1
 
 
-class ConsistentHash(Policy):
-    """`total_s` is a rank: the engine's place in the key's order, those without room after all others."""
+@dataclass(frozen=True)
+class ConsistentHashOptions:
+    """c above."""
+
+    load_factor: float = option(1.25, "load an engine may have over the mean before its keys go to the next", low=1)
+
+
+class ConsistentHash(TotalsPolicy[ConsistentHashOptions]):
+    """The total is a rank: the engine's place in the key's order, those without room after all others."""
 
     name = "consistent_hash"
+    Options = ConsistentHashOptions
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         count = len(candidates)
         load = 1 + sum([view.in_flight for view, _ in candidates])
-        room = math.ceil(self.config.consistent_hash_load_factor * load / count)
+        room = math.ceil(self.options.load_factor * load / count)
         key = key_of(routing.request)
         weights = [mix(key ^ _seed(view.engine)) for view, _ in candidates]
         totals = [0.0] * count
         for place, n in enumerate(sorted(range(count), key=weights.__getitem__, reverse=True)):
             totals[n] = float(place if candidates[n].view.in_flight < room else place + count)
-        return tuple(
-            [Score(c.view.engine, total, None, c.hit_tokens) for c, total in zip(candidates, totals, strict=True)]
-        )
+        return Totals(totals)
 
 
 def key_of(request: ParsedRequest) -> int:

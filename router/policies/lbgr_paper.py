@@ -11,7 +11,7 @@ authors' router (fzwark/KVRouting, EtaOnline3D in sglang-0.4.6/sgl-router/src/ro
 forgetting from a covariance of 10^6, lengths and P divided by 1000 (LEN_SCALE), rho = 31/32 every 20 ms, predictions of
 at least 1 ms, and the other constants: alpha_cached 0, O 0, alpha_miss 1 ms a character, which is 4 ms a token.
 
-lbgr_paper_residual: `linear` is the paper's; `bias` is what their code does: phi = (1), residuals of at least 1 ms (it
+The option residual: `linear` is the paper's; `bias` is what their code does: phi = (1), residuals of at least 1 ms (it
 starts with a forgetting of .992). With the true cost of a token, P forgets a queue within a second, the residual learns
 that queue on whichever engine is slow, and traffic herds to the engines whose theta is stale and low: latencies grow
 tenfold and more once waits exceed the memory of P.
@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import mul
 
-from router.config import Config
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Score, Unit
+from router.options import option
+from router.policies.base import RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Unit
 
 SCALE = 1000.0  # lengths and loads in phi
 LEAST_MS = 1.0
@@ -74,42 +74,68 @@ class _Engine:
     open: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
-class LbgrPaper(Policy):
-    """`total_s` is the predicted latency. Keeps an entry an engine, and one a request in flight."""
+@dataclass(frozen=True)
+class LbgrPaperOptions:
+    """The constants above, for studies: nobody should serve with them."""
+
+    miss_ms_per_token: float = option(
+        4.0, "cost of an uncached prompt token (alpha_miss)", unit="ms", low=0, study=True
+    )
+    cached_ms_per_token: float = option(
+        0.0, "cost of a cached prompt token (alpha_cached)", unit="ms", low=0, study=True
+    )
+    output_ms_per_token: float = option(0.0, "cost of an output token (O)", unit="ms", low=0, study=True)
+    decay: float = option(31 / 32, "what a decay interval leaves of an engine's load (rho)", low=0, high=1, study=True)
+    decay_interval_ms: float = option(20.0, "time between two decays", unit="ms", low=0.001, study=True)
+    forgetting: float = option(
+        0.95,
+        "factor on older residuals with each new one (the authors' launcher: 0.992)",
+        low=0.01,
+        high=1,
+        study=True,
+    )
+    covariance: float = option(1e6, "start of the residual's covariance", low=1e-6, study=True)
+    residual: str = option(
+        "linear",
+        "what is learned: linear as in the paper, or bias as in its authors' code",
+        among=("linear", "bias"),
+        study=True,
+    )
+
+
+class LbgrPaper(TotalsPolicy[LbgrPaperOptions]):
+    """The total is the predicted latency, seconds. Keeps an entry an engine, and one a request in flight."""
 
     name = "lbgr_paper"
-    unit = Unit.SECONDS
+    Options = LbgrPaperOptions
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._linear = config.lbgr_paper_residual == "linear"
-        self._alphas = (
-            config.lbgr_paper_cached_ms_per_token,
-            config.lbgr_paper_miss_ms_per_token,
-            config.lbgr_paper_output_ms_per_token,
-        )
+    def __init__(self, options: LbgrPaperOptions | None = None) -> None:
+        super().__init__(options)
+        chosen = self.options
+        self._linear = chosen.residual == "linear"
+        self._alphas = chosen.cached_ms_per_token, chosen.miss_ms_per_token, chosen.output_ms_per_token
         self._engines: dict[EngineId, _Engine] = {}
         self._unknown = self._new()
 
     def _new(self) -> _Engine:
-        config = self.config
         features = 4 if self._linear else 1
-        return _Engine(Residual(features, config.lbgr_paper_forgetting, config.lbgr_paper_covariance))
+        return _Engine(Residual(features, self.options.forgetting, self.options.covariance))
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         tick = self._tick(routing.now)
-        return tuple([self._score(routing, candidate, tick) for candidate in candidates])
-
-    def _score(self, routing: RoutingContext, candidate: Candidate, tick: int) -> Score:
-        view, hit = candidate
-        engine = self._engines.get(view.engine, self._unknown)
-        miss = routing.prompt_tokens - hit
-        cost_ms = self._cost_ms(hit, miss, routing.output_tokens)
-        load_ms = self._decayed(engine, tick)
-        residual_ms = engine.residual.predict_one(self._phi(hit, miss, load_ms))
-        total_s = max(LEAST_MS, cost_ms + load_ms + residual_ms) / 1e3  # E_ij
-        terms = {"service": cost_ms / 1e3, "queue": load_ms / 1e3, "residual": residual_ms / 1e3}
-        return Score(view.engine, total_s, total_s, hit, terms)
+        service, queue, residual, totals = [], [], [], []
+        for view, hit in candidates:
+            engine = self._engines.get(view.engine, self._unknown)
+            miss = routing.prompt_tokens - hit
+            cost_ms = self._cost_ms(hit, miss, routing.output_tokens)
+            load_ms = self._decayed(engine, tick)
+            residual_ms = engine.residual.predict_one(self._phi(hit, miss, load_ms))
+            service.append(cost_ms / 1e3)
+            queue.append(load_ms / 1e3)
+            residual.append(residual_ms / 1e3)
+            totals.append(max(LEAST_MS, cost_ms + load_ms + residual_ms) / 1e3)  # E_ij
+        terms = {"service": service, "queue": queue, "residual": residual}
+        return Totals(totals, Unit.SECONDS, totals, terms)
 
     def _cost_ms(self, hit: float, miss: float, output: float) -> float:
         """Cost_ij."""
@@ -120,13 +146,13 @@ class LbgrPaper(Policy):
         return (1.0, hit / SCALE, miss / SCALE, load_ms / SCALE) if self._linear else (1.0,)
 
     def _tick(self, now: float) -> int:
-        return math.floor(now * 1e3 / self.config.lbgr_paper_decay_interval_ms)
+        return math.floor(now * 1e3 / self.options.decay_interval_ms)
 
     def _decayed(self, engine: _Engine, tick: int) -> float:
         """P_i at a later tick."""
         if not engine.load_ms:
             return 0.0
-        return engine.load_ms * self.config.lbgr_paper_decay ** max(0, tick - engine.tick)
+        return engine.load_ms * self.options.decay ** max(0, tick - engine.tick)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -148,7 +174,7 @@ class LbgrPaper(Policy):
         cost_ms, load_ms = booked
         elapsed_ms = max(0.0, released.done_s - decision.dispatched_s) * 1e3
         self._move(engine, released.done_s)
-        left = self.config.lbgr_paper_decay ** math.floor(elapsed_ms / self.config.lbgr_paper_decay_interval_ms)
+        left = self.options.decay ** math.floor(elapsed_ms / self.options.decay_interval_ms)
         engine.load_ms = max(0.0, engine.load_ms - cost_ms * left)  # P_i - rho^(elapsed / dt) Cost_ij
         if outcome.ending is Ending.OK:
             y_ms = elapsed_ms - (cost_ms + load_ms)  # E - (Cost + P)

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Score
+from router.policies.base import NoOptions, RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate
 
 
-class LeastLoaded(Policy):
-    """`total_s` is a rank: the requests in flight."""
+class LeastLoaded(TotalsPolicy[NoOptions]):
+    """The total is a rank: the requests in flight."""
 
     name = "least_loaded"
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
-        return tuple(Score(c.view.engine, float(c.view.in_flight), None, c.hit_tokens) for c in candidates)
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:  # noqa: ARG002
+        return Totals([float(view.in_flight) for view, _ in candidates])

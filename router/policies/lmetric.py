@@ -15,17 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Score
+from router.policies.base import NoOptions, RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate
 
 
-class LMetric(Policy):
-    """`total_s` is a rank: tokens times requests."""
+class LMetric(TotalsPolicy[NoOptions]):
+    """The total is a rank: tokens times requests."""
 
     name = "lmetric"
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        return tuple([Score(c.view.engine, product(routing, c), None, c.hit_tokens) for c in candidates])
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
+        return Totals([product(routing, candidate) for candidate in candidates])
 
 
 def product(routing: RoutingContext, candidate: Candidate) -> float:

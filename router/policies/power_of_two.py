@@ -9,27 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Score
+from router.policies.base import NoOptions, RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate
 
 SECOND = 0.5  # loses a tie against the first, wins against one request more
 
 
-class PowerOfTwo(Policy):
-    """`total_s` is a rank: the requests in flight of the two; one more than both for the engines not drawn."""
+class PowerOfTwo(TotalsPolicy[NoOptions]):
+    """The total is a rank: the requests in flight of the two; one more than both for the engines not drawn."""
 
     name = "power_of_two"
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         loads = [float(view.in_flight) for view, _ in candidates]
         first, second = draw_two(len(candidates), routing.chance)
         beyond = max(loads[first], loads[second]) + 1.0
         totals = [beyond] * len(candidates)
         totals[second] = loads[second] + SECOND
         totals[first] = loads[first]
-        return tuple(
-            [Score(c.view.engine, total, None, c.hit_tokens) for c, total in zip(candidates, totals, strict=True)]
-        )
+        return Totals(totals)
 
 
 def draw_two(count: int, chance: float) -> tuple[int, int]:

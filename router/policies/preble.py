@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-from router.config import Config
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Score
+from router.options import option
+from router.policies.base import RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Unit
 
 SLICES = 60  # of the window; what is older leaves a slice at a time
 START_TOKENS, START_S, KEEP = 1000.0, 0.1, 0.997  # of b: tokens, their time, and what a sample leaves of older ones
@@ -112,42 +112,50 @@ class _Engine:
         return total
 
 
-class Preble(Policy):
-    """`total_s` is a cost, seconds; the load alone when a prefix is exploited."""
+@dataclass(frozen=True)
+class PrebleOptions:
+    """H and balance_ratio above."""
+
+    window_secs: float = option(180.0, "past assignments that count as load", unit="seconds", low=1)
+    balance_ratio: float = option(
+        15.0, "load over the lightest engine's beyond which a cached prefix is not followed", low=1
+    )
+
+
+class Preble(TotalsPolicy[PrebleOptions]):
+    """The total is a cost in seconds; when a prefix is exploited it is a rank, the load."""
 
     name = "preble"
+    Options = PrebleOptions
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, options: PrebleOptions | None = None) -> None:
+        super().__init__(options)
         self._engines: dict[EngineId, _Engine] = {}
         self._slice = 0
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         number = self._number(routing.now)
         seen = [self._look(view.engine, number) for view, _ in candidates]
         longest = max([hit for _, hit in candidates])
         if longest >= routing.prompt_tokens - longest:
             home = min([load for (load, _, _), c in zip(seen, candidates, strict=True) if c.hit_tokens == longest])
-            if home <= self.config.preble_balance_ratio * min([load for load, _, _ in seen]):
+            if home <= self.options.balance_ratio * min([load for load, _, _ in seen]):
                 return self._exploit(candidates, seen, longest)
         return self._explore(routing, candidates, seen)
 
-    def _exploit(self, candidates: Sequence[Candidate], seen: Sequence[_Seen], longest: float) -> tuple[Score, ...]:
-        scores = []
-        for (load, _, _), (view, hit) in zip(seen, candidates, strict=True):
-            scores.append(Score(view.engine, load if hit == longest else load + ASIDE_S, None, hit))
-        return tuple(scores)
+    def _exploit(self, candidates: Sequence[Candidate], seen: Sequence[_Seen], longest: float) -> Totals:
+        pairs = zip(seen, candidates, strict=True)
+        return Totals([load if hit == longest else load + ASIDE_S for (load, _, _), (_, hit) in pairs])
 
-    def _explore(
-        self, routing: RoutingContext, candidates: Sequence[Candidate], seen: Sequence[_Seen]
-    ) -> tuple[Score, ...]:
-        scores = []
-        for (load, token_s, reuse), (view, hit) in zip(seen, candidates, strict=True):
+    def _explore(self, routing: RoutingContext, candidates: Sequence[Candidate], seen: Sequence[_Seen]) -> Totals:
+        loads, evictions, prefills = [], [], []
+        for (load, token_s, reuse), (_, hit) in zip(seen, candidates, strict=True):
             prefill = token_s * (routing.prompt_tokens - hit)  # P_i
-            eviction = reuse * prefill  # M_i
-            terms = {"load": load, "eviction": eviction, "prefill": prefill}
-            scores.append(Score(view.engine, load + eviction + prefill, None, hit, terms))
-        return tuple(scores)
+            loads.append(load)
+            evictions.append(reuse * prefill)  # M_i
+            prefills.append(prefill)
+        totals = [load + eviction + prefill for load, eviction, prefill in zip(loads, evictions, prefills, strict=True)]
+        return Totals(totals, Unit.SECONDS, terms={"load": loads, "eviction": evictions, "prefill": prefills})
 
     def _look(self, engine: EngineId, number: int) -> _Seen:
         known = self._engines.get(engine)
@@ -159,7 +167,7 @@ class Preble(Policy):
         return load, token_s, hit / (miss + hit) if hit else 0.0
 
     def _number(self, now: float) -> int:
-        return int(now / self.config.preble_window_secs * SLICES)
+        return int(now / self.options.window_secs * SLICES)
 
     # --- events -------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Score
+from router.policies.base import NoOptions, RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate
 
 
-class RandomChoice(Policy):
+class RandomChoice(TotalsPolicy[NoOptions]):
     """All totals are equal, so the tie-break draws: uniform over the candidates."""
 
     name = "random"
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
-        return tuple([Score(view.engine, 0.0, None, hit) for view, hit in candidates])
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:  # noqa: ARG002
+        return Totals([0.0] * len(candidates))

@@ -5,24 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.config import Config
-from router.policies.base import Policy, RoutingContext
-from router.types import Candidate, Decision, EngineId, Score
+from router.policies.base import NoOptions, RoutingContext, Totals, TotalsPolicy
+from router.types import Candidate, Decision, EngineId
 
 
-class RoundRobin(Policy):
-    """`total_s` is a rank: the serial number of the engine's last turn."""
+class RoundRobin(TotalsPolicy[NoOptions]):
+    """The total is a rank: the serial number of the engine's last turn."""
 
     name = "round_robin"
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, options: NoOptions | None = None) -> None:
+        super().__init__(options)
         self._last_turn: dict[EngineId, int] = {}  # one entry an engine
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:  # noqa: ARG002
-        return tuple(
-            Score(c.view.engine, float(self._last_turn.get(c.view.engine, 0)), None, c.hit_tokens) for c in candidates
-        )
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:  # noqa: ARG002
+        return Totals([float(self._last_turn.get(view.engine, 0)) for view, _ in candidates])
 
     def dispatched(self, decision: Decision) -> None:
         self._last_turn[decision.engine] = decision.booking

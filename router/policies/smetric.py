@@ -24,10 +24,10 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from router.config import Config
-from router.policies.base import Policy, RoutingContext
+from router.options import option
+from router.policies.base import RoutingContext, Totals, TotalsPolicy
 from router.policies.lmetric import product
-from router.types import BlockKey, Candidate, Decision, EngineId, Score
+from router.types import BlockKey, Candidate, Decision, EngineId
 
 TURNS = 65_536
 """Most prompts whose end is remembered (about 100 bytes each): those used least recently go first."""
@@ -66,21 +66,42 @@ class PrefillSpeed:
         self._engines.pop(engine, None)
 
 
-class SMetric(Policy):
-    """`total_s` is a rank: prompt tokens not cached if the conversation stays, tokens times requests if not."""
+@dataclass(frozen=True)
+class SMetricOptions:
+    """The names above."""
+
+    hit_ratio: float = option(
+        0.5, "share of the turn before that must still be cached for a conversation to stay", low=0, high=1
+    )
+    shared_ratio: float = option(
+        0.5,
+        "share of a prompt without a session that must be cached to make it a follow-up; 1: turns only",
+        low=0,
+        high=1,
+    )
+    slack: float = option(1.0, "factor on the target for the first token", low=0)
+    ttft_slo_secs: float = option(1.0, "target for the first token of any prompt", unit="seconds", low=0)
+    ttft_slo_secs_per_1k_tokens: float = option(
+        0.0625, "what each thousand prompt tokens add to the target", unit="seconds", low=0
+    )
+
+
+class SMetric(TotalsPolicy[SMetricOptions]):
+    """The total is a rank: prompt tokens not cached if the conversation stays, tokens times requests if not."""
 
     name = "smetric"
+    Options = SMetricOptions
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, options: SMetricOptions | None = None) -> None:
+        super().__init__(options)
         self._speeds = PrefillSpeed()
         self.turns: OrderedDict[BlockKey, None] = OrderedDict()
         """Last full blocks of prompts, at most TURNS."""
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         if self._stays(routing, candidates):
-            return tuple([Score(view.engine, routing.prompt_tokens - hit, None, hit) for view, hit in candidates])
-        return tuple([Score(c.view.engine, product(routing, c), None, c.hit_tokens) for c in candidates])
+            return Totals([routing.prompt_tokens - hit for _, hit in candidates])
+        return Totals([product(routing, candidate) for candidate in candidates])
 
     def _stays(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> bool:
         """A follow-up, its prefix not evicted, and at home in time or nowhere."""
@@ -88,9 +109,9 @@ class SMetric(Policy):
         longest = max([hit for _, hit in candidates])
         if before is None:
             named = routing.request.session is not None
-            if named or not 0 < longest >= self.config.smetric_shared_ratio * routing.prompt_tokens:
+            if named or not 0 < longest >= self.options.shared_ratio * routing.prompt_tokens:
                 return False
-        elif longest <= self.config.smetric_hit_ratio * before:
+        elif longest <= self.options.hit_ratio * before:
             return False
         if any(self._in_time(routing, c) for c in candidates if c.hit_tokens == longest):
             return True
@@ -111,11 +132,9 @@ class SMetric(Policy):
         speed = self._speeds.predict_one(view.engine)
         if speed is None:
             return True
-        config = self.config
-        target_s = (
-            config.smetric_ttft_slo_secs + config.smetric_ttft_slo_secs_per_1k_tokens * routing.prompt_tokens / 1000
-        )
-        return (view.waiting_tokens + routing.prompt_tokens - hit) / speed <= config.smetric_slack * target_s
+        options = self.options
+        target_s = options.ttft_slo_secs + options.ttft_slo_secs_per_1k_tokens * routing.prompt_tokens / 1000
+        return (view.waiting_tokens + routing.prompt_tokens - hit) / speed <= options.slack * target_s
 
     def dispatched(self, decision: Decision) -> None:
         keys = decision.request.prompt.keys

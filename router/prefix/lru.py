@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from router.prefix.block_map import BlockMap, Marks, Run
+from router.prefix.observation import CacheObservation
 from router.types import BlockKey, EngineId, PrefixExpectation
 
 KNOWN_STEP, GUESSED_STEP = 0.02, 0.05  # one correction of the capacity, by whether the engine told its size
@@ -81,16 +82,15 @@ class _EnginePart:
 class LruIndex:
     """The index for engines that evict least recently used blocks first (a fair guess for other orders).
 
-    Lengths are index blocks; `block_tokens` says how many tokens one holds, so that text of any density fits.
-    Engines that are not (any more) known are ignored by the verbs of a request's end.
+    An `EngineIndex`; `block_tokens` says how many tokens an index block holds, so that text of any density fits.
     """
 
-    def __init__(self, max_blocks: int) -> None:
+    def __init__(self, block_map: BlockMap, max_blocks: int) -> None:
         self.max_blocks = max_blocks
         """Of all engines here together."""
         self._parts: dict[EngineId, _EnginePart] = {}
         self._numbered: dict[int, _EnginePart] = {}
-        self._block_map = BlockMap()
+        self._block_map = block_map
 
     def __len__(self) -> int:
         """(block, engine) pairs held."""
@@ -103,11 +103,11 @@ class LruIndex:
     def engines(self) -> int:
         return len(self._parts)
 
-    def add(self, engine: EngineId, capacity_tokens: float, *, guessed: bool) -> None:
-        """A new engine, or a known one that tells another size: what it held stays, its corrections start anew."""
+    def add(self, engine: EngineId, number: int, capacity_tokens: float, *, guessed: bool) -> None:
+        """A new engine, or a known one that tells another size: what it held stays, its corrections start anew. number:
+        the engine's in the block map."""
         part = self._parts.get(engine)
         if part is None:
-            number = next(n for n in range(len(self._parts) + 1) if n not in self._numbered)
             part = self._parts[engine] = self._numbered[number] = _EnginePart(engine, number)
         part.start_tokens = part.capacity_tokens = capacity_tokens
         part.step = GUESSED_STEP if guessed else KNOWN_STEP
@@ -119,7 +119,6 @@ class LruIndex:
         del self._numbered[self._parts.pop(engine).number]
 
     def forget(self, engine: EngineId) -> None:
-        """The engine's cache is empty, as after a restart."""
         part = self._parts[engine]
         for serial, touch in part.touches.items():
             self._block_map.take(self._block_map.held(touch.keys, part.number, serial), part.number)
@@ -127,25 +126,17 @@ class LruIndex:
         part.blocks = part.losses = 0
 
     def capacity_tokens(self, engine: EngineId) -> float:
-        """The engine's cache as corrected by what was observed."""
         return self._parts[engine].capacity_tokens
 
     def blocks(self, engine: EngineId) -> int:
         return self._parts[engine].blocks
 
-    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
-        """For `expect` and `book`."""
-        return self._block_map.walk(keys) if self._parts else []
-
-    def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, int]:
-        """Blocks of the prompt that each engine is believed to hold; engines with none are left out."""
-        return self.expect(self.walk(keys))
-
-    def expect(self, runs: Sequence[Run]) -> dict[EngineId, int]:
-        """`match` of a path walked just now."""
-        found: dict[EngineId, int] = {}
-        holding = set(runs[0][0]) if runs else set()
-        depth = 0
+    def expect(self, runs: Sequence[Run]) -> dict[EngineId, float]:
+        found: dict[EngineId, float] = {}
+        if not (runs and self._parts):
+            return found
+        holding = runs[0][0].keys() & self._numbered.keys()
+        depth = 0.0
         for marks, length in runs:
             for number in holding - marks.keys():
                 holding.remove(number)
@@ -157,45 +148,32 @@ class LruIndex:
         return found
 
     def book(
-        self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], matched: int, block_tokens: float
+        self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], expected: float, block_tokens: float
     ) -> PrefixExpectation:
-        """The prompt goes to `engine`, of which `expect` gave `matched` blocks; runs: its walk, just now. Returns what
-        `settle` will need."""
-        part = self._parts[engine]
+        part, matched = self._parts[engine], int(expected)
         last = self._block_map.marks(keys[matched - 1]).get(part.number) if matched else None
         confirmed = part.confirmed(last)
         recent = confirmed != UNCONFIRMED and part.clock - confirmed <= RECENT_SHARE * self._limit(part)
         self._touch(part, keys, runs, block_tokens, confirmed=False)
         return PrefixExpectation(matched, recent)
 
-    def settle(
-        self,
-        engine: EngineId,
-        keys: Sequence[BlockKey],
-        expectation: PrefixExpectation,
-        *,
-        block_tokens: float,
-        slack_tokens: float,
-        predicted_tokens: float,
-        cached_tokens: int | None,
-    ) -> None:
-        """The engine answered. keys: prompt and reply; cached_tokens: what it found, None if it does not tell.
-
-        slack_tokens: one block, the difference that says nothing (index and engine cut the prompt differently).
-        """
+    def settle(self, engine: EngineId, observation: CacheObservation) -> None:
         part = self._parts.get(engine)
         if part is None:
             return
+        expected_tokens, cached_tokens = observation.expected_tokens, observation.cached_tokens
         if cached_tokens is not None:
-            self._correct(part, predicted_tokens - cached_tokens, slack_tokens)
-            lost = expectation.recent and predicted_tokens > slack_tokens and cached_tokens == 0
+            self._correct(part, expected_tokens - cached_tokens, observation.slack_tokens)
+            certain = observation.expectation.recent and expected_tokens > observation.slack_tokens
+            lost = certain and cached_tokens == 0
             part.losses = part.losses + 1 if lost else (0 if cached_tokens else part.losses)
             if part.losses >= FLUSH_LOSSES:
                 self.forget(engine)
-        self._touch(part, keys, self._block_map.walk(keys), block_tokens, confirmed=True)
+        keys = (*observation.prompt, *observation.reply)
+        self._touch(part, keys, self._block_map.walk(keys), observation.block_tokens, confirmed=True)
 
     def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
-        """The request ended before any sign of its prefill: blocks that no answer ever confirmed are taken out."""
+        """Blocks that no answer ever confirmed are taken out."""
         part = self._parts.get(engine)
         if part is None:
             return

@@ -23,6 +23,7 @@ import math
 from collections.abc import Sequence
 
 from router.prefix.block_map import BlockMap, Run
+from router.prefix.observation import CacheObservation
 from router.prefix.recency import IN_USE, EngineRecency
 from router.prefix.survival_curve import SurvivalCurve
 from router.types import BlockKey, EngineId, PrefixExpectation
@@ -34,14 +35,14 @@ FLUSH_LOSSES = 2
 
 
 class SurvivalIndex:
-    """The index for engines that do not evict by LRU. Verbs as in `prefix.LruIndex`; lengths are index blocks."""
+    """The index for engines that do not evict by LRU: an `EngineIndex`."""
 
-    def __init__(self, max_blocks: int) -> None:
+    def __init__(self, block_map: BlockMap, max_blocks: int) -> None:
         self.max_blocks = max_blocks
         """Of all engines here together."""
         self._parts: dict[EngineId, EngineRecency] = {}
         self._numbered: dict[int, EngineRecency] = {}
-        self._block_map = BlockMap()
+        self._block_map = block_map
         self.curves: dict[str, SurvivalCurve] = {}  # by order
 
     def __len__(self) -> int:
@@ -55,12 +56,12 @@ class SurvivalIndex:
     def engines(self) -> int:
         return len(self._parts)
 
-    def add(self, engine: EngineId, capacity_tokens: float, order: str) -> None:
-        """A new engine under that order, or a known one that tells another size: what it held stays."""
+    def add(self, engine: EngineId, number: int, capacity_tokens: float, order: str) -> None:
+        """A new engine under that order, or a known one that tells another size: what it held stays. number: the
+        engine's in the block map."""
         part = self._parts.get(engine)
         curve = self.curves.setdefault(order, SurvivalCurve())
         if part is None:
-            number = next(n for n in range(len(self._parts) + 1) if n not in self._numbered)
             self._parts[engine] = self._numbered[number] = EngineRecency(engine, number, curve, capacity_tokens)
         else:
             part.capacity_tokens, part.curve = capacity_tokens, curve
@@ -71,7 +72,6 @@ class SurvivalIndex:
         del self._numbered[self._parts.pop(engine).number]
 
     def forget(self, engine: EngineId) -> None:
-        """The engine's cache is empty, as after a restart."""
         part = self._parts[engine]
         for keys in (*part.lists, *part.open.values()):
             self._block_map.take(keys, part.number)
@@ -83,18 +83,11 @@ class SurvivalIndex:
     def capacity_tokens(self, engine: EngineId) -> float:
         return self._parts[engine].capacity_tokens
 
-    def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
-        """Blocks of the prompt that each engine is expected to hold; engines that were sent none are left out."""
-        return self.expect(self.walk(keys))
-
-    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
-        """For `expect` and `book`."""
-        return self._block_map.walk(keys) if self._parts else []
-
     def expect(self, runs: Sequence[Run]) -> dict[EngineId, float]:
-        """`match` of a path walked just now."""
         found: dict[EngineId, float] = {}
-        hopes = dict.fromkeys(runs[0][0], (1.0, 0.0)) if runs else {}  # engine number -> p, sum of p
+        if not (runs and self._parts):
+            return found
+        hopes = dict.fromkeys(runs[0][0].keys() & self._numbered.keys(), (1.0, 0.0))  # number -> p, sum of p
         for marks, length in runs:
             still: dict[int, tuple[float, float]] = {}
             for number, (p, expected) in hopes.items():
@@ -114,9 +107,13 @@ class SurvivalIndex:
         return found
 
     def book(
-        self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float
+        self,
+        engine: EngineId,
+        keys: Sequence[BlockKey],
+        runs: Sequence[Run],
+        expected: float,  # noqa: ARG002 -- the expectation is told by bins
+        block_tokens: float,
     ) -> PrefixExpectation:
-        """The prompt goes to `engine`; runs: its `walk`, just now. Returns what `settle` will need."""
         part = self._parts[engine]
         depth, told = self._tell(part, runs)
         part.learn_size(block_tokens)
@@ -151,33 +148,27 @@ class SurvivalIndex:
             depth += length
         return depth, told
 
-    def settle(
-        self,
-        engine: EngineId,
-        reply: Sequence[BlockKey],
-        expectation: PrefixExpectation,
-        cached_blocks: float | None,
-    ) -> None:
-        """The engine answered. `reply`: the keys that the answer added to the prompt's.
-
-        `cached_blocks`: of the prompt, as many as it found, broken ones too; `inf` where it found all it could; None if
-        it does not tell.
-        """
-        part = self._parts.get(engine)
+    def settle(self, engine: EngineId, observation: CacheObservation) -> None:
+        part, expectation = self._parts.get(engine), observation.expectation
         if part is None:
             return
+        cached_blocks = _cached_blocks(observation)
         if cached_blocks is not None and expectation.bins:
             part.curve.learn(
                 [(b, min(1.0, max(0.0, (cached_blocks - start) / (end - start)))) for b, start, end in expectation.bins]
             )
             lost = expectation.recent and cached_blocks == 0
             part.losses = part.losses + 1 if lost else (0 if cached_blocks else part.losses)
-        self._touch(part, [*self._let_go(part, expectation), *reply])
+        self._touch(part, [*self._let_go(part, expectation), *observation.reply])
         if part.losses >= FLUSH_LOSSES:
             self.forget(engine)
 
-    def retract(self, engine: EngineId, expectation: PrefixExpectation) -> None:
-        """The request ended before any sign of its prefill: what it alone would have brought is taken out."""
+    def retract(
+        self,
+        engine: EngineId,
+        keys: Sequence[BlockKey],  # noqa: ARG002 -- kept here since `book`
+        expectation: PrefixExpectation,
+    ) -> None:
         part = self._parts.get(engine)
         if part is None:
             return
@@ -246,3 +237,14 @@ class SurvivalIndex:
 
     def _is_oldest(self, part: EngineRecency, key: BlockKey) -> bool:
         return self._block_map.marks(key).get(part.number, IN_USE) <= part.first
+
+
+def _cached_blocks(observation: CacheObservation) -> float | None:
+    """Index blocks of the prompt that the engine found, broken ones too: `inf` where it found all it could; None if it
+    does not tell."""
+    cached_tokens = observation.cached_tokens
+    if cached_tokens is None:
+        return None
+    if cached_tokens + observation.slack_tokens >= observation.prompt_tokens:
+        return math.inf
+    return cached_tokens / (observation.block_tokens * observation.token_ratio)

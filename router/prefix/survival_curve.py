@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 
 EDGES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 BINS = len(EDGES) + 1
@@ -33,10 +33,10 @@ class SurvivalCurve:
             self._found[bin_] = DECAY * self._found[bin_] + share
         self._publish()
 
-    def dump(self) -> State:
+    def dump(self) -> SavedState:
         return {"tried": list(self._tried), "found": list(self._found)}
 
-    def load(self, state: Fields) -> None:
+    def load(self, state: SavedFields) -> None:
         """Raises SnapshotError, also for another number of bins."""
         self._tried, self._found = state.numbers("tried", BINS, low=0.0), state.numbers("found", BINS, low=0.0)
         self._publish()

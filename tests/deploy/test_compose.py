@@ -78,9 +78,9 @@ def test_vllm_refuses_an_option_it_does_not_know(parse: Callable[[list[str]], An
 
 def test_the_gateway_knows_every_engine_by_its_service_name(config: Config) -> None:
     ports = {name: flag(words(service["command"]), "--port") for name, service in engines().items()}
-    assert list(config.worker_urls) == [f"http://{name}:{port}" for name, port in ports.items()]
+    assert list(config.engines.worker_urls) == [f"http://{name}:{port}" for name, port in ports.items()]
     assert list(ports) == [f"engine-{index}" for index in range(len(ports))]  # the gateway's own names for them
-    assert config.host == "0.0.0.0"
+    assert config.server.host == "0.0.0.0"
 
 
 def flag(command: list[str], name: str) -> str:
@@ -89,21 +89,21 @@ def flag(command: list[str], name: str) -> str:
 
 def test_the_plugin_takes_the_settings_of_every_engine(config: Config) -> None:
     known = {option.name for option in settings.OPTIONS}
-    for url, service in zip(config.worker_urls, engines().values(), strict=True):
+    for url, service in zip(config.engines.worker_urls, engines().values(), strict=True):
         env = image_env("engine") | service["environment"]
         assert {name for name in env if name.startswith("LEAFCUTTER_")} <= known
         found = settings.read_settings(env)
         assert (found.order, found.state_host) == ("rlt_gix", "0.0.0.0")
-        state = probe.state_url(url, config.state_port_offset)
+        state = probe.state_url(url, config.engines.state_port_offset)
         assert state
         assert found.state_port == urlsplit(state).port
 
 
 def test_prometheus_scrapes_what_the_gateway_reads(config: Config) -> None:
-    states = [probe.state_url(url, config.state_port_offset) for url in config.worker_urls]
+    states = [probe.state_url(url, config.engines.state_port_offset) for url in config.engines.worker_urls]
     assert targets() == {
-        "gateway": [f"gateway:{config.port}"],
-        "vllm": [urlsplit(url).netloc for url in config.worker_urls],
+        "gateway": [f"gateway:{config.server.port}"],
+        "vllm": [urlsplit(url).netloc for url in config.engines.worker_urls],
         "eviction": [urlsplit(state or "").netloc for state in states],
     }
 
@@ -114,8 +114,8 @@ def test_what_is_published_is_listened_on(config: Config) -> None:
         for name, service in compose()["services"].items()
         if "ports" in service
     }
-    assert inside == {"gateway": [config.port], "prometheus": [9090], "grafana": [3000]}
-    assert f":{config.port}/readiness" in gateway()["healthcheck"]["test"][-1]
+    assert inside == {"gateway": [config.server.port], "prometheus": [9090], "grafana": [3000]}
+    assert f":{config.server.port}/readiness" in gateway()["healthcheck"]["test"][-1]
     for service in engines().values():
         assert f":{flag(words(service['command']), '--port')}/health" in service["healthcheck"]["test"][-1]
 
@@ -131,7 +131,7 @@ def test_every_engine_has_gpus_of_its_own() -> None:
 
 
 def test_running_requests_have_their_time_to_finish(config: Config) -> None:
-    assert seconds(gateway()["stop_grace_period"]) > config.shutdown_grace_period_secs
+    assert seconds(gateway()["stop_grace_period"]) > config.server.shutdown_grace_period_secs
 
 
 def test_what_is_mounted_exists() -> None:

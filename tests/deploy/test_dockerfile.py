@@ -65,7 +65,7 @@ def test_the_gateway_has_all_it_needs_and_no_torch() -> None:
 def test_the_gateway_runs_as_an_ordinary_user_and_takes_its_environment() -> None:
     assert pick("gateway", "USER")[-1] not in ("0", "root")
     config = build(Config, env=image_env("gateway"))
-    assert pick("gateway", "EXPOSE") == [str(config.port)]
+    assert pick("gateway", "EXPOSE") == [str(config.server.port)]
 
 
 def test_the_engines_image_evicts_as_everything_else_does_by_default() -> None:

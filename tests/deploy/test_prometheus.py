@@ -24,7 +24,7 @@ from engine_patches.orders import ORDERS
 from router.config import Config
 from router.core.experiment import Agreement, Arm
 from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Record
-from router.policies import RoundRobin
+from router.policies.round_robin import RoundRobin
 from router.types import Ending
 from tests.support.deploy_files import DEPLOY, prometheus, queries, targets
 

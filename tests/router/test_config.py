@@ -5,17 +5,66 @@ from pathlib import Path
 import pytest
 import yaml
 
+from router.cli import configuration
+from router.cli.flags import MOST_USED
 from router.cli.main import load, main, parser
-from router.config import POLICIES, Config, UpConfig
+from router.config import Config, UpConfig, configure
 from router.errors import ConfigError
 from router.options import build, options_of
-from router.policies import TABLE
+from router.policies.base import NoOptions
+from router.policies.table import TABLE
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_policies_offered_are_the_policies_there_are() -> None:
-    assert set(POLICIES) == set(TABLE)
+def test_the_files_that_list_the_options_are_those_of_the_code() -> None:
+    """After a change that is meant: python -m router.cli.configuration."""
+    assert (ROOT / "configs" / "gateway.yaml").read_text() == configuration.yaml_text()
+    assert (ROOT / "docs" / "configuration.md").read_text() == configuration.markdown_text()
+
+
+def test_options_of_a_policy_begin_with_its_name_and_those_for_studies_are_no_flags() -> None:
+    found = {option.name: option for option in options_of(Config)}
+    policies = [option for option in found.values() if option.path[0] == "policies"]
+    assert {option.path[1] for option in policies} == {
+        name for name, policy in TABLE.items() if policy.Options is not NoOptions and name != "lbgr_paper"
+    }
+    assert all(option.name == f"{option.path[1]}_{option.path[2]}" for option in policies)
+    assert not [name for name in found if name.startswith("lbgr_paper")]
+    assert configure(lbgr_paper_decay=0.5).policies.lbgr_paper.decay == 0.5
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "path"),
+    [
+        ("ledger_decisions", 5, ("routing", "decision_log_size")),
+        ("cache_threshold", 0.9, ("policies", "cache_aware", "cache_threshold")),
+        ("balance_abs_threshold", 9, ("policies", "cache_aware", "balance_abs_threshold")),
+        ("max_tree_size", 7, ("policies", "cache_aware", "max_tree_size")),
+    ],
+)
+def test_options_keep_their_older_names(old: str, value: float, path: tuple[str, ...]) -> None:
+    found: object = load(Config, parser().parse_args(["serve", "--" + old.replace("_", "-"), str(value)]), {})
+    assert found == load(Config, parser().parse_args(["serve"]), {f"LEAFCUTTER_{old.upper()}": str(value)})
+    for name in path:
+        found = getattr(found, name)
+    assert found == value
+
+
+@pytest.mark.parametrize(("command", "spec"), [("serve", Config), ("up", UpConfig)])
+def test_help_shows_the_most_used_first_and_the_others_by_their_groups(
+    command: str, spec: type[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args([command, "--help"])
+    text = capsys.readouterr().out
+    titles = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    groups = dict.fromkeys(o.group for o in options_of(spec) if o.name not in MOST_USED[spec])
+    assert titles == ["options", "most used", *groups]
+    assert len(MOST_USED[spec]) == 10
+    flags = [line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  --")]
+    first = ["--" + name.replace("_", "-") for name in MOST_USED[spec]]
+    assert flags[1:11] == first  # behind --config
 
 
 def test_every_option_has_help_and_a_default_that_it_accepts() -> None:
@@ -37,13 +86,13 @@ def test_flags_environment_and_file_meet_in_one_parser(tmp_path: Path) -> None:
     file.write_text("port: 1234\npolicy: round-robin\nworker_urls: [http://a:1]\n")
     arguments = parser().parse_args(["serve", "--config", str(file), "--worker-urls", "http://b:1", "http://c:1"])
     config = load(Config, arguments, {"LEAFCUTTER_PORT": "4321", "LEAFCUTTER_ENGINES": "3"})
-    assert config == Config(port=4321, policy="round_robin", worker_urls=("http://b:1", "http://c:1"))
+    assert config == configure(port=4321, policy="round_robin", worker_urls=("http://b:1", "http://c:1"))
 
 
 @pytest.mark.parametrize("words", [["lmetric,cache-aware"], ["lmetric", "cache-aware"], ["lmetric,", "cache_aware"]])
 def test_shadows_are_named_with_commas_or_blanks(words: list[str]) -> None:
     config = load(Config, parser().parse_args(["serve", "--shadow", *words]), {})
-    assert config.shadow == ("lmetric", "cache_aware")
+    assert config.routing.shadow == ("lmetric", "cache_aware")
     assert load(Config, parser().parse_args(["serve"]), {"LEAFCUTTER_SHADOW": "lmetric,cache-aware"}) == config
 
 
@@ -91,7 +140,7 @@ def test_a_bad_engine_url_is_refused(urls: list[str]) -> None:
 
 def test_the_engines_environment_is_the_same_option_of_up() -> None:
     env = {"LEAFCUTTER_EVICTION": "lru", "LEAFCUTTER_STATE_HOST": "0.0.0.0"}
-    assert load(UpConfig, parser().parse_args(["up"]), env).eviction == "lru"
+    assert load(UpConfig, parser().parse_args(["up"]), env).up.eviction == "lru"
     assert load(Config, parser().parse_args(["serve"]), env) == Config()
 
 

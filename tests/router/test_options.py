@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from router.errors import ConfigError
-from router.options import build, option, options_of
+from router.options import build, group, option, options_of
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,45 @@ def test_the_engines_own_environment_passes() -> None:
 def test_every_option_says_what_it_is() -> None:
     for found in options_of(Sample):
         assert found.help
-        assert found.flag == f"--{found.name}"
+        assert found.flags == [f"--{found.name}"]
         assert found.expected
+
+
+@dataclass(frozen=True)
+class Inner:
+    weight: float = option(1.0, "a weight", low=0, aliases=("old_weight",))
+    depth: int = option(3, "a depth of studies", study=True)
+
+
+@dataclass(frozen=True)
+class Tree:
+    sample: Sample = group(Sample, "sample")
+    inner: Inner = group(Inner, "inner things", "inner_")
+
+
+def test_a_tree_has_flat_names_with_the_prefix_of_the_group() -> None:
+    found = {o.name: (o.group, o.path) for o in options_of(Tree)}
+    assert found["port"] == ("sample", ("sample", "port"))
+    assert found["inner_weight"] == ("inner things", ("inner", "weight"))
+    built = build(Tree, document={"port": 3}, env={"LEAFCUTTER_INNER_WEIGHT": "2"}, flags={"mode": "lbgr"})
+    assert built == Tree(Sample(port=3, mode="lbgr"), Inner(weight=2.0))
+
+
+def test_an_older_name_is_the_same_option_everywhere() -> None:
+    expected = Tree(inner=Inner(weight=2.0))
+    assert build(Tree, document={"old-weight": 2}) == expected
+    assert build(Tree, env={"LEAFCUTTER_OLD_WEIGHT": "2"}) == expected
+    assert build(Tree, flags={"old_weight": 2}) == expected
+    assert build(Tree, document={"old_weight": 1}, env={"LEAFCUTTER_INNER_WEIGHT": "2"}) == expected
+    (weight,) = (o for o in options_of(Tree) if o.name == "inner_weight")
+    assert weight.flags == ["--inner-weight", "--old-weight"]
+    with pytest.raises(ConfigError, match="one name for one option; 'inner_weight' is given too"):
+        build(Tree, document={"inner_weight": 1, "old_weight": 2})
+
+
+def test_an_option_for_studies_is_unknown_to_everyone_else() -> None:
+    assert build(Tree, flags={"inner_depth": 9}, study=True).inner.depth == 9
+    assert "inner_depth" not in {o.name for o in options_of(Tree)}
+    for source in ({"document": {"inner_depth": 9}}, {"env": {"LEAFCUTTER_INNER_DEPTH": "9"}}):
+        with pytest.raises(ConfigError, match="a known option"):
+            build(Tree, **source)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from router.config import Config
+from router.config import configure
 from router.core.router import Router
 from router.gateway.app import create_app
 from router.types import EngineId, EngineInfo
@@ -56,13 +56,13 @@ class Served:
         return sum(s.value for s in self.samples(name) if labels.items() <= s.labels.items())
 
     def in_flight(self) -> int:
-        return sum(self.router.fleet.view(engine).in_flight for engine in self.router.fleet.ids())
+        return sum(self.router._fleet.view(engine).in_flight for engine in self.router._fleet.ids())
 
     async def ended(self, ending: str, count: int = 1) -> None:
         """Waits until so many requests have ended so, then checks that nothing is left of them."""
         await until(lambda: self.endings().get(ending) == count)
         assert self.in_flight() == 0
-        assert self.router.fleet.in_flight == 0
+        assert self.router.in_flight == 0
         await until(lambda: all(engine.running == 0 for engine in self.engines))
 
 
@@ -77,17 +77,17 @@ async def served(
     *scripts: Script, known: bool = True, router_type: type[Router] = Router, **options: Any
 ) -> AsyncIterator[Served]:
     """A gateway over one engine for each script; `known`: it knows their model."""
-    config = Config(**{"policy": "least_loaded", "seed": 1, "lbgr_cold_samples": 0, **options})
-    router = router_type(config, rng=random.Random(1))
+    config = configure(**{"policy": "least_loaded", "seed": 1, "lbgr_cold_samples": 0, **options})
+    router = router_type(config.routing, config.policies, rng=random.Random(1))
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(FakeEngine(script).serving()) for script in scripts or (Script(),)]
         urls = {EngineId(f"engine-{i}"): engine.url for i, engine in enumerate(engines)}
         app = create_app(config, router, urls, registry=registry)
         for engine in urls:
-            router.fleet.set_health(engine, True)
+            router.set_health(engine, True)
             if known:
-                router.fleet.set_info(engine, EngineInfo(models=(MODEL,)))
+                router.set_info(engine, EngineInfo(models=(MODEL,)))
         url = await stack.enter_async_context(listening(app))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(), verify=False)

@@ -20,7 +20,7 @@ import httpx
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from router.config import Config
+from router.config import Config, configure
 from router.core.router import Router
 from router.gateway.app import create_app
 from router.sim.fleet.dialog import MODEL, chain_tokens
@@ -49,7 +49,7 @@ class Watched(Router):
     """Keeps its decisions. swerve: the number of the one that it makes against its policy; None: it makes none."""
 
     def __init__(self, config: Config, *, rng: random.Random, swerve: int | None = None) -> None:
-        super().__init__(config, rng=rng)
+        super().__init__(config.routing, config.policies, rng=rng)
         self.decisions: list[Decision] = []
         self._swerve = swerve
 
@@ -110,8 +110,8 @@ class Stage:
         self._models = [build_engine(run, number) for number in range(len(engines))]
         for number, model in enumerate(self._models):
             engine = EngineId(f"engine-{number}")
-            router.fleet.set_info(engine, describe_engine(run, number, model))
-            router.fleet.set_health(engine, True)
+            router.set_info(engine, describe_engine(run, number, model))
+            router.set_health(engine, True)
         self.client: httpx.AsyncClient | None = None
         self.now = 0.0
         self._open: dict[str, Visit] = {}
@@ -193,7 +193,7 @@ class Stage:
         await self._over()
 
     async def _over(self) -> None:
-        await until(lambda: self._router.fleet.in_flight == len(self._open))
+        await until(lambda: self._router.in_flight == len(self._open))
 
 
 def _chunk(tokens: Sequence[int]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _chunk(tokens: Sequence[int]) -> dict[str, Any]:
 @asynccontextmanager
 async def staged(run: Run, *, swerve: int | None = None, **options: Any) -> AsyncIterator[tuple[Stage, Watched]]:
     """The gateway of `run`'s policy and seed; options: of it, beside those of the run."""
-    config = Config(policy=run.policy, prefix_block_tokens=run.fleet.block_tokens, **run.options, **options)
+    config = configure(policy=run.policy, prefix_block_tokens=run.fleet.block_tokens, **run.options, **options)
     router = Watched(config, rng=random.Random(run.seed), swerve=swerve)
     inbox: asyncio.Queue[Answer] = asyncio.Queue()
     async with AsyncExitStack() as stack:

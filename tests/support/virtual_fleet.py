@@ -5,14 +5,27 @@ from __future__ import annotations
 
 import heapq
 import random
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from router.config import Config
+from router.config import configure
 from router.core.experiment import Create
 from router.core.router import Router
-from router.types import BlockKey, Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
+from router.types import (
+    BlockKey,
+    Decision,
+    Ending,
+    EngineId,
+    EngineInfo,
+    Outcome,
+    ParsedRequest,
+    Prompt,
+    Score,
+    Scores,
+    Unit,
+)
 
 BLOCK = 64
 Arrival = tuple[float, ParsedRequest, int]  # time, request, output tokens
@@ -35,13 +48,35 @@ def router_with(
 ) -> Router:
     """A router with healthy engines e0, e1, ..., each of 1000 blocks of 16 tokens. lbgr decides from its first request
     on, if the options do not say otherwise."""
-    config = replace(Config(policy=policy, lbgr_cold_samples=0), **options)
-    router = Router(config, rng=random.Random(seed), create=create)
+    shadow = options.pop("shadow", ())
+    config = configure(**{"lbgr_cold_samples": 0, **options})
+    routing = replace(config.routing, policy=policy, shadow=shadow)  # `create` may know others than the table
+    router = Router(routing, config.policies, rng=random.Random(seed), create=create)
     for n in range(engines):
-        router.fleet.add(EngineId(f"e{n}"))
-        router.fleet.set_info(EngineId(f"e{n}"), EngineInfo(models=("m",), block_size=16, capacity_blocks=1000))
-        router.fleet.set_health(EngineId(f"e{n}"), True)
+        router.add_engine(EngineId(f"e{n}"))
+        router.set_info(EngineId(f"e{n}"), EngineInfo(models=("m",), block_size=16, capacity_blocks=1000))
+        router.set_health(EngineId(f"e{n}"), True)
     return router
+
+
+def decided(
+    request: ParsedRequest,
+    engine: EngineId,
+    *,
+    policy: str = "lbgr",
+    predicted_s: float | None = None,
+    prompt_tokens: float = 0.0,
+    hit_tokens: float = 0.0,
+    output_tokens: float = 1.0,
+    booking: int = 1,
+    dispatched_s: float = 0.0,
+) -> Decision:
+    """A decision without the scores that led to it."""
+    nothing, score = Scores((), array("d"), Unit.SECONDS), Score(engine, 0.0, Unit.SECONDS, predicted_s, hit_tokens)
+    lengths = prompt_tokens, hit_tokens, output_tokens
+    return Decision(
+        request, engine, policy, "lowest_cost", predicted_s, *lengths, nothing, score, booking, dispatched_s
+    )
 
 
 def answered(at_s: float, *, output: int = 10, prompt: int | None = None, cached: int | None = None) -> Outcome:

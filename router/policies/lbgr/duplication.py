@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 from router.types import Candidate
 
 GAIN = 0.01  # of both running means
@@ -46,10 +46,10 @@ class Duplication:
         queued = 1.0 - min(1.0, decode_ms / max(1.0, latency_ms))
         self._queued += GAIN * (queued - self._queued)
 
-    def dump(self) -> State:
+    def dump(self) -> SavedState:
         return {"repeated": self._repeated, "queued": self._queued}
 
-    def load(self, state: Fields) -> None:
+    def load(self, state: SavedFields) -> None:
         """Raises SnapshotError, and changes nothing then."""
         found = [state.number(key, low=0.0, high=1.0) for key in ("repeated", "queued")]
         self._repeated, self._queued = found

@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 from router.types import EngineId
 
 DECAY = 0.95
@@ -92,7 +92,7 @@ class EngineSpeed:
     def forget(self, engine: EngineId) -> None:
         self._sums.pop(engine, None)
 
-    def dump(self, now: float) -> State:
+    def dump(self, now: float) -> SavedState:
         """Times as ages at `now`."""
         engines = {
             engine: {
@@ -106,7 +106,7 @@ class EngineSpeed:
         }
         return {"samples": self._samples, "engines": engines}
 
-    def load(self, state: Fields, saved_s: float, names: Mapping[str, EngineId]) -> None:
+    def load(self, state: SavedFields, saved_s: float, names: Mapping[str, EngineId]) -> None:
         """saved_s: on the present clock. names: the engines there are, by the names they had. Raises SnapshotError."""
         samples, engines, found = state.integer("samples"), state.fields("engines"), {}
         for name in engines:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from router.learners.least_squares import NonNegativeLeastSquares
-from router.saved_state import Fields, State
+from router.saved_state import SavedFields, SavedState
 
 
 class Coefficients(NamedTuple):
@@ -162,7 +162,7 @@ class LatencyModel:
         self._model.learn_one(x, y_ms, weight, share)
         self._publish()
 
-    def dump(self) -> State:
+    def dump(self) -> SavedState:
         return {
             "coefficients": list(Coefficients._fields),
             "regression": self._model.dump(),
@@ -172,7 +172,7 @@ class LatencyModel:
             "beside_ms": [self._beside_ms, self._decoding_ms],
         }
 
-    def load(self, state: Fields) -> None:
+    def load(self, state: SavedFields) -> None:
         """Raises SnapshotError, also if it was saved of other coefficients."""
         state.same("coefficients", list(Coefficients._fields))
         paces = [state.numbers(key, 2, low=1e-300) for key in ("prefill_pace_ms", "decode_pace_ms")]

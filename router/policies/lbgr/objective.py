@@ -1,12 +1,12 @@
 """What lbgr makes short: whole answers (`e2e`), the time to the first token (`ttft`), or clients' own bounds (`slo`).
 
-    e2e    F = kf (time to the first token)       kf: lbgr_first_token_weight
+    e2e    F = kf (time to the first token)       kf: option first_token_weight
     ttft   the same with kf at least 4: decoding keeps its weight, for what decodes now is what later prompts wait for
     slo    F as in e2e, and for a request that says how soon it wants its first token (T) or each later one (P)
 
                S = ks (T miss(t / T) + o P miss(p / P)),   miss(x) = x^4 / (1 + x^4)
 
-           t, p: predicted time to the first token and for each later one; o: expected output; ks: lbgr_slo_weight.
+           t, p: predicted time to the first token and for each later one; o: expected output; ks: option slo_weight.
 
 `miss` is the chance that a prediction of x times the bound misses it, if what comes is log-logistic around what was
 predicted (an error of a quarter is usual). It saturates: a bound that is lost anyway buys no place from others.
@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from router.config import Config
 from router.policies.base import RoutingContext
+from router.policies.lbgr.options import LbgrOptions
 
 TTFT_WEIGHT = 4.0
 
@@ -27,15 +27,15 @@ Cost = Callable[[float, float], float]
 Penalty = Callable[[RoutingContext], Cost | None]
 
 
-def aims(config: Config) -> tuple[float, Penalty]:
+def objective_of(options: LbgrOptions) -> tuple[float, Penalty]:
     """(kf, S by request: None where it has no bounds, or they are not heeded)."""
-    urgency = config.lbgr_first_token_weight
-    if config.lbgr_objective == "ttft":
-        return max(TTFT_WEIGHT, urgency), heedless
-    return urgency, partial(penalty, config.lbgr_slo_weight) if config.lbgr_objective == "slo" else heedless
+    urgency = options.first_token_weight
+    if options.objective == "ttft":
+        return max(TTFT_WEIGHT, urgency), no_penalty
+    return urgency, partial(penalty, options.slo_weight) if options.objective == "slo" else no_penalty
 
 
-def heedless(routing: RoutingContext) -> None:
+def no_penalty(routing: RoutingContext) -> None:
     """No bounds are heeded."""
     del routing
 

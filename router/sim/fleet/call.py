@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from router.core.retries import Retries
 from router.sim.fleet.dialog import Asked, Dialog
 from router.sim.fleet.engine import Engine
 from router.sim.fleet.job import Job
 from router.sim.fleet.traffic import Session
-from router.types import Decision, EngineId
+from router.types import Decision
 
 
 @dataclass(slots=True)
@@ -31,8 +32,7 @@ class Call:
     arrival_s: float
     left_s: float | None
     """The client leaves so long after the arrival, if it has no answer by then; None: it stays."""
-    tried: list[EngineId] = field(default_factory=list)
-    breaks: int = 0
+    retries: Retries
     decision: Decision | None = None
     place: tuple[Engine, Job] | None = None
     """Where it is; None: nowhere, as it is over."""

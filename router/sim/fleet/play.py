@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
-from router.config import Config
+from router.config import configure
+from router.core.retries import Retries
 from router.core.router import Router
-from router.errors import NoEngine
+from router.errors import EngineLost, EngineUnreachable, NoEngine, RetryReason
 from router.sim.fleet.call import Call, Visit, call_of
 from router.sim.fleet.dialog import Dialog
 from router.sim.fleet.engine import NEVER, Engine
@@ -26,7 +27,6 @@ from router.sim.trace import REPORT_EVERY, ignore
 from router.types import Decision, Ending, EngineId, Outcome
 
 GOLDEN = 0.618033988749895  # its multiples are spread evenly over 0 to 1
-MOST_BREAKS = 2  # of the connection, for one request, as in the gateway
 
 
 class Served(NamedTuple):
@@ -75,8 +75,8 @@ class Player:
 
     def __init__(self, run: Run, report: Callable[[float], None], watcher: Watcher) -> None:
         self._run, self._report, self._watcher = run, report, watcher
-        self._config = replace(Config(policy=run.policy), **dict(run.options))  # type: ignore[arg-type]  # checked names
-        self._router = Router(self._config, rng=random.Random(run.seed))
+        self._config = configure(policy=run.policy, **run.options)
+        self._router = Router(self._config.routing, self._config.policies, rng=random.Random(run.seed))
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = count()
@@ -97,7 +97,7 @@ class Player:
             action(*what)
         for engine in list(self._engines):
             self._count(engine)
-        assert self._router.fleet.in_flight == 0
+        assert self._router.in_flight == 0
         counts = self._requests, self._last_arrival_s, self._failed, self._preemptions
         return Played(self._served, *counts, self._busy_s, self._left)
 
@@ -121,13 +121,13 @@ class Player:
             self._at(slowdown.end_s, self._slow_down, slowdown.engine, 1 / slowdown.factor)
 
     def _start(self, index: int) -> None:
-        name, fleet = self._ids[index], self._router.fleet
+        name, router = self._ids[index], self._router
         if name in self._engines:
             return
         engine = self._engines[name] = build_engine(self._run, index)
-        fleet.add(name)
-        fleet.set_info(name, describe_engine(self._run, index, engine))
-        fleet.set_health(name, True)
+        router.add_engine(name)
+        router.set_info(name, describe_engine(self._run, index, engine))
+        router.set_health(name, True)
 
     def _fail(self, index: int) -> None:
         """The engine's process dies: its connections break. New ones are refused, or checks find it out."""
@@ -136,7 +136,7 @@ class Player:
             return
         lost = self._engines[name].kill()
         self._count(name)
-        checks_s = self._config.health_check_interval_secs * self._config.health_failure_threshold
+        checks_s = self._config.engines.health_check_interval_secs * self._config.engines.health_failure_threshold
         self._at(self._now + checks_s, self._check, name)
         for job in lost:
             call = call_of(job)
@@ -145,7 +145,7 @@ class Player:
 
     def _check(self, name: EngineId) -> None:
         if name not in self._engines:
-            self._router.fleet.set_health(name, False)
+            self._router.set_health(name, False)
 
     def _slow_down(self, index: int, factor: float) -> None:
         engine = self._engines.get(self._ids[index])
@@ -200,28 +200,31 @@ class Player:
         bounds_s = self._run.fleet.slo_ttft_s, self._run.fleet.slo_tpot_s
         asked = visit.dialog.ask(turn, str(number), session.name, stream=stream, told=session.told, bounds_s=bounds_s)
         visit.turn += 1
-        call = Call(visit, asked, number, self._now, turn.left_s)
+        retries = Retries(self._config.reliability.retry_max_retries)
+        call = Call(visit, asked, number, self._now, turn.left_s, retries)
         if turn.left_s is not None:
             self._at(self._now + turn.left_s, self._leave, call)
         self._dispatch(call)
 
     def _dispatch(self, call: Call) -> None:
         """Tries engines as the gateway does, until one takes the request."""
-        request, router = call.asked.request, self._router
-        while len(call.tried) <= self._config.retry_max_retries and call.breaks < MOST_BREAKS:
+        request, router, retries = call.asked.request, self._router, call.retries
+        while True:
             try:
-                decision = router.route(request, self._now, exclude=call.tried)
+                decision = router.route(request, self._now, exclude=retries.tried)
             except NoEngine:
                 break
             self._watcher(decision)
             call.decision = decision
-            call.tried.append(decision.engine)
+            retries.began(decision.engine)
             engine = self._engines.get(decision.engine)
             if engine is not None:
                 self._submit(call, decision, engine)
                 return
-            router.complete(decision, Outcome(Ending.ENGINE_LOST, self._now))
-            router.fleet.set_health(decision.engine, False)
+            router.complete(decision, Outcome(EngineUnreachable.ending, self._now))
+            router.set_health(decision.engine, False)
+            if not retries.failed(RetryReason.CONNECT, answer_begun=False):
+                break
         self._failed += 1
 
     def _submit(self, call: Call, decision: Decision, engine: Engine) -> None:
@@ -250,13 +253,12 @@ class Player:
         self._left += 1
 
     def _lose(self, call: Call, first_s: float | None) -> None:
-        """The connection broke. Another engine is tried, once, unless the client has seen part of an answer."""
+        """The connection broke. Another engine may be tried, unless the client has seen part of an answer."""
         assert call.decision is not None
         call.place = None
         seen_s = first_s if call.asked.request.stream else None
-        self._router.complete(call.decision, Outcome(Ending.ENGINE_LOST, self._now, seen_s))
-        call.breaks += 1
-        if seen_s is None:
+        self._router.complete(call.decision, Outcome(EngineLost.ending, self._now, seen_s))
+        if call.retries.failed(RetryReason.RESET, answer_begun=seen_s is not None):
             self._dispatch(call)
         else:
             self._failed += 1

@@ -3,7 +3,7 @@
 import asyncio
 
 from router.cli.main import server_config
-from router.config import Config
+from router.config import Config, configure
 from tests.support.gateway_server import listening
 
 OPENAI_CLIENT_KEEP_ALIVE_S = 5
@@ -20,7 +20,7 @@ def test_idle_connections_outlive_those_of_the_usual_client():
 
 
 async def test_an_idle_connection_stays_open_as_long_as_the_option_says():
-    config = server_config(Config(port=0, keep_alive_timeout_secs=1), hello)
+    config = server_config(configure(port=0, keep_alive_timeout_secs=1), hello)
     config.lifespan = "off"
     async with listening(hello, config) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))

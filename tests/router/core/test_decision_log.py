@@ -2,12 +2,13 @@ import gc
 import json
 import tracemalloc
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 
 from router.core.decision_log import ENGINES, NAME_CHARS, DecisionLog
-from router.policies.lbgr.score_table import ScoreTable
 from router.types import (
     Candidate,
     Decision,
@@ -18,32 +19,37 @@ from router.types import (
     Outcome,
     ParsedRequest,
     PrefixExpectation,
-    Score,
     Scores,
     ShadowChoice,
+    Unit,
 )
 from tests.support.virtual_fleet import answered, prompt_of, router_with
 
 E0, E1 = EngineId("e0"), EngineId("e1")
+ENGINE_IDS = [EngineId(f"e{n}") for n in range(40)]
 TERMS = {"wait": 0.5, "prefill": 0.25}
 
 
-def rows(engines: int) -> ScoreTable:
-    candidates = [Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), 0, 0), 16.0 * n) for n in range(engines)]
-    numbers = array("d", [x for n in range(engines) for x in (1.0 + n, 0.75, 16.0 * n, 1.5, *TERMS.values(), 7.0)])
-    return ScoreTable(candidates, tuple(TERMS), numbers, range(engines), lambda _: numbers)
+def scores_of(rows: Sequence[Sequence[float]], terms: tuple[str, ...] = (), unit: Unit = Unit.SECONDS) -> Scores:
+    """Of engines e0, e1, ...: total, predicted_s, hit_tokens, slowness, terms, features."""
+    candidates = [Candidate(EngineView(engine, EngineInfo(), 0, 0), 0.0) for engine in ENGINE_IDS[: len(rows)]]
+    return Scores(candidates, array("d", [number for row in rows for number in row]), unit, terms)
 
 
 def decided(booking: int, request_id: str = "r", *, engines: int = 2, **fields: object) -> Decision:
-    scores = rows(engines)
+    rows = [(1.0 + n, 0.75, 16.0 * n, 1.5, *TERMS.values(), 7.0) for n in range(engines)]
+    scores = scores_of(rows, tuple(TERMS))
     request = ParsedRequest(request_id, "/v1/completions", "m", prompt_of(1, 2), True, 9)
-    decision = Decision(request, E0, "lbgr", "lowest_cost", 0.75, 128.0, 0.0, 9.0, scores, booking, float(booking))
+    decision = Decision(
+        request, E0, "lbgr", "lowest_cost", 0.75, 128.0, 0.0, 9.0, scores, scores[0], booking, float(booking)
+    )
     return replace(decision, **fields)  # type: ignore[arg-type]
 
 
 def test_a_decision_and_its_outcome_in_full():
     decision_log = DecisionLog(4)
-    decision = decided(1, "abc", shadows=(ShadowChoice("lmetric", E1, 1.0, Scores(()), Score(E0, 1.0, None, 0.0)),))
+    ranks = scores_of([(1.0, nan, 0.0, nan)], unit=Unit.RANK)
+    decision = decided(1, "abc", shadows=(ShadowChoice("lmetric", E1, 1.0, ranks, ranks[0]),))
     decision_log.open(decision)
     (before,) = decision_log.find("abc")
     assert before.describe(3.0)["outcome"] is None
@@ -70,19 +76,19 @@ def test_a_decision_and_its_outcome_in_full():
                 "engine": "e0",
                 "chosen": True,
                 "hit_tokens": 0.0,
-                "terms_s": TERMS,
+                "terms": TERMS,
                 "slowness": 1.5,
                 "predicted_s": 0.75,
-                "total_s": 1.0,
+                "total": 1.0,
             },
             {
                 "engine": "e1",
                 "chosen": False,
                 "hit_tokens": 16.0,
-                "terms_s": TERMS,
+                "terms": TERMS,
                 "slowness": 1.5,
                 "predicted_s": 0.75,
-                "total_s": 2.0,
+                "total": 2.0,
             },
         ],
         "engines_left_out": 0,
@@ -100,7 +106,7 @@ def test_a_decision_and_its_outcome_in_full():
 
 
 def test_what_is_no_number_is_null():
-    scores = Scores((Score(E0, 1.0, None, 0.0), Score(E1, float("inf"), None, 0.0, {}, (1.0,))))
+    scores = scores_of([(1.0, nan, 0.0, nan), (inf, nan, 0.0, nan)])
     decision = decided(1, scores=scores, predicted_s=None)
     decision_log = DecisionLog(4)
     decision_log.open(decision)
@@ -109,19 +115,10 @@ def test_what_is_no_number_is_null():
     shown = entry.describe(5.0)
     json.dumps(shown, allow_nan=False)
     first, second = shown["engines"]
-    assert (first["total_s"], first["predicted_s"], first["slowness"], first["terms_s"]) == (1.0, None, None, {})
-    assert (second["total_s"], second["slowness"]) == (None, None)
+    assert (first["total"], first["predicted_s"], first["slowness"], first["terms"]) == (1.0, None, None, {})
+    assert (second["total"], second["slowness"]) == (None, None)
     assert shown["outcome"]["ending"] == "cancelled"
     assert shown["outcome"]["prediction_error_ratio"] is None
-
-
-def test_terms_that_some_scores_lack_are_null():
-    scores = Scores((Score(E0, 1.0, None, 0.0, TERMS), Score(E1, 2.0, None, 0.0)))
-    decision_log = DecisionLog(4)
-    decision_log.open(decided(1, scores=scores))
-    first, second = decision_log.find("r")[0].describe(5.0)["engines"]
-    assert first["terms_s"] == TERMS
-    assert second["terms_s"] == {"wait": None, "prefill": None}
 
 
 def test_tries_are_told_together_and_an_id_used_again_is_the_newest_request():
@@ -174,7 +171,7 @@ def test_a_ledger_of_no_decisions_keeps_none():
 
 @pytest.mark.parametrize("chosen", ["e0", "e39"])
 def test_of_many_engines_the_cheapest_are_kept_and_always_the_chosen_one(chosen):
-    scores = Scores([Score(EngineId(f"e{n}"), 1.0, None, 0.0) for n in range(40)])
+    scores = scores_of([(1.0, nan, 0.0, nan)] * 40)
     decision_log = DecisionLog(2)
     decision_log.open(decided(1, scores=scores, engine=EngineId(chosen)))
     shown = decision_log.find("r")[0].describe(0.0)
@@ -195,17 +192,13 @@ def test_names_from_clients_are_cut():
 def test_ended_decisions_stay_within_the_stated_memory():
     """Prompts of 1,000 blocks, replies of 100 kB, 16 engines, 3 shadows: 3 KB each, whatever came and went."""
     decision_log, most = DecisionLog(200), 200
-    names = [EngineId(f"engine-{e}") for e in range(16)]
     gc.collect()
     tracemalloc.start()
     try:
         for n in range(1, 3 * most):
-            scores = Scores(
-                [
-                    Score(name, e + n * 0.1, n * 0.3, n * 0.7, {f"t{k}": n * 0.9 + k for k in range(5)})
-                    for e, name in enumerate(names)
-                ]
-            )
+            terms = tuple(f"t{k}" for k in range(5))
+            rows = [(e + n * 0.1, n * 0.3, n * 0.7, nan, *(n * 0.9 + k for k in range(5))) for e in range(16)]
+            scores = scores_of(rows, terms)
             request = ParsedRequest(f"request-{n:032}", "/v1/completions", "m", prompt_of(*range(1000)), True, None)
             shadows = tuple(ShadowChoice(policy, E1, n * 0.5, scores, scores[0]) for policy in ("a", "b", "c"))
             expectation = PrefixExpectation(9, True, tuple((k, k, k) for k in range(50)))
@@ -229,8 +222,8 @@ def test_a_hundred_thousand_requests_leave_the_ledger_at_its_cap():
         request = ParsedRequest(f"request {n}", "/v1/completions", "m", prompt, False, None)
         decision = router.route(request, n * 0.01)
         router.complete(decision, answered(n * 0.01 + 0.005))
-    assert [entry.request_id for entry in router.decision_log.newest(10**9)] == [
+    assert [entry.request_id for entry in router.newest_decisions(10**9)] == [
         f"request {n}" for n in range(99_999, 99_499, -1)
     ]
-    assert all(entry.result for entry in router.decision_log.newest(10**9))
-    assert sum(bool(router.decision_log.find(f"request {n}")) for n in range(100_000)) == 500
+    assert all(entry.result for entry in router.newest_decisions(10**9))
+    assert sum(bool(router.find_decisions(f"request {n}")) for n in range(100_000)) == 500

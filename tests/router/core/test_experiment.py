@@ -1,38 +1,37 @@
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
 
-from router import policies
-from router.config import FALLBACKS, Config
 from router.core.experiment import Experiment, spread
+from router.core.options import RoutingOptions
 from router.core.router import Router
 from router.errors import ConfigError
-from router.policies.base import Policy, RoutingContext
+from router.policies import table as policies
+from router.policies.base import NoOptions, Policy, RoutingContext, Totals, TotalsPolicy
 from router.policies.least_loaded import LeastLoaded
-from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Score, Unit
+from router.policies.table import FALLBACKS
+from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Scores, Unit
 from tests.support.virtual_fleet import answered, ask_for, router_with
 
 E0, E1 = EngineId("e0"), EngineId("e1")
 
 
-class Told(Policy):
+class Told(TotalsPolicy[NoOptions]):
     """Prefers one engine, and remembers what it was told."""
 
     def __init__(self, name: str, likes: str, *, seconds: bool = True) -> None:
-        super().__init__(Config())
+        super().__init__()
         self.name, self.likes, self.seconds = name, likes, seconds  # type: ignore[misc]
-        self.unit = Unit.SECONDS if seconds else Unit.RANK  # type: ignore[misc]
+        self.unit = Unit.SECONDS if seconds else Unit.RANK
         self.heard: list[tuple[str, Decision]] = []
         self.forgotten: list[EngineId] = []
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
-        scores = []
-        for view, hit in candidates:
-            total_s = 1.0 if view.engine == self.likes else 3.5
-            scores.append(Score(view.engine, total_s, total_s if self.seconds else None, hit, {"own": total_s}))
-        return tuple(scores)
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
+        totals = [1.0 if view.engine == self.likes else 3.5 for view, _ in candidates]
+        return Totals(totals, self.unit, totals if self.seconds else None, {"own": totals})
 
     def dispatched(self, decision: Decision) -> None:
         self.heard.append(("dispatched", decision))
@@ -52,18 +51,26 @@ class Told(Policy):
 
 
 class Wrong(Told):
-    """Fails where it is told to; `engine`: its scores are of an engine that is none."""
+    """Fails where it is told to; `others`: its scores are not of all candidates."""
 
     def __init__(self, name: str, where: str) -> None:
         super().__init__(name, "e0")
         self.where = where
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         if self.where == "choose":
             raise RuntimeError
-        scores = super().choose(routing, candidates)
-        bad = {"engine": {"engine": EngineId("none")}, "nan": {"total_s": float("nan")}}.get(self.where, {})
-        return scores[:1] if self.where == "short" else tuple(score._replace(**bad) for score in scores)
+        found = super().weigh(routing, candidates)
+        if self.where == "nan":
+            return found._replace(totals=[math.nan] * len(candidates))
+        return found._replace(totals=found.totals[:1]) if self.where == "short" else found
+
+    def choose(
+        self, routing: RoutingContext, candidates: Sequence[Candidate], also: Collection[EngineId] = ()
+    ) -> Scores:
+        if self.where == "others":
+            candidates = candidates[:1]
+        return super().choose(routing, candidates, also)
 
     def dispatched(self, decision: Decision) -> None:
         assert self.where != "dispatched"
@@ -98,7 +105,7 @@ def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded():
     assert all(told is decision for _, told in lead.heard)
     for _, told in other.heard:
         assert (told.engine, told.booking, told.policy) == (E0, decision.booking, "other")
-        assert (told.score.total_s, told.predicted_s) == (3.5, 3.5)
+        assert (told.score.total, told.predicted_s) == (3.5, 3.5)
 
 
 def test_agreement_and_regret_are_counted_for_each_shadow():
@@ -107,7 +114,7 @@ def test_agreement_and_regret_are_counted_for_each_shadow():
     )
     for n in range(4):
         serve(router, float(n))
-    found = {names: (t.shadows, t.agreed, t.regret_s) for names, t in router.experiment.agreements.items()}
+    found = {names: (t.decisions, t.agreed, t.regret_s) for names, t in router._experiment.agreements.items()}
     assert found == {("lead", "same"): (4, 4, 0.0), ("lead", "other"): (4, 0, 10.0)}
 
 
@@ -116,29 +123,29 @@ def test_scores_that_are_no_seconds_count_as_no_regret():
     decision = serve(router, 0.0)
     (shadow,) = decision.shadows
     assert (shadow.engine, shadow.regret_s) == (E1, None)
-    agreement = router.experiment.agreements["lead", "other"]
-    assert (agreement.shadows, agreement.agreed, agreement.regret_s) == (1, 0, None)
+    agreement = router._experiment.agreements["lead", "other"]
+    assert (agreement.decisions, agreement.agreed, agreement.regret_s) == (1, 0, None)
 
 
-@pytest.mark.parametrize("where", ["choose", "nan", "short", "engine", "dispatched", "first_token", "learn"])
+@pytest.mark.parametrize("where", ["choose", "nan", "short", "others", "dispatched", "first_token", "learn"])
 def test_a_shadow_that_fails_is_counted_and_touches_nothing(where, caplog):
     router = panel_of(Told("lead", "e1"), Wrong("wrong", where), policy="lead", shadow=["wrong"])
     decisions = [serve(router, float(n)) for n in range(5)]
     assert {(d.engine, d.reason) for d in decisions} == {(E1, "lowest_cost")}
-    faults = {arm.name: arm.faults for arm in router.experiment.arms}
+    faults = {arm.name: arm.faults for arm in router._experiment.arms}
     assert faults == {"lead": 0, "wrong": 5}
-    assert router.fleet.in_flight == 0
+    assert router.in_flight == 0
     assert sum("policy wrong failed in" in record.message for record in caplog.records) == 3  # the 1st, 2nd and 4th
 
 
-@pytest.mark.parametrize("where", ["choose", "nan", "short", "engine"])
+@pytest.mark.parametrize("where", ["choose", "nan", "short", "others"])
 def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where):
     router = panel_of(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.policy, decision.reason, decision.fallback) == ("wrong", "fault", "lmetric")
     assert decision.shadows[0].regret_s is None
-    assert router.experiment.agreements == {}
-    assert router.policy_faults == 1
+    assert router._experiment.agreements == {}
+    assert router.status().faults == 1
 
 
 class Unsure(Told):
@@ -157,33 +164,31 @@ def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
     decision = serve(router, 0.0)
     assert (decision.policy, decision.reason, decision.fallback) == ("lead", "cold", "lmetric")
     assert (decision.engine, decision.predicted_s) == (E0, None)
-    assert decision.scores[0].total_s == 128.0
+    assert decision.scores[0].total == 128.0
     assert [(o.policy, o.engine, o.regret_s) for o in decision.shadows] == [("lead", E1, None), ("other", E1, None)]
-    assert router.experiment.agreements == {}
+    assert router._experiment.agreements == {}
     for _, told in lead.heard[1:]:
         assert (told.engine, told.booking, told.predicted_s) == (E0, decision.booking, 3.5)
     lead.word = None
     decision = serve(router, 1.0)
     assert (decision.engine, decision.reason, decision.fallback, len(decision.shadows)) == (E1, "lowest_cost", None, 1)
-    assert router.experiment.agreements["lead", "other"].agreed == 1
-    assert router.policy_faults == 0
+    assert router._experiment.agreements["lead", "other"].agreed == 1
+    assert router.status().faults == 0
 
 
 def test_a_shadow_in_trouble_is_counted_as_ever():
     router = panel_of(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
     assert serve(router, 0.0).fallback is None
-    assert router.experiment.agreements["lead", "other"].shadows == 1
+    assert router._experiment.agreements["lead", "other"].shadows == 1
 
 
 def test_the_least_loaded_engine_is_the_last_resort():
     stand_in = Wrong("stand_in", "choose")
-    experiment = Experiment(
-        {"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded(Config())), rng=random.Random(0)
-    )
+    experiment = Experiment({"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded()), rng=random.Random(0))
     experiment.assign({"lead": 1.0})
     router = router_with(2)
     router.route(ask_for(1), 0.0, exclude={E1})
-    candidates = [Candidate(view, 0.0) for view in router.fleet.views()]
+    candidates = [Candidate(view, 0.0) for view in router._fleet.views()]
     choice = experiment.choose(RoutingContext(ask_for(2), 64.0, 64.0, 0.0, 0.0), candidates)
     assert (choice.chosen.engine, choice.reason, choice.fallback) == (E1, "cold", "least_loaded")
     assert experiment.faults == 1
@@ -195,7 +200,7 @@ def test_what_stands_in_needs_no_events_and_does_as_it_says(name):
     for event in ("dispatched", "first_token", "learn", "forget", "trouble"):
         assert getattr(kind, event) is getattr(Policy, event)
     router = router_with(2, fallback_policy=name, lbgr_cold_samples=1)
-    assert (router.route(ask_for(1), 0.0).fallback, router.policy_faults) == (name, 0)
+    assert (router.route(ask_for(1), 0.0).fallback, router.status().faults) == (name, 0)
 
 
 def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_only():
@@ -204,13 +209,13 @@ def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_onl
     pending = router.route(ask_for(1), 0.0)
     router.assign({"second": 1.0})
     assert serve(router, 1.0).policy == "second"
-    assert [(arm.name, arm.share) for arm in router.experiment.arms] == [("first", 0.0), ("second", 1.0)]
+    assert [(arm.name, arm.share) for arm in router._experiment.arms] == [("first", 0.0), ("second", 1.0)]
     router.assign({"third": 1.0}, ["first"])
-    assert [(arm.name, arm.share) for arm in router.experiment.arms] == [("third", 1.0), ("first", 0.0)]
+    assert [(arm.name, arm.share) for arm in router._experiment.arms] == [("third", 1.0), ("first", 0.0)]
     router.complete(pending, answered(2.0))
     assert third.words == []
     assert first.words[-1] == "learn"
-    assert router.policy is third
+    assert router._experiment.lead is third
     assert serve(router, 3.0).policy == "third"
     assert third.words == ["dispatched", "first_token", "learn"]
     assert second.words == ["dispatched", "dispatched", "first_token", "learn"]
@@ -218,19 +223,19 @@ def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_onl
 
 def test_an_unknown_name_changes_nothing():
     router = router_with(2, "lbgr", shadow=("lmetric",))
-    before = router.experiment.arms
+    before = router._experiment.arms
     for shares, shadows in (({"nobody": 1.0}, None), ({"lmetric": 1.0}, ["nobody"])):
         with pytest.raises(ConfigError, match="expected one of lbgr"):
             router.assign(shares, shadows)
-    assert router.experiment.arms == before
+    assert router._experiment.arms == before
     assert [arm.share for arm in before] == [1.0, 0.0]
-    assert router.policy.name == "lbgr"
+    assert router.status().policy == "lbgr"
 
 
 def test_kebab_names_are_the_same_policies():
     router = router_with(2, "round_robin")
     router.assign({"round-robin": 0.5, "least-loaded": 0.5}, ["power-of-two", "round_robin"])
-    assert {arm.name: arm.share for arm in router.experiment.arms} == {
+    assert {arm.name: arm.share for arm in router._experiment.arms} == {
         "round_robin": 0.5,
         "least_loaded": 0.5,
         "power_of_two": 0.0,
@@ -244,8 +249,8 @@ def test_a_split_is_drawn_by_the_routers_chance_and_all_learn():
     decided = [serve(router, float(n)).policy for n in range(500)]
     assert 0.74 < decided.count("first") / 500 < 0.86
     assert first.words.count("learn") == second.words.count("learn") == 500
-    assert set(router.experiment.agreements) == {("first", "second"), ("second", "first")}
-    assert router.policy is first
+    assert set(router._experiment.agreements) == {("first", "second"), ("second", "first")}
+    assert router._experiment.lead is first
 
 
 def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few():
@@ -284,17 +289,17 @@ def test_one_policy_draws_nothing_so_a_seed_repeats_its_choices_with_and_without
 
 def test_what_policies_cost_is_timed():
     ticks = iter(range(10_000))
-    router = Router(Config(shadow=("lmetric",)), rng=random.Random(0), timer=lambda: float(next(ticks)))
-    router.fleet.add(E0)
-    router.fleet.set_health(E0, True)
+    router = Router(RoutingOptions(shadow=("lmetric",)), rng=random.Random(0), timer=lambda: float(next(ticks)))
+    router.add_engine(E0)
+    router.set_health(E0, True)
     router.complete(router.route(ask_for(1), 0.0), answered(1.0))
-    assert {arm.name: arm.seconds for arm in router.experiment.arms} == {"lbgr": 3.0, "lmetric": 3.0}
+    assert {arm.name: arm.seconds for arm in router._experiment.arms} == {"lbgr": 3.0, "lmetric": 3.0}
 
 
 def test_an_engine_that_leaves_is_forgotten_by_all():
     lead, other = Told("lead", "e0"), Told("other", "e1")
     router = panel_of(lead, other, policy="lead", shadow=["other"])
-    router.fleet.remove(E1)
+    router.remove_engine(E1)
     assert lead.forgotten == other.forgotten == [E1]
 
 
@@ -306,21 +311,21 @@ def test_every_policy_serves_beside_every_other_without_a_fault(policy, ending):
     router, rng = router_with(3, policy, shadow=others), random.Random(1)
     for n in range(40):
         if n == 15:
-            router.fleet.remove(E1)
+            router.remove_engine(E1)
         if n == 20:
             router.assign({policy: 0.5, others[0]: 0.5})
         if n == 30:
-            router.fleet.add(E1)
-            router.fleet.set_health(E1, True)
+            router.add_engine(E1)
+            router.set_health(E1, True)
         decision = router.route(ask_for(*rng.sample(range(9), 5), stream=n % 2 == 0), n * 0.1)
         assert len(decision.shadows) == len(others)
         for score in decision.scores:  # `decision_log.pack` and /explain rely on it
-            assert list(score.terms_s) in (list(decision.scores[0].terms_s), [])
+            assert list(score.terms) in (list(decision.scores[0].terms), [])
         router.first_token(decision, n * 0.1 + 0.05)
         router.complete(decision, Outcome(ending, n * 0.1 + 0.2, None, 320, 0, 10))
-    assert router.policy_faults == 0
-    assert router.fleet.in_flight == 0
-    assert len(router.experiment.agreements) <= len(policies.TABLE) ** 2
+    assert router.status().faults == 0
+    assert router.in_flight == 0
+    assert len(router._experiment.agreements) <= len(policies.TABLE) ** 2
 
 
 def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge():
@@ -330,7 +335,7 @@ def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge():
             decision = router.route(ask_for(n, n + 1, stream=n % 2 == 0), n * 1.0)
             router.first_token(decision, n + 0.1)
             router.complete(decision, answered(n + 0.6, output=20, prompt=128, cached=0))
-        (lbgr,) = [arm.policy for arm in router.experiment.arms if arm.name == "lbgr"]
+        (lbgr,) = [arm.policy for arm in router._experiment.arms if arm.name == "lbgr"]
         return lbgr.describe(E0)["samples"]
 
     assert samples("round_robin", ("lbgr",)) == samples("lbgr", ())

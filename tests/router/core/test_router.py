@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from router.config import Config
+from router.core.options import RoutingOptions
 from router.core.router import Router
 from router.errors import NoEngine, NotFound
 from router.policies.base import Policy, RoutingContext
@@ -36,7 +36,7 @@ class Broken(Policy):
     name = "broken"
 
     def __init__(self, where: str) -> None:
-        super().__init__(Config())
+        super().__init__()
         self.where = where
 
     def fail(self, where: str) -> None:
@@ -75,20 +75,20 @@ def test_unknown_model_is_not_found_and_no_healthy_engine_is_no_engine():
     with pytest.raises(NotFound, match=r"The model `gpt-9` does not exist\.") as caught:
         router.route(other, 0.0)
     assert caught.value.param == "model"
-    for engine in router.fleet.ids():
-        router.fleet.set_health(engine, False)
+    for engine in router._fleet.ids():
+        router.set_health(engine, False)
     with pytest.raises(NoEngine):
         router.route(ask_for(1), 0.0)
     with pytest.raises(NoEngine):
-        Router(Config(), rng=random.Random(0)).route(other, 0.0)
+        Router(RoutingOptions(), rng=random.Random(0)).route(other, 0.0)
 
 
 def test_a_model_goes_to_the_engines_that_serve_it_or_do_not_say():
     router = router_with(3)
-    router.fleet.set_info(E0, EngineInfo(models=("other",)))
-    router.fleet.set_info(E1, EngineInfo())
+    router.set_info(E0, EngineInfo(models=("other",)))
+    router.set_info(E1, EngineInfo())
     assert {router.route(ask_for(n), 0.0).engine for n in range(20)} == {"e1", "e2"}
-    router.fleet.set_health(E0, False)
+    router.set_health(E0, False)
     with pytest.raises(NoEngine):
         router.route(ParsedRequest("r", "/v1/completions", "other", prompt_of(1), False, None), 0.0, exclude={E1})
 
@@ -99,7 +99,7 @@ def test_a_hit_is_whole_engine_blocks_and_never_the_whole_prompt():
         decision = router.route(ask_for(1, 2, 3), float(n))
         router.complete(decision, answered(n + 0.5))
     assert decision.hit_tokens == 176.0  # 191 tokens at most, in blocks of 16
-    router.fleet.set_info(E0, EngineInfo(models=("m",)))
+    router.set_info(E0, EngineInfo(models=("m",)))
     assert router.route(ask_for(1, 2, 3), 3.0).hit_tokens == 191.0
     assert router.route(ask_for(1, 2, 3, 4), 4.0).hit_tokens == 192.0
     assert router.route(ask_for(units=0), 5.0).hit_tokens == 0.0
@@ -177,7 +177,7 @@ def test_hits_of_prompts_that_are_not_text_are_not_compared():
 
 def test_a_guessed_capacity_is_corrected_faster_than_a_told_one():
     router = router_with(1)
-    router.fleet.set_info(E0, EngineInfo(models=("m",), capacity_blocks=50))  # of unknown size
+    router.set_info(E0, EngineInfo(models=("m",), capacity_blocks=50))  # of unknown size
     for n in range(2):
         decision = router.route(ask_for(*range(10)), float(n))
         router.complete(decision, answered(n + 0.5, prompt=640, cached=64))
@@ -187,8 +187,8 @@ def test_a_guessed_capacity_is_corrected_faster_than_a_told_one():
 def test_an_engine_that_was_away_may_have_restarted():
     router = router_with(1)
     router.complete(router.route(ask_for(1, 2, 3, 4), 0.0), answered(1.0))
-    router.fleet.set_health(E0, False)
-    router.fleet.set_health(E0, True)
+    router.set_health(E0, False)
+    router.set_health(E0, True)
     assert router.route(ask_for(1, 2, 3, 4), 2.0).hit_tokens == 0.0
 
 
@@ -220,11 +220,11 @@ def test_a_dry_run_says_what_would_be_decided_and_draws_no_chance():
         assert {each.engine for each in foretold} == {decision.engine}
         assert (foretold[0].booking, foretold[0].reason) == (0, decision.reason)
     router.complete(foretold[0], answered(99.0))
-    assert router.fleet.in_flight == 10
-    assert len(router.decision_log.newest(99)) == 10
+    assert router.in_flight == 10
+    assert len(router.newest_decisions(99)) == 10
     other = router_with(4, "random", seed=5)
     assert [other.route(ask_for(n), float(n)).engine for n in range(10)] == [
-        entry.engine for entry in reversed(router.decision_log.newest(10))
+        entry.engine for entry in reversed(router.newest_decisions(10))
     ]
     with pytest.raises(NotFound):
         router.explain(ParsedRequest("r", "/v1/completions", "gpt-9", prompt_of(1), False, None), 9.0)
@@ -237,14 +237,14 @@ def test_predictions_that_come_to_be_wrong_ring_until_others_predict():
         assert decision.predicted_s is not None
         ending = Ending.OK if n else Ending.CANCELLED  # which says nothing
         router.complete(decision, Outcome(ending, decision.dispatched_s + 3 * decision.predicted_s))
-    assert router.drift.alarms() == {E0: False}
+    assert router._drift.alarms() == {E0: False}
     decision = router.route(ask_for(9), 900.0)
     router.complete(decision, answered(900.0 + 3 * (decision.predicted_s or 0.0)))
-    assert router.drift.alarms() == {E0: True}
+    assert router._drift.alarms() == {E0: True}
     router.assign({"lmetric": 1.0})
-    assert router.drift.alarms() == {}
+    assert router._drift.alarms() == {}
     router.complete(router.route(ask_for(9), 990.0), answered(991.0))
-    assert router.drift.alarms() == {}
+    assert router._drift.alarms() == {}
 
 
 def test_a_retry_is_kept_with_the_try_before():
@@ -253,7 +253,7 @@ def test_a_retry_is_kept_with_the_try_before():
     router.complete(first, Outcome(Ending.ENGINE_LOST, 0.1))
     second = router.route(ask_for(1, 2), 0.1, exclude=[first.engine])
     assert second.tried == (first.engine,)
-    assert [entry.engine for entry in router.decision_log.find("r")] == [first.engine, second.engine]
+    assert [entry.engine for entry in router.find_decisions("r")] == [first.engine, second.engine]
 
 
 def test_a_retry_goes_elsewhere_and_leaves_no_load():
@@ -262,7 +262,7 @@ def test_a_retry_goes_elsewhere_and_leaves_no_load():
     router.complete(first, Outcome(Ending.ENGINE_LOST, 0.1))
     second = router.route(ask_for(1, 2), 0.1, exclude={first.engine})
     assert second.engine != first.engine
-    assert (router.fleet.view(first.engine).in_flight, router.fleet.view(second.engine).in_flight) == (0, 1)
+    assert (router._fleet.view(first.engine).in_flight, router._fleet.view(second.engine).in_flight) == (0, 1)
 
 
 @pytest.mark.parametrize("where", ["choose", "nan", "dispatched", "first_token", "learn"])
@@ -274,8 +274,8 @@ def test_a_failing_policy_loses_no_request(where, caplog):
     router.complete(decision, answered(1.0))
     if where in ("choose", "nan"):
         assert (decision.engine, decision.reason, decision.fallback) == (E1, "fault", "lmetric")
-    assert router.fleet.view(decision.engine).in_flight == (decision.engine == E0)
-    assert router.policy_faults > 0
+    assert router._fleet.view(decision.engine).in_flight == (decision.engine == E0)
+    assert router.status().faults > 0
     assert "policy broken failed in" in caplog.text
 
 
@@ -290,7 +290,7 @@ def test_numbers_that_cannot_be_are_not_learned():
         after["coefficients"],
         after["learned_capacity_tokens"],
     )
-    assert router.policy_faults == 0
+    assert router.status().faults == 0
 
 
 def test_many_unique_prompts_fill_the_index_to_its_cap_and_no_further():
@@ -300,7 +300,7 @@ def test_many_unique_prompts_fill_the_index_to_its_cap_and_no_further():
         decision = router.route(ParsedRequest("r", "/v1/completions", "m", prompt, False, None), float(n))
         router.complete(decision, answered(n + 0.5))
     assert router.index_blocks == 200
-    assert router.fleet.in_flight == 0
+    assert router.in_flight == 0
 
 
 def test_what_is_shown_of_an_engine_is_json():

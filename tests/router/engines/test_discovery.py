@@ -6,7 +6,7 @@ import logging
 import httpx
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.core.fleet import Fleet
 from router.engines.discovery import Discovery
 from router.types import EngineId
@@ -38,7 +38,7 @@ class Engine:
 
 
 def watch(engine: Engine, **options: object) -> tuple[Discovery, Fleet]:
-    config = Config(health_check_interval_secs=0.01, **options)  # type: ignore[arg-type]
+    config = configure(health_check_interval_secs=0.01, **options)  # type: ignore[arg-type]
     fleet = Fleet(1000.0, lambda *_: None)
     fleet.add(E0)
     client = httpx.AsyncClient(transport=httpx.MockTransport(engine))

@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.engines import doctor
 from tests.router.engines.test_probe import METRICS, STATE
 
@@ -37,7 +37,7 @@ def sound(**changes: str | None) -> dict[str, str]:
 
 
 async def findings(client: httpx.AsyncClient, *hosts: str) -> list[doctor.Finding]:
-    return await doctor.examine(Config(worker_urls=tuple(f"http://{host}:1" for host in hosts)), client)
+    return await doctor.examine(configure(worker_urls=tuple(f"http://{host}:1" for host in hosts)), client)
 
 
 async def test_a_sound_fleet_has_no_finding_but_ok() -> None:
@@ -78,7 +78,7 @@ async def test_engines_that_differ_are_named(changes: dict[str, str | None], wor
 
 async def test_the_report_fails_when_an_engine_is_unreachable(unused_tcp_port: int) -> None:
     lines: list[str] = []
-    status = await doctor.run(Config(worker_urls=(f"http://127.0.0.1:{unused_tcp_port}",)), lines.append)
+    status = await doctor.run(configure(worker_urls=(f"http://127.0.0.1:{unused_tcp_port}",)), lines.append)
     assert status == 1
     assert any("unreachable" in line for line in lines)
     assert lines[-1] == "1 failures, 0 warnings"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import UpConfig
+from router.config import UpConfig, configure_up
 from router.engines.launch import Engine, Launch, advice, plan
 from router.errors import SetupError
 
@@ -113,7 +113,7 @@ asyncio.run(main())
 
 
 def test_two_cpu_engines_share_the_cores(tmp_path: Path) -> None:
-    launches = plan(UpConfig(log_dir=str(tmp_path), engine_port=9100), str(tmp_path), gpus=0, cores=[0, 1, 2, 3])
+    launches = plan(configure_up(log_dir=str(tmp_path), engine_port=9100), str(tmp_path), gpus=0, cores=[0, 1, 2, 3])
     assert [launch.env["VLLM_CPU_OMP_THREADS_BIND"] for launch in launches] == ["0,1", "2,3"]
     assert [launch.url for launch in launches] == ["http://127.0.0.1:9100", "http://127.0.0.1:9101"]
     assert [launch.env["LEAFCUTTER_STATE_PORT"] for launch in launches] == ["10100", "10101"]
@@ -125,14 +125,16 @@ def test_one_engine_per_gpu_unless_more_are_asked_for() -> None:
     launches = plan(UpConfig(), "org/model", gpus=2, cores=[0])
     assert [launch.env["CUDA_VISIBLE_DEVICES"] for launch in launches] == ["0", "1"]
     assert not any("--gpu-memory-utilization" in launch.command for launch in launches)
-    shared = plan(UpConfig(engines=4), "org/model", gpus=2, cores=[0])
+    shared = plan(configure_up(engines=4), "org/model", gpus=2, cores=[0])
     assert [launch.env["CUDA_VISIBLE_DEVICES"] for launch in shared] == ["0", "1", "0", "1"]
     assert all("0.450" in launch.command for launch in shared)
     assert [launch.alone for launch in shared] == [False, False, True, True]
 
 
 def test_options_reach_the_engines_command() -> None:
-    config = UpConfig(engines=1, num_gpu_blocks=64, block_size=32, max_model_len=2048, engine_args=("--enable-lora",))
+    config = configure_up(
+        engines=1, num_gpu_blocks=64, block_size=32, max_model_len=2048, engine_args=("--enable-lora",)
+    )
     command = plan(config, "org/model", gpus=1, cores=[0])[0].command
     for words in (("--num-gpu-blocks-override", "64"), ("--block-size", "32"), ("--max-model-len", "2048")):
         assert command[command.index(words[0]) + 1] == words[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import Config, UpConfig
+from router.config import Config, UpConfig, configure_up
 from router.engines.launch import Launch, plan
 from router.engines.up import check_ports, gpus_of, run
 from router.errors import SetupError
@@ -30,7 +30,7 @@ async def test_the_gateway_gets_the_engines_and_they_end_with_it(tmp_path: Path,
     seen: list[tuple[str, ...]] = []
 
     async def serve(config: Config) -> None:
-        seen.append(config.worker_urls)
+        seen.append(config.engines.worker_urls)
 
     await run(UpConfig(), [one], serve)
     assert seen == [(one.url,)]
@@ -89,11 +89,11 @@ async def test_an_engine_that_dies_is_started_again(
 
 def test_gpus_are_used_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.engines.up.count_gpus", lambda: 2)
-    assert [gpus_of(UpConfig(hardware=hardware)) for hardware in ("auto", "cuda", "cpu")] == [2, 2, 0]
+    assert [gpus_of(configure_up(hardware=hardware)) for hardware in ("auto", "cuda", "cpu")] == [2, 2, 0]
     monkeypatch.setattr("router.engines.up.count_gpus", lambda: 0)
     assert gpus_of(UpConfig()) == 0
     with pytest.raises(SetupError, match="lists no GPU"):
-        gpus_of(UpConfig(hardware="cuda"))
+        gpus_of(configure_up(hardware="cuda"))
 
 
 def test_a_port_in_use_is_named_with_its_flag(tmp_path: Path) -> None:
@@ -101,6 +101,6 @@ def test_a_port_in_use_is_named_with_its_flag(tmp_path: Path) -> None:
         held.bind(("127.0.0.1", 0))
         held.listen()
         port = held.getsockname()[1]
-        config = UpConfig(port=0, engine_port=port)
+        config = configure_up(port=0, engine_port=port)
         with pytest.raises(SetupError, match=rf"127.0.0.1:{port} .*--engine-port"):
             check_ports(config, plan(config, str(tmp_path), gpus=0, cores=[0]))

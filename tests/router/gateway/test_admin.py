@@ -55,8 +55,8 @@ async def test_a_request_is_explained_with_every_engines_terms_and_its_outcome(n
         }
         assert decision["engines"][0]["engine"] == decision["engine"]
         for engine in decision["engines"]:
-            assert list(engine["terms_s"]) == list(TERMS)
-            assert engine["total_s"] == pytest.approx(sum(engine["terms_s"].values()), abs=1e-5)
+            assert list(engine["terms"]) == list(TERMS)
+            assert engine["total_s"] == pytest.approx(sum(engine["terms"].values()), abs=1e-5)
             assert engine["chosen"] is (engine["engine"] == decision["engine"])
             assert engine["slowness"] == 1.0
             assert engine["hit_tokens"] == 0.0
@@ -136,7 +136,7 @@ class State(pickle.Pickler):
 def state_of(router: Router) -> bytes:
     """All that a decision could change."""
     out = io.BytesIO()
-    State(out).dump((vars(router), router.fleet.views()))
+    State(out).dump((vars(router), router._fleet.views()))
     return out.getvalue()
 
 
@@ -186,7 +186,7 @@ async def test_a_dry_run_refuses_as_the_endpoint_does() -> None:
         assert await refusal(body, route="/v1/nowhere") == (400, "invalid_request")
         assert await refusal(body + b" " * 200) == (413, "payload_too_large")
         assert await refusal(body.replace(b"tiny", b"none")) == (404, "model_not_found")
-        gateway.router.fleet.set_health(EngineId("engine-0"), False)
+        gateway.router.set_health(EngineId("engine-0"), False)
         assert await refusal(body) == (503, "no_available_workers")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from router.config import Config
+from router.config import Config, configure
 from router.core.router import Router
 from router.errors import ConfigError
 from router.gateway.app import create_app
@@ -34,7 +34,7 @@ NAMES = [
     "policy_share",
     "policy_faults_total",
     "policy_seconds_total",
-    "shadow_opinions_total",
+    "shadow_decisions_total",
     "shadow_agreements_total",
     "shadow_regret_seconds_total",
     "prediction_error_ratio_bucket",
@@ -46,24 +46,24 @@ NAMES = [
 @pytest.mark.parametrize("path", ["/health", "/liveness"])
 async def test_the_gateway_lives_without_engines(path: str) -> None:
     async with served() as gateway:
-        gateway.router.fleet.set_health(EngineId("engine-0"), False)
+        gateway.router.set_health(EngineId("engine-0"), False)
         assert (await gateway.client.get(path)).status_code == 200
 
 
 async def test_it_is_ready_with_one_healthy_engine() -> None:
     async with served(Script(), Script()) as gateway:
-        gateway.router.fleet.set_health(EngineId("engine-0"), False)
+        gateway.router.set_health(EngineId("engine-0"), False)
         response = await gateway.client.get("/readiness")
         assert response.status_code == 200
         assert response.json() == {"status": "ready", "healthy_workers": 1, "total_workers": 2}
-        gateway.router.fleet.set_health(EngineId("engine-1"), False)
+        gateway.router.set_health(EngineId("engine-1"), False)
         response = await gateway.client.get("/readiness")
         assert (response.status_code, response.json()["healthy_workers"]) == (503, 0)
 
 
 async def test_models_of_healthy_engines_are_listed_once() -> None:
     async with served(Script(), Script(), Script()) as gateway:
-        fleet = gateway.router.fleet
+        fleet = gateway.router
         fleet.set_info(EngineId("engine-1"), EngineInfo(models=(MODEL, "lora")))
         fleet.set_info(EngineId("engine-2"), EngineInfo(models=("away",)))
         fleet.set_health(EngineId("engine-2"), False)
@@ -76,7 +76,7 @@ async def test_models_of_healthy_engines_are_listed_once() -> None:
 async def test_workers_tell_what_is_known_of_each_engine() -> None:
     async with served(Script(), Script()) as gateway:
         info = EngineInfo((MODEL,), "rlt", 32, 256, "0.1.0", "0.32.0")
-        gateway.router.fleet.set_info(EngineId("engine-0"), info)
+        gateway.router.set_info(EngineId("engine-0"), info)
         first, second = (await gateway.client.get("/workers")).json()
         assert first.items() >= {
             ("engine", "engine-0"),
@@ -127,9 +127,9 @@ async def test_nothing_is_recorded_if_not() -> None:
 
 
 def test_a_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    config = Config(record=str(tmp_path / "no" / "trace"))
+    config = configure(record=str(tmp_path / "no" / "trace"))
     with pytest.raises(ConfigError, match="record"):
-        create_app(config, Router(config, rng=random.Random(1)), {})
+        create_app(config, Router(config.routing, config.policies, rng=random.Random(1)), {})
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ async def test_a_key_is_asked_for(given: str | None) -> None:
         ):
             assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert not gateway.engines[0].requests
-        assert gateway.router.policy.name == "least_loaded"
+        assert gateway.router.status().policy == "least_loaded"
 
 
 async def test_the_right_key_opens_and_health_needs_none() -> None:
@@ -193,7 +193,7 @@ async def test_discovery_runs_as_long_as_the_application() -> None:
 
     watch = Watch()
     config = Config()
-    app = create_app(config, Router(config, rng=random.Random(1)), {}, discovery=watch)
+    app = create_app(config, Router(config.routing, config.policies, rng=random.Random(1)), {}, discovery=watch)
     async with listening(app) as url, httpx.AsyncClient(verify=False) as client:
         assert (await client.get(f"{url}/health")).status_code == 200
         assert watch.state == "running"

@@ -24,7 +24,7 @@ async def test_a_refused_connection_goes_elsewhere_and_marks_the_engine(stream: 
         for _ in range(4):
             assert (await gateway.post(stream=stream)).status_code == 200
         await gateway.ended("ok", 4)
-        assert [gateway.router.fleet.healthy(e) for e in gateway.router.fleet.ids()] == [False, True]
+        assert [gateway.router.healthy(e) for e in gateway.router._fleet.ids()] == [False, True]
         assert gateway.value("leafcutter_retries_total", reason="connect") <= 1
 
 
@@ -68,7 +68,7 @@ async def test_a_busy_engines_request_goes_elsewhere(stream: bool) -> None:
             assert (await gateway.post(stream=stream)).headers["x-leafcutter-engine"] == "engine-1"
         await gateway.ended("ok", 4)
         assert gateway.value("leafcutter_retries_total", reason="busy") == len(gateway.engines[0].requests) > 0
-        assert all(gateway.router.fleet.healthy(e) for e in gateway.router.fleet.ids())
+        assert all(gateway.router.healthy(e) for e in gateway.router._fleet.ids())
 
 
 @pytest.mark.parametrize("retries", [0, 1, 5])
@@ -150,7 +150,7 @@ async def test_more_cached_tokens_than_prompt_reach_neither_metrics_nor_log_nor_
         await gateway.ended("ok")
         assert gateway.value("leafcutter_prompt_tokens_total") == 40
         assert gateway.samples("leafcutter_cached_tokens_total") == []
-        (entry,) = gateway.router.decision_log.newest(1)
+        (entry,) = gateway.router.newest_decisions(1)
         assert entry.result is not None
         assert entry.result.cached_tokens is None
     (line,) = map(json.loads, path.read_text().splitlines())
@@ -193,7 +193,7 @@ async def test_a_fault_in_a_stream_ends_the_engines_work_and_is_told() -> None:
         assert error_of(response)["code"] == "gateway_fault"
         await gateway.ended("gateway_fault")
         assert gateway.engines[0].cancelled == 1
-        (entry,) = gateway.router.decision_log.newest(1)
+        (entry,) = gateway.router.newest_decisions(1)
         assert entry.result is not None
         assert entry.result.ending is Ending.GATEWAY_FAULT
 

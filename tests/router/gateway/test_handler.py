@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from router.config import POLICIES
+from router.core.options import POLICIES
 from tests.support.fake_engine import REFUSAL, Script
 from tests.support.gateway_server import BODIES, CHAT, COMPLETIONS, KINDS, error_of, events, served, text_of, until
 
@@ -50,7 +50,7 @@ async def test_every_policy_serves(policy: str, stream: bool) -> None:
         predicts = "x-leafcutter-predicted-ms" in response.headers
         assert predicts is (policy in ("lbgr", "lbgr_paper"))
         assert gateway.value("leafcutter_prediction_error_seconds_count") == (5 if predicts else 0)
-        assert gateway.router.policy_faults == 0
+        assert gateway.router.status().faults == 0
         await gateway.ended("ok", 5)
 
 
@@ -174,7 +174,7 @@ async def test_an_unknown_model_is_not_found() -> None:
 
 async def test_no_healthy_engine() -> None:
     async with served() as gateway:
-        gateway.router.fleet.set_health(gateway.router.fleet.ids()[0], False)
+        gateway.router.set_health(gateway.router._fleet.ids()[0], False)
         response = await gateway.post()
         assert (response.status_code, error_of(response)["code"]) == (503, "no_available_workers")
         assert response.headers["retry-after"]

@@ -4,31 +4,43 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from router.config import Config
-from router.core.experiment import Agreement, Arm
+from router.core.retries import Retries
+from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
+from router.gateway.client import Client, Message
+from router.gateway.exchange import Exchange
 from router.gateway.metrics import (
     ERROR_BUCKETS_RATIO,
     ERROR_BUCKETS_S,
     REQUEST_BUCKETS_S,
-    FleetCollector,
     Metrics,
-    PolicyCollector,
-    Record,
-    RecordCollector,
+    RouterCollector,
+    TraceCollector,
 )
-from router.policies import RoundRobin
+from router.gateway.openai_request import OpenAIRequest
 from router.prefix.blocks import chain
-from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
+from router.types import Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest
+from tests.support.virtual_fleet import decided
 
 ENGINE = EngineId("engine-0")
 REQUEST = ParsedRequest("r", "/v1/completions", "m", chain(b"", b"", 4), stream=True, max_tokens=None)
-DECISION = Decision(REQUEST, ENGINE, "lbgr", "lowest_cost", 2.0, 9.0, 0.0, 3.0, (), 1, dispatched_s=10.0)
+DECISION = decided(REQUEST, ENGINE, predicted_s=2.0, prompt_tokens=9.0, output_tokens=3.0, dispatched_s=10.0)
+
+
+async def no_message(*_: Message) -> Message:
+    raise AssertionError("nobody speaks here")
+
+
+def exchange_of(arrived_s: float, decision: Decision | None) -> Exchange:
+    client = Client({"headers": []}, no_message, no_message)  # type: ignore[arg-type]
+    exchange = Exchange(client, REQUEST.route, b"", "r", arrived_s, Retries(0), decision=decision)
+    if decision is not None:
+        exchange.request = OpenAIRequest(decision.request, b"", False, False, False)
+    return exchange
 
 
 def test_a_request_is_counted_with_its_decision() -> None:
     registry = CollectorRegistry()
-    record = Record(REQUEST.route, 9.5, Ending.OK, DECISION, first_token_s=11.0)
-    Metrics(registry).ended(record, 13.5)
+    Metrics(registry).ended(exchange_of(9.5, DECISION), Outcome(Ending.OK, 13.5, 11.0))
     labels = {"route": REQUEST.route, "engine": ENGINE, "policy": "lbgr", "ending": "ok"}
     assert registry.get_sample_value("leafcutter_requests_total", labels) == 1
     assert registry.get_sample_value("leafcutter_request_seconds_sum", {"route": REQUEST.route}) == 4.0
@@ -37,7 +49,7 @@ def test_a_request_is_counted_with_its_decision() -> None:
 
 def test_a_request_that_reached_no_engine_is_counted_too() -> None:
     registry = CollectorRegistry()
-    Metrics(registry).ended(Record(REQUEST.route, 1.0, Ending.REJECTED), 2.0)
+    Metrics(registry).ended(exchange_of(1.0, None), Outcome(Ending.REJECTED, 2.0))
     labels = {"route": REQUEST.route, "engine": "none", "policy": "none", "ending": "rejected"}
     assert registry.get_sample_value("leafcutter_requests_total", labels) == 1
     assert registry.get_sample_value("leafcutter_ttft_seconds_count", {"route": REQUEST.route}) is None
@@ -50,8 +62,7 @@ def test_bounds_that_clients_set_are_counted_as_kept_or_not() -> None:
     decision = replace(DECISION, request=request)
 
     def end(first_s: float | None, output_tokens: int | None, ending: Ending = Ending.OK) -> None:
-        outcome = Outcome(ending, 14.0, first_s, output_tokens=output_tokens)
-        metrics.ended(Record(REQUEST.route, 10.0, ending, decision, outcome, first_s), 14.0)
+        metrics.ended(exchange_of(10.0, decision), Outcome(ending, 14.0, first_s, output_tokens=output_tokens))
 
     end(11.0, 7)  # after 1.0 s, then six tokens in 3 s
     end(11.5, 4)  # after 1.5 s, then three in 2.5 s
@@ -118,27 +129,31 @@ def test_decisions_of_a_policy_that_is_not_heeded_are_counted() -> None:
     assert registry.get_sample_value("leafcutter_fallbacks_total", {"policy": "lbgr", "reason": "cold"}) == 1
 
 
-def test_the_panel_is_read_when_scraped() -> None:
+def status_of(
+    *engines: EngineStatus, arms: tuple[ArmStatus, ...] = (), agreements: tuple[AgreementStatus, ...] = ()
+) -> RouterStatus:
+    return RouterStatus("lbgr", {engine.engine: engine for engine in engines}, arms, agreements, 0, 0, 7)
+
+
+def test_the_experiment_is_read_when_scraped() -> None:
     registry = CollectorRegistry()
-    policy = RoundRobin(Config())
-    arms, agreements, drifts = [Arm(policy, 0, 0.75, 2, 1.5)], {}, {}
-    registry.register(PolicyCollector(lambda: arms, lambda: agreements, lambda: drifts))
+    status = [status_of(arms=(ArmStatus("round_robin", 0.75, 2, 1.5),))]
+    registry.register(RouterCollector(lambda: status[-1]))
     value = registry.get_sample_value
     for name, expected in (("policy_share", 0.75), ("policy_faults_total", 2), ("policy_seconds_total", 1.5)):
         assert value(f"leafcutter_{name}", {"policy": "round_robin"}) == expected
-    agreements["lbgr", "lmetric"], drifts[ENGINE] = Agreement(4, 3, 0.5), True
-    agreements["lmetric", "lbgr"] = Agreement(1, 1)
+    first, second = AgreementStatus("lbgr", "lmetric", 4, 3, 0.5), AgreementStatus("lmetric", "lbgr", 1, 1, None)
+    status.append(status_of(agreements=(first, second)))
     labels = {"policy": "lbgr", "shadow": "lmetric"}
-    assert value("leafcutter_shadow_opinions_total", labels) == 4
+    assert value("leafcutter_shadow_decisions_total", labels) == 4
     assert value("leafcutter_shadow_agreements_total", labels) == 3
     assert value("leafcutter_shadow_regret_seconds_total", labels) == 0.5
     assert value("leafcutter_shadow_regret_seconds_total", {"policy": "lmetric", "shadow": "lbgr"}) is None
-    assert value("leafcutter_prediction_drift", {"engine": ENGINE}) == 1
 
 
 def test_what_is_recorded_is_counted_by_result() -> None:
     registry = CollectorRegistry()
-    registry.register(RecordCollector(lambda: {"written": 3, "dropped": 0}))
+    registry.register(TraceCollector(lambda: {"written": 3, "dropped": 0}))
     for result, count in (("written", 3), ("dropped", 0)):
         assert registry.get_sample_value("leafcutter_record_requests_total", {"result": result}) == count
 
@@ -149,12 +164,14 @@ def test_buckets_reach_far_enough() -> None:
     assert min(ERROR_BUCKETS_S) < 0 < max(ERROR_BUCKETS_S)
 
 
-def test_the_fleet_is_read_when_scraped() -> None:
+def test_the_engines_are_read_when_scraped() -> None:
     registry = CollectorRegistry()
-    states = [(ENGINE, 3, True)]
-    registry.register(FleetCollector(lambda: states, lambda: 7))
+    status = [status_of(EngineStatus(ENGINE, True, EngineInfo(), 3, 0.6, True))]
+    registry.register(RouterCollector(lambda: status[-1]))
     assert registry.get_sample_value("leafcutter_in_flight", {"engine": ENGINE}) == 3
-    states[:] = [(EngineId("engine-1"), 0, False)]
+    assert registry.get_sample_value("leafcutter_prediction_drift", {"engine": ENGINE}) == 1
+    status.append(status_of(EngineStatus(EngineId("engine-1"), False, EngineInfo(), 0, None, None)))
     assert registry.get_sample_value("leafcutter_in_flight", {"engine": ENGINE}) is None
     assert registry.get_sample_value("leafcutter_engine_healthy", {"engine": "engine-1"}) == 0
+    assert registry.get_sample_value("leafcutter_prediction_drift", {"engine": "engine-1"}) is None
     assert registry.get_sample_value("leafcutter_prefix_index_blocks") == 7

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.gateway.observe import EVENT_BYTES, REPLY_CHARS, Seen, StreamObserver, Usage, read_json
+from router.gateway.observe import EVENT_BYTES, REPLY_CHARS, ObservedAnswer, StreamObserver, Usage, read_json
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
 
@@ -31,7 +31,7 @@ def usage_event(end: str = "\n") -> bytes:
 
 
 def observe(*chunks: bytes, hide_usage: bool = True) -> tuple[StreamObserver, bytes]:
-    observer = StreamObserver(Seen(), hide_usage=hide_usage)
+    observer = StreamObserver(ObservedAnswer(), hide_usage=hide_usage)
     shown = b"".join(observer.feed(chunk) for chunk in chunks)
     return observer, shown + observer.finish()
 
@@ -59,22 +59,22 @@ def test_streams_may_be_cut_anywhere(end: str, cuts: list[int]) -> None:
     observer, shown = observe(*pieces)
     assert plain(shown) == plain(visible)
     assert observer.done
-    assert observer.seen.message.fields() == {"role": "assistant", "content": "Paris"}
-    assert observer.seen.usage.cached_tokens == 8
+    assert observer.observed.message.fields() == {"role": "assistant", "content": "Paris"}
+    assert observer.observed.usage.cached_tokens == 8
     observer, shown = observe(*pieces, hide_usage=False)
     assert shown == whole
-    assert observer.seen.usage.output_tokens == 3
+    assert observer.observed.usage.output_tokens == 3
 
 
 def test_nothing_is_held_back_from_a_client_that_sees_all() -> None:
-    observer = StreamObserver(Seen(), hide_usage=False)
+    observer = StreamObserver(ObservedAnswer(), hide_usage=False)
     half = delta(content="Paris")[:20]
     assert observer.feed(half) == half
     assert observer.torn
 
 
 def test_whole_events_are_never_held_back() -> None:
-    observer = StreamObserver(Seen(), hide_usage=True)
+    observer = StreamObserver(ObservedAnswer(), hide_usage=True)
     one, two = delta(content="a"), delta(content="b")
     assert observer.feed(one + two[:10]) == one
     assert not observer.torn
@@ -82,7 +82,7 @@ def test_whole_events_are_never_held_back() -> None:
 
 
 def test_an_event_too_long_to_hold_back_is_let_through() -> None:
-    observer = StreamObserver(Seen(), hide_usage=True)
+    observer = StreamObserver(ObservedAnswer(), hide_usage=True)
     flood = b"data: " + b"x" * EVENT_BYTES
     assert observer.feed(flood[:100]) == b""
     assert observer.feed(flood[100:]) == flood
@@ -106,7 +106,7 @@ def test_an_event_too_long_to_hold_back_is_let_through() -> None:
     ],
 )
 def test_the_first_token(chunk: bytes, started: bool) -> None:
-    assert observe(chunk)[0].seen.started is started
+    assert observe(chunk)[0].observed.started is started
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_first_token(chunk: bytes, started: bool) -> None:
     ],
 )
 def test_tokens_that_have_come_are_counted(chunks: list[bytes], tokens: int) -> None:
-    assert observe(*chunks)[0].seen.tokens == tokens
+    assert observe(*chunks)[0].observed.tokens == tokens
 
 
 def test_an_event_without_a_blank_line_at_the_end_counts() -> None:
@@ -133,14 +133,14 @@ def test_an_event_without_a_blank_line_at_the_end_counts() -> None:
 def test_what_cannot_be_read_passes(junk: bytes) -> None:
     observer, shown = observe(junk)
     assert shown == junk
-    assert not observer.seen.started
+    assert not observer.observed.started
 
 
 def test_running_usage_is_shown_and_the_last_one_counts() -> None:
     first = event({"choices": [{"index": 0, "text": "a"}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
     observer, shown = observe(first, usage_event())
     assert shown == first
-    assert observer.seen.usage.output_tokens == 3
+    assert observer.observed.usage.output_tokens == 3
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_running_usage_is_shown_and_the_last_one_counts() -> None:
     [{"prompt_tokens": "9"}, {"prompt_tokens": -1}, {"prompt_tokens": True}, {"prompt_tokens_details": 3}, [1]],
 )
 def test_odd_usage_teaches_nothing(usage: object) -> None:
-    seen = observe(event({"choices": [], "usage": usage}))[0].seen
-    assert (seen.usage.prompt_tokens, seen.usage.cached_tokens) == (None, None)
+    observed = observe(event({"choices": [], "usage": usage}))[0].observed
+    assert (observed.usage.prompt_tokens, observed.usage.cached_tokens) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_counts_that_cannot_be_are_not_told(
 
 
 def test_errors_in_the_stream_are_noticed() -> None:
-    assert observe(event({"error": {"message": "out of memory"}}))[0].seen.failed
+    assert observe(event({"error": {"message": "out of memory"}}))[0].observed.failed
 
 
 def test_tool_calls_are_put_together() -> None:
@@ -185,7 +185,7 @@ def test_tool_calls_are_put_together() -> None:
         delta(tool_calls=[{"index": 1, "id": "c2", "function": {"name": "g", "arguments": "{}"}}]),
         delta(tool_calls=[{"index": 0, "function": {"arguments": ": 1}"}}, {"index": "odd"}, {"function": 3}]),
     ]
-    assert observe(*pieces)[0].seen.message.fields()["tool_calls"] == [
+    assert observe(*pieces)[0].observed.message.fields()["tool_calls"] == [
         {"id": "c1", "function": {"name": "f", "arguments": '{"a": 1}'}},
         {"id": "c2", "function": {"name": "g", "arguments": "{}"}},
     ]
@@ -193,28 +193,30 @@ def test_tool_calls_are_put_together() -> None:
 
 def test_a_whole_answer_tells_the_same_as_its_stream() -> None:
     message = {"role": "assistant", "content": "Paris", "reasoning": "hm", "tool_calls": [], "refusal": None}
-    whole = Seen()
+    whole = ObservedAnswer()
     whole.read({"choices": [{"index": 0, "message": message}], "usage": USAGE})
-    streamed = observe(delta(role="assistant"), delta(reasoning="hm"), delta(content="Paris"), usage_event())[0].seen
+    streamed = observe(delta(role="assistant"), delta(reasoning="hm"), delta(content="Paris"), usage_event())[
+        0
+    ].observed
     assert whole.message.fields() == streamed.message.fields()
     assert whole.usage == streamed.usage
 
 
 def test_only_the_first_choice_is_the_reply() -> None:
-    seen = observe(event({"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a", "token_ids": [5, 6]}]}))[
+    observed = observe(event({"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": "a", "token_ids": [5, 6]}]}))[
         0
-    ].seen
-    assert seen.message.fields()["content"] == "a"
-    assert seen.message.token_ids == [5, 6]
+    ].observed
+    assert observed.message.fields()["content"] == "a"
+    assert observed.message.token_ids == [5, 6]
 
 
 def test_a_long_reply_is_kept_up_to_the_cap_without_a_hole() -> None:
-    observer = StreamObserver(Seen(), hide_usage=True)
+    observer = StreamObserver(ObservedAnswer(), hide_usage=True)
     for _ in range(5):
         observer.feed(delta(content="x" * (REPLY_CHARS // 3)))
     observer.feed(delta(content="tail"))
     observer.feed(delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": ""}}]))
-    assert observer.seen.message.fields() == {"role": "assistant", "content": "x" * (REPLY_CHARS // 3 * 3)}
+    assert observer.observed.message.fields() == {"role": "assistant", "content": "x" * (REPLY_CHARS // 3 * 3)}
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b"{", b"[" * 100_000])

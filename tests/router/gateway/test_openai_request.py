@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 
 from router.errors import BadRequest
-from router.gateway.openai_request import CHAT, COMPLETIONS, NAME_CHARS, Parsed, parse
+from router.gateway.openai_request import CHAT, COMPLETIONS, NAME_CHARS, OpenAIRequest, parse_request
 from router.prefix import blocks
 
 USER = {"role": "user", "content": "What is the capital of France? " * 40}
 
 
-def read(fields: dict[str, Any] | bytes, route: str = CHAT, **headers: str) -> Parsed:
+def read(fields: dict[str, Any] | bytes, route: str = CHAT, **headers: str) -> OpenAIRequest:
     body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
     names = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
-    return parse(body, route=route, headers=names, request_id="r", block_tokens=16)
+    return parse_request(body, route=route, headers=names, request_id="r", block_tokens=16)
 
 
 def test_what_routing_needs_is_read() -> None:
-    request = read({"model": "m", "messages": [USER], "stream": True, "max_tokens": 9, "n": 3}).request
+    request = read({"model": "m", "messages": [USER], "stream": True, "max_tokens": 9, "n": 3}).parsed
     assert (request.model, request.stream, request.max_tokens, request.choices) == ("m", True, 9, 3)
     assert (request.request_id, request.route, request.session) == ("r", CHAT, None)
     assert request.prompt.block_units == 64
@@ -27,7 +27,7 @@ def test_what_routing_needs_is_read() -> None:
 
 
 def test_a_model_may_be_left_to_the_engine() -> None:
-    assert read({"messages": []}).request.model == ""
+    assert read({"messages": []}).parsed.model == ""
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_a_model_may_be_left_to_the_engine() -> None:
     ],
 )
 def test_output_bounds(fields: dict[str, Any], bound: int | None) -> None:
-    assert read({"messages": [USER], **fields}).request.max_tokens == bound
+    assert read({"messages": [USER], **fields}).parsed.max_tokens == bound
 
 
 @pytest.mark.parametrize(("fields", "bound"), [({}, 16), ({"max_tokens": 5}, 5), ({"max_tokens": None}, None)])
 def test_plain_completions_have_a_default_bound(fields: dict[str, Any], bound: int | None) -> None:
-    assert read({"prompt": "a", **fields}, COMPLETIONS).request.max_tokens == bound
+    assert read({"prompt": "a", **fields}, COMPLETIONS).parsed.max_tokens == bound
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,12 @@ def test_plain_completions_have_a_default_bound(fields: dict[str, Any], bound: i
     ],
 )
 def test_prompts_of_every_shape(prompt: object, units: int, in_tokens: bool, choices: int) -> None:
-    request = read({"prompt": prompt, "n": 2}, COMPLETIONS).request
+    request = read({"prompt": prompt, "n": 2}, COMPLETIONS).parsed
     assert (request.prompt.units, request.prompt.in_tokens, request.choices) == (units, in_tokens, choices)
 
 
 def test_embedded_prompts_differ_by_their_root() -> None:
-    one, two = (read({"prompt_embeds": each}, COMPLETIONS).request.prompt for each in ("aa", "bb"))
+    one, two = (read({"prompt_embeds": each}, COMPLETIONS).parsed.prompt for each in ("aa", "bb"))
     assert one.root != two.root
 
 
@@ -112,18 +112,18 @@ def test_what_no_engine_could_read_is_refused(body: bytes, route: str, param: st
     ],
 )
 def test_sessions(headers: dict[str, str], fields: dict[str, Any], session: str | None) -> None:
-    assert read({"messages": [], **fields}, **headers).request.session == session
+    assert read({"messages": [], **fields}, **headers).parsed.session == session
 
 
 def test_a_long_name_of_a_session_is_kept_short() -> None:
     """Maps of the router remember names of sessions, and clients make them."""
-    names = [read({"messages": [], "user": "u" * length}).request.session for length in (256, 257, 10**6, 257)]
+    names = [read({"messages": [], "user": "u" * length}).parsed.session for length in (256, 257, 10**6, 257)]
     assert names[0] == "u" * 256
     assert len(set(names)) == 3
     assert names[1] == names[3]
     assert all(name is not None and len(name) <= NAME_CHARS for name in names)
-    assert len(read({"messages": []}, x_session_id="s" * 5000).request.session or "") <= NAME_CHARS
-    assert read({"messages": [], "user": "\ud800" * 300}).request.session
+    assert len(read({"messages": []}, x_session_id="s" * 5000).parsed.session or "") <= NAME_CHARS
+    assert read({"messages": [], "user": "\ud800" * 300}).parsed.session
 
 
 # --- the one edit ----------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_a_long_name_of_a_session_is_kept_short() -> None:
 def test_bodies_of_whole_answers_pass_untouched(extra: bytes) -> None:
     body = b' {"x":1.0e0, "messages":[]' + extra + b"}\n"
     parsed = read(body)
-    assert (parsed.body, parsed.hide_usage, parsed.request.stream) == (body, False, False)
+    assert (parsed.body, parsed.hide_usage, parsed.parsed.stream) == (body, False, False)
 
 
 def test_streams_get_one_field_spliced_in_and_no_other_byte_changed() -> None:
@@ -147,7 +147,7 @@ def test_streams_get_one_field_spliced_in_and_no_other_byte_changed() -> None:
 
 @pytest.mark.parametrize("stream", [True, "true", 1, "1", "on"])
 def test_the_words_an_engine_takes_for_true(stream: object) -> None:
-    assert read({"messages": [], "stream": stream}).request.stream
+    assert read({"messages": [], "stream": stream}).parsed.stream
 
 
 @pytest.mark.parametrize("options", [{"include_usage": True}, {"include_usage": True, "continuous_usage_stats": True}])
@@ -186,12 +186,14 @@ def test_bodies_in_other_encodings_are_written_anew(encoding: str) -> None:
 REPLY = "It is Paris. " * 20
 
 
-def follows(first: Parsed, second: Parsed, reply: dict[str, Any], token_ids: tuple[int, ...] = ()) -> bool:
+def follows(
+    first: OpenAIRequest, second: OpenAIRequest, reply: dict[str, Any], token_ids: tuple[int, ...] = ()
+) -> bool:
     """Whether `second` begins with `first` and its reply, to the last full block; there must be such blocks."""
-    prompt = first.request.prompt
+    prompt = first.parsed.prompt
     more = blocks.extend(prompt, first.reply(reply, token_ids))
     known = prompt.keys + more
-    return bool(more) and second.request.prompt.keys[: len(known)] == known
+    return bool(more) and second.parsed.prompt.keys[: len(known)] == known
 
 
 def test_a_chats_next_turn_extends_the_chain() -> None:
@@ -242,9 +244,9 @@ def test_an_echoed_prompt_is_no_reply() -> None:
 
 
 def test_bounds_on_latency_come_in_headers() -> None:
-    request = read({"messages": [USER]}, x_slo_ttft_ms="250", x_slo_tpot_ms="12.5").request
+    request = read({"messages": [USER]}, x_slo_ttft_ms="250", x_slo_tpot_ms="12.5").parsed
     assert (request.slo_ttft_s, request.slo_tpot_s) == (0.25, 0.0125)
-    request = read({"messages": [USER]}).request
+    request = read({"messages": [USER]}).parsed
     assert (request.slo_ttft_s, request.slo_tpot_s) == (None, None)
 
 

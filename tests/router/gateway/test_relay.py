@@ -6,7 +6,7 @@ import pytest
 
 from router.errors import EngineBusy, EngineLost
 from router.gateway.client import Client, Message
-from router.gateway.observe import Seen
+from router.gateway.observe import ObservedAnswer
 from router.gateway.relay import relay_stream, relay_whole
 
 TOKEN = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
@@ -47,17 +47,17 @@ class Sink:
     def bodies(self) -> list[bytes]:
         return [message["body"] for message in self.sent if "body" in message]
 
-    async def stream(self, *pieces: bytes | Exception, hide_usage: bool = True) -> Seen:
-        seen = Seen()
+    async def stream(self, *pieces: bytes | Exception, hide_usage: bool = True) -> ObservedAnswer:
+        observed = ObservedAnswer()
         await relay_stream(
             self.client,
             Answer(*pieces),
-            seen,
+            observed,
             [(b"x-own", b"1")],
             hide_usage=hide_usage,
             on_first_token=lambda: self.tokens_at.append(len(self.bodies)),
         )
-        return seen
+        return observed
 
 
 async def test_events_leave_one_by_one_and_the_first_token_is_told_once_before() -> None:
@@ -95,21 +95,21 @@ async def test_a_torn_event_is_known_to_the_client_side(hide_usage: bool) -> Non
 async def test_a_whole_answer_is_read_before_it_is_sent() -> None:
     sink = Sink()
     with pytest.raises(EngineLost):
-        await relay_whole(sink.client, Answer(b'{"a"', EngineLost("x")), Seen(), [])
+        await relay_whole(sink.client, Answer(b'{"a"', EngineLost("x")), ObservedAnswer(), [])
     assert sink.sent == []
 
 
 async def test_a_whole_answer_passes_with_its_status_and_is_observed() -> None:
-    sink, seen = Sink(), Seen()
+    sink, observed = Sink(), ObservedAnswer()
     body = json.dumps({"error": {"message": "no"}}).encode()
-    await relay_whole(sink.client, Answer(body[:5], body[5:], status=404), seen, [])
-    assert (sink.sent[0]["status"], b"".join(sink.bodies), seen.failed) == (404, body, True)
+    await relay_whole(sink.client, Answer(body[:5], body[5:], status=404), observed, [])
+    assert (sink.sent[0]["status"], b"".join(sink.bodies), observed.failed) == (404, body, True)
 
 
 async def test_busy_engines_words_are_kept() -> None:
     sink = Sink()
     with pytest.raises(EngineBusy) as caught:
-        await relay_whole(sink.client, Answer(b"later", status=503), Seen(), [])
-    assert caught.value.content == b"later"
+        await relay_whole(sink.client, Answer(b"later", status=503), ObservedAnswer(), [])
+    assert caught.value.body() == b"later"
     assert (b"x-kept", b"1") in caught.value.headers
     assert sink.sent == []

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from router.config import Config
+from router.core.learned_state import LearnedState
 from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
 from router.gateway.snapshot import VERSION, Snapshot
-from router.saved_state import State
+from router.saved_state import SavedState
 from router.types import EngineId, EngineInfo
 from tests.support.gateway_server import served
 from tests.support.virtual_fleet import VirtualEngine, ask_for, router_with, shared_prefixes, simulate
@@ -25,14 +25,15 @@ def taught(seed: int = 1, *, stream: bool = True) -> Router:
     """A router that has served a fleet of unequal engines of two orders, and is idle now."""
     router = router_with(3, lbgr_cold_samples=8)
     for n, order in enumerate(("lru", "rlt", "rlt_gix")):
-        router.fleet.set_info(EngineId(f"e{n}"), EngineInfo(("m",), order, 16, 1000))
+        router.set_info(EngineId(f"e{n}"), EngineInfo(("m",), order, 16, 1000))
     engines = [VirtualEngine(slowness=factor) for factor in (1.0, 2.0, 4.0)]  # so that no costs tie
     simulate(router, engines, shared_prefixes(seed, rate=4, count=150, stream=stream))
     return router
 
 
-def at(router: Router, path: Path, now: float = LATER_S, urls: dict[EngineId, str] = URLS) -> Snapshot:
-    return Snapshot(str(path), router, urls, clock=lambda: now, wall_clock=lambda: 1e9 + now)
+def at(what: Router | LearnedState, path: Path, now: float = LATER_S, urls: dict[EngineId, str] = URLS) -> Snapshot:
+    learned = what.learned if isinstance(what, Router) else what
+    return Snapshot(str(path), learned, urls, clock=lambda: now, wall_clock=lambda: 1e9 + now)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def choices(router: Router) -> list[tuple[object, ...]]:
 def test_a_restart_changes_no_decision(tmp_path: Path, stream: bool) -> None:
     path, before, after = tmp_path / "learned.json", taught(stream=stream), router_with(3, lbgr_cold_samples=8)
     for engine in URLS:
-        after.fleet.set_info(engine, before.fleet.view(engine).info)
+        after.set_info(engine, before.status().engines[engine].info)
     at(before, path).save()
     assert at(after, path).start()
     assert after.dump(LATER_S) == before.dump(LATER_S)
@@ -70,7 +71,7 @@ def test_engines_are_found_by_their_urls_and_time_has_gone_on(saved: Path) -> No
     router = router_with(2)
     assert at(router, saved, LATER_S + 5, swapped).start()
     scales = json.loads(saved.read_text())["learned"]["policies"]["lbgr"]["engine_speed"]["engines"]
-    found = router.dump(LATER_S + 5)["policies"]["lbgr"]["engine_speed"]["engines"]  # type: ignore[index,call-overload]
+    found = router.learned.dump(LATER_S + 5)["policies"]["lbgr"]["engine_speed"]["engines"]  # type: ignore[index,call-overload]
     assert set(found) == {"e0"}
     assert found["e0"]["slowness"] == pytest.approx(scales["e2"]["slowness"])
     assert found["e0"]["idle_s"] == pytest.approx(scales["e2"]["idle_s"] + 5)
@@ -79,7 +80,7 @@ def test_engines_are_found_by_their_urls_and_time_has_gone_on(saved: Path) -> No
 def test_curves_wait_for_the_engines_to_tell_their_order(saved: Path) -> None:
     router = router_with(1)
     assert at(router, saved).start()
-    assert set(router.dump(0.0)["survival_curves"]) == {"rlt", "rlt_gix"}  # type: ignore[call-overload]
+    assert set(router.learned.dump(0.0)["survival_curves"]) == {"rlt", "rlt_gix"}  # type: ignore[call-overload]
 
 
 def learned(document: dict, *keys: str) -> dict:
@@ -121,10 +122,10 @@ def test_what_does_not_fit_is_refused_whole_with_one_sentence(saved: Path, damag
     DAMAGES[damage](document)
     saved.write_text(json.dumps(document))
     router = taught(2)
-    before = router.dump(LATER_S)
+    before = router.learned.dump(LATER_S)
     with pytest.raises(SnapshotError, match="expected"):
         at(router, saved).restore()
-    assert router.dump(LATER_S) == before
+    assert router.learned.dump(LATER_S) == before
     assert not at(router, saved).start()
     (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert record.message.startswith(f"the snapshot {saved} is refused, starting cold: ")
@@ -152,19 +153,20 @@ def test_no_file_yet_is_no_warning(tmp_path: Path, caplog) -> None:
     assert not [r for r in caplog.records if r.levelno >= 30]
 
 
-class Sick(Router):
-    """What it has learned is no number while it is sick."""
+class Sick(LearnedState):
+    """What was learned is no number while it is sick."""
 
-    sick = True
+    def __init__(self, learned: LearnedState) -> None:
+        self.learned, self.sick = learned, True
 
-    def dump(self, now: float) -> State:
-        return {"output_lengths": math.nan} if self.sick else super().dump(now)
+    def dump(self, now: float) -> SavedState:
+        return {"output_lengths": math.nan} if self.sick else self.learned.dump(now)
 
 
 def test_a_save_that_fails_leaves_the_file_before_and_nothing_else(saved: Path) -> None:
     whole = saved.read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        at(Sick(Config(), rng=random.Random(0)), saved).save()
+        at(Sick(router_with(1).learned), saved).save()
     assert saved.read_bytes() == whole
     assert stat.S_IMODE(saved.stat().st_mode) == 0o600
     snapshot = at(taught(), saved)
@@ -182,9 +184,9 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path)
 
 
 def test_it_is_saved_again_and_again_and_a_failure_stops_nothing(saved: Path, caplog) -> None:
-    router = Sick(Config(), rng=random.Random(0))
-    router.sick = False
-    snapshot = at(router, saved)
+    learned = Sick(router_with(1).learned)
+    learned.sick = False
+    snapshot = at(learned, saved)
 
     async def run() -> None:
         async with snapshot.running(0.01):
@@ -192,10 +194,10 @@ def test_it_is_saved_again_and_again_and_a_failure_stops_nothing(saved: Path, ca
                 saved.unlink()
                 while not saved.exists():
                     await asyncio.sleep(0.005)
-            router.sick = True
+            learned.sick = True
             while "could not be saved" not in caplog.text:
                 await asyncio.sleep(0.005)
-            router.sick = False
+            learned.sick = False
             saved.unlink()
         assert saved.exists()  # at the end
 

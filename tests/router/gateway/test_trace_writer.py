@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.gateway.trace_writer import QUEUE, Recorder
+from router.gateway.trace_writer import QUEUE, TraceWriter
 from router.prefix.blocks import chain
 from router.sim.trace import TraceFile
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 from tests.support.virtual_fleet import ask_for, prompt_of
+from tests.support.virtual_fleet import decided as decision_of
 
 SALT = b"salt" * 8
 TEXT = b"the text of the prompt that nobody may read" * 10
@@ -19,7 +20,7 @@ TEXT = b"the text of the prompt that nobody may read" * 10
 def decided(text: bytes = TEXT, *, choices: int = 1, session: str | None = "mine") -> Decision:
     prompt = chain(b"root", text, 64)
     request = ParsedRequest("r", "/v1/chat/completions", "tiny", prompt, True, 99, choices, session)
-    return Decision(request, EngineId("engine-0"), "lbgr", "lowest_cost", None, 430.0, 0.0, 1.0, (), 1, 10.0)
+    return decision_of(request, EngineId("engine-0"), prompt_tokens=430.0, dispatched_s=10.0)
 
 
 def answer(
@@ -28,8 +29,8 @@ def answer(
     return Outcome(ending, at_s, 11.0, prompt, 64, output, b"reply")
 
 
-def recorder(path: Path, *, max_bytes: int = 1 << 20, files: int = 3, salt: bytes = SALT) -> Recorder:
-    return Recorder(str(path), max_bytes=max_bytes, files=files, salt=salt)
+def recorder(path: Path, *, max_bytes: int = 1 << 20, files: int = 3, salt: bytes = SALT) -> TraceWriter:
+    return TraceWriter(str(path), max_bytes=max_bytes, files=files, salt=salt)
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -164,7 +165,7 @@ def test_lines_stand_in_the_order_of_arrival(tmp_path: Path):
 
 
 def test_a_request_that_outlasts_many_is_written_late(tmp_path: Path):
-    writer = Recorder(str(tmp_path / "t"), max_bytes=1 << 20, files=1, salt=SALT, held=3)
+    writer = TraceWriter(str(tmp_path / "t"), max_bytes=1 << 20, files=1, salt=SALT, held=3)
     with writer.running():
         numbers = [writer.arrived(float(n)) for n in range(7)]
         for n in (2, 1, 5, 4, 3, 6, 0):
@@ -217,7 +218,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"option 'record' = .*No such file"):
         recorder(tmp_path / "no" / "t")
     with pytest.raises(ConfigError, match="record"):
-        Recorder("", max_bytes=1, files=1, salt=SALT)
+        TraceWriter("", max_bytes=1, files=1, salt=SALT)
 
 
 def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -241,6 +242,6 @@ def test_prompts_of_token_ids_have_blocks_of_whole_tokens(tmp_path: Path):
         for units in range(192, 256):
             request = ask_for(1, 2, 3, units=units)
             assert request.prompt.block_units == prompt_of(1).block_units == 64
-            decision = Decision(request, EngineId("e"), "lbgr", "x", None, 200.0, 0.0, 1.0, (), 1, 0.0)
+            decision = decision_of(request, EngineId("e"), prompt_tokens=200.0)
             writer.ended(writer.arrived(0.0), 0.0, decision, answer(prompt=units))
     assert [(line["block_tokens"], len(line["hash_ids"])) for line in lines(tmp_path / "t")] == [(64.0, 3)] * 64

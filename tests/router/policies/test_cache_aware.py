@@ -1,8 +1,6 @@
-from dataclasses import replace
-
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.policies.base import RoutingContext
 from router.policies.cache_aware import CacheAware
 from router.types import Candidate, EngineId, EngineInfo, EngineView
@@ -11,9 +9,9 @@ from tests.support.virtual_fleet import answered, ask_for, router_with
 
 def scored(loads: tuple[int, ...], hits: tuple[float, ...], **options: float) -> list[float]:
     views = [EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0) for n, load in enumerate(loads)]
-    policy = CacheAware(replace(Config(), **options))
+    policy = CacheAware(configure(**options).policies.cache_aware)
     routing = RoutingContext(ask_for(1), 1000.0, 64.0, 0.0, 0.0)
-    return [s.total_s for s in policy.choose(routing, [Candidate(v, h) for v, h in zip(views, hits, strict=True)])]
+    return [s.total for s in policy.choose(routing, [Candidate(v, h) for v, h in zip(views, hits, strict=True)])]
 
 
 def test_worked_example():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.policies.base import RoutingContext, pick
 from router.policies.consistent_hash import ConsistentHash, key_of, mix
 from router.types import BlockKey, Candidate, EngineId, EngineInfo, EngineView, ParsedRequest, Prompt
@@ -19,7 +19,7 @@ def candidates(*loads: int) -> list[Candidate]:
 
 
 def home(request: ParsedRequest, *loads: int, **options: float) -> str:
-    policy = ConsistentHash(replace(Config(), **options))
+    policy = ConsistentHash(configure(**options).policies.consistent_hash)
     return pick(policy.choose(RoutingContext(request, 64.0, 64.0, 0.0, 0.0), candidates(*loads)), 0.0).engine
 
 
@@ -65,7 +65,7 @@ def test_an_engine_that_joins_takes_its_share_and_nothing_else_moves(count):
 
 
 def test_an_engine_that_leaves_hands_on_its_own_keys_alone():
-    policy = ConsistentHash(Config())
+    policy = ConsistentHash()
     everyone = candidates(0, 0, 0, 0, 0)
     for n in range(500):
         routing = RoutingContext(named(f"user {n}"), 64.0, 64.0, 0.0, 0.0)
@@ -85,8 +85,8 @@ def test_worked_example_of_the_bound():
 
 def ranked(request: ParsedRequest) -> list[str]:
     """Four idle engines in the key's order."""
-    scores = ConsistentHash(Config()).choose(RoutingContext(request, 64.0, 64.0, 0.0, 0.0), candidates(0, 0, 0, 0))
-    return [score.engine for score in sorted(scores, key=lambda score: score.total_s)]
+    scores = ConsistentHash().choose(RoutingContext(request, 64.0, 64.0, 0.0, 0.0), candidates(0, 0, 0, 0))
+    return [score.engine for score in sorted(scores, key=lambda score: score.total)]
 
 
 def placed(order: list[str], *loads: int) -> list[int]:

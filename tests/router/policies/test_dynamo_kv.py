@@ -1,8 +1,6 @@
-from dataclasses import replace
-
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.policies.base import RoutingContext
 from router.policies.dynamo_kv import DynamoKv
 from router.types import Candidate, EngineId, EngineInfo, EngineView
@@ -15,8 +13,8 @@ def scored(prompt: float, *engines: tuple[float, float, float], **options: float
         Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), 1, 0, queued, in_use), hit)
         for n, (queued, in_use, hit) in enumerate(engines)
     ]
-    policy = DynamoKv(replace(Config(), **options))
-    return [s.total_s for s in policy.choose(RoutingContext(ask_for(1), prompt, 64.0, 0.0, 0.0), candidates)]
+    policy = DynamoKv(configure(**options).policies.dynamo_kv)
+    return [s.total for s in policy.choose(RoutingContext(ask_for(1), prompt, 64.0, 0.0, 0.0), candidates)]
 
 
 def test_the_example_of_dynamos_guide():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from router.policies import TABLE
+from router.policies.table import TABLE
 from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.traffic import replay

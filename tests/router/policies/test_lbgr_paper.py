@@ -1,10 +1,9 @@
 import math
 import random
-from dataclasses import replace
 
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.core.router import Router
 from router.policies.base import RoutingContext
 from router.policies.lbgr_paper import LbgrPaper, Residual
@@ -29,9 +28,11 @@ def test_worked_example():
     router = router_with(1, "lbgr_paper", **options)
     router.route(ask_for(*range(10)), 1.0)
     view = EngineView(E0, EngineInfo(), 1, 1)
-    (score,) = router.policy.choose(RoutingContext(ask_for(1), 1000.0, 50.0, 1.045, 0.0), [Candidate(view, 400.0)])
-    assert score.terms_s == pytest.approx({"service": 1.064, "queue": 1.2613125, "residual": 0.0})
-    assert score.total_s == score.predicted_s == pytest.approx(2.3253125)
+    (score,) = router._experiment.lead.choose(
+        RoutingContext(ask_for(1), 1000.0, 50.0, 1.045, 0.0), [Candidate(view, 400.0)]
+    )
+    assert score.terms == pytest.approx({"service": 1.064, "queue": 1.2613125, "residual": 0.0})
+    assert score.total == score.predicted_s == pytest.approx(2.3253125)
 
 
 def test_a_load_decays_by_the_interval_and_leaves_with_its_request():
@@ -96,11 +97,11 @@ def test_a_prediction_is_at_least_a_millisecond():
 
 
 def test_another_policys_choices_can_be_followed():
-    router, shadow = router_with(2, "least_loaded"), LbgrPaper(Config())
+    router, shadow = router_with(2, "least_loaded"), LbgrPaper()
     for n in range(20):
         decision = router.route(ask_for(n), float(n))
         shadow.dispatched(decision)
-        released = router.fleet.release(decision.booking, n + 0.5, answered=True)
+        released = router._fleet.release(decision.booking, n + 0.5, answered=True)
         assert released is not None
         shadow.learn(decision, released, answered(n + 0.5))
     assert shadow.describe(E0)["load_ms"] == 0.0
@@ -120,10 +121,10 @@ def test_it_herds_where_waits_outlast_its_memory():
 
 
 def test_the_constants_are_options():
-    fast = replace(Config(), lbgr_paper_decay=0.5, lbgr_paper_decay_interval_ms=100.0)
+    fast = configure(lbgr_paper_decay=0.5, lbgr_paper_decay_interval_ms=100.0).policies.lbgr_paper
     policy = LbgrPaper(fast)
     decision = router_with(1, "lbgr_paper").route(ask_for(*range(10)), 0.0)
     policy.dispatched(decision)
     view = EngineView(E0, EngineInfo(), 1, 1)
     (score,) = policy.choose(RoutingContext(ask_for(1), 0.0, 0.0, 0.35, 0.0), [Candidate(view, 0.0)])
-    assert score.terms_s["queue"] == pytest.approx(2.560 / 8)
+    assert score.terms["queue"] == pytest.approx(2.560 / 8)

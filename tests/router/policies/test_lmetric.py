@@ -1,4 +1,3 @@
-from router.config import Config
 from router.policies.base import RoutingContext
 from router.policies.lmetric import LMetric
 from router.types import Candidate, EngineId, EngineInfo, EngineView
@@ -11,7 +10,7 @@ def scored(prompt: float, *engines: tuple[int, float, float]) -> list[float]:
         Candidate(EngineView(EngineId(f"e{n}"), EngineInfo(), load, 0, queued), hit)
         for n, (load, queued, hit) in enumerate(engines)
     ]
-    return [s.total_s for s in LMetric(Config()).choose(RoutingContext(ask_for(1), prompt, 64.0, 0.0, 0.0), candidates)]
+    return [s.total for s in LMetric().choose(RoutingContext(ask_for(1), prompt, 64.0, 0.0, 0.0), candidates)]
 
 
 def test_worked_example():

@@ -11,7 +11,7 @@ def test_everyone_gets_a_turn_before_anyone_gets_two():
 
 def test_turns_stay_fair_when_an_engine_was_away():
     router = router_with(2, "round_robin")
-    router.fleet.set_health(EngineId("e1"), False)
+    router.set_health(EngineId("e1"), False)
     assert {router.route(ask_for(1), 0.0).engine for _ in range(5)} == {"e0"}
-    router.fleet.set_health(EngineId("e1"), True)
+    router.set_health(EngineId("e1"), True)
     assert [router.route(ask_for(1), 0.0).engine for _ in range(4)] == ["e1", "e0", "e1", "e0"]

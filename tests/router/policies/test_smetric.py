@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.config import Config
+from router.config import configure
 from router.core.router import Router
 from router.policies.base import RoutingContext
 from router.policies.lmetric import product
@@ -17,10 +17,10 @@ def after(*keys: int, speed: float | None = None, **options: float) -> SMetric:
     """A policy that has seen a prompt of these blocks, and engine e0 prefill at that many tokens a second."""
     router = router_with(1, "smetric", **options)
     decision = router.route(ask_for(*keys), 0.0)
-    assert isinstance(router.policy, SMetric)
+    assert isinstance(router._experiment.lead, SMetric)
     for _ in range(8 if speed else 0):
-        router.policy.first_token(decision, decision.prompt_tokens / (speed or 1.0))
-    return router.policy
+        router._experiment.lead.first_token(decision, decision.prompt_tokens / (speed or 1.0))
+    return router._experiment.lead
 
 
 def scored(policy: SMetric, keys: range, *engines: tuple[int, float, float], session: str | None = None) -> list[float]:
@@ -30,19 +30,20 @@ def scored(policy: SMetric, keys: range, *engines: tuple[int, float, float], ses
         for n, (load, queued, hit) in enumerate(engines)
     ]
     routing = RoutingContext(replace(ask_for(*keys), session=session), 64.0 * len(keys), 64.0, 0.0, 0.0)
-    return [s.total_s for s in policy.choose(routing, candidates)]
+    return [s.total for s in policy.choose(routing, candidates)]
 
 
 def test_a_first_turn_goes_by_load_however_much_is_cached():
     """20 blocks, 19 of them cached on the busy engine; it continues no prompt seen before."""
     engines = (30, 0.0, 1216.0), (0, 0.0, 0.0)
-    assert scored(SMetric(Config()), range(20), *engines, session="new") == [64.0 * 31, 1280.0]
-    assert scored(SMetric(Config(smetric_shared_ratio=1.0)), range(20), *engines) == [64.0 * 31, 1280.0]
+    assert scored(SMetric(), range(20), *engines, session="new") == [64.0 * 31, 1280.0]
+    turns_only = SMetric(configure(smetric_shared_ratio=1.0).policies.smetric)
+    assert scored(turns_only, range(20), *engines) == [64.0 * 31, 1280.0]
 
 
 @pytest.mark.parametrize(("cached", "stays"), [(639.0, False), (640.0, True)])
 def test_without_sessions_those_that_share_half_of_it_count_as_one(cached, stays):
-    totals = scored(SMetric(Config()), range(20), (3, 0.0, cached), (0, 0.0, 0.0))
+    totals = scored(SMetric(), range(20), (3, 0.0, cached), (0, 0.0, 0.0))
     assert totals == ([1280.0 - cached, 1280.0] if stays else [(1280.0 - cached) * 4, 1280.0])
 
 
@@ -53,7 +54,7 @@ def test_a_shared_prefix_is_followed_only_in_time():
 
 
 def test_nothing_cached_is_nothing_shared():
-    policy = SMetric(Config(smetric_shared_ratio=0.0))
+    policy = SMetric(configure(smetric_shared_ratio=0.0).policies.smetric)
     assert scored(policy, range(20), (3, 0.0, 0.0), (0, 0.0, 0.0)) == [1280.0 * 4, 1280.0]
 
 
@@ -120,13 +121,13 @@ def test_a_conversation_through_the_router_stays_on_one_engine():
 def test_first_turns_are_scored_as_by_lmetric():
     candidates = [Candidate(EngineView(E0, EngineInfo(), 3, 1, 77.0), 16.0)]
     routing = RoutingContext(ask_for(1, 2), 128.0, 64.0, 0.0, 0.0)
-    (score,) = SMetric(Config()).choose(routing, candidates)
-    assert score.total_s == product(routing, candidates[0])
+    (score,) = SMetric().choose(routing, candidates)
+    assert score.total == product(routing, candidates[0])
 
 
 def test_turns_are_remembered_up_to_the_cap():
     router = router_with(1, "smetric")
-    decision, policy = router.route(ask_for(5), 0.0), SMetric(Config())
+    decision, policy = router.route(ask_for(5), 0.0), SMetric()
     for n in range(TURNS + 100):
         prompt = Prompt(BlockKey(0), (BlockKey(n),), 64, 64, (), True)
         policy.dispatched(replace(decision, request=replace(decision.request, prompt=prompt)))

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prefix.lru import LruIndex
+from router.prefix.observation import CacheObservation
 from router.types import BlockKey, EngineId, PrefixExpectation
+from tests.support.single_index import SingleLru
 
 A, B = EngineId("a"), EngineId("b")
 BLOCK = 10.0
@@ -16,19 +17,19 @@ def keys(*names: int) -> tuple[BlockKey, ...]:
     return tuple(BlockKey(n) for n in names)
 
 
-def index_of(*engines: EngineId, capacity: float = 1000.0, most: int = 1000, guessed: bool = False) -> LruIndex:
-    index = LruIndex(most)
+def index_of(*engines: EngineId, capacity: float = 1000.0, most: int = 1000, guessed: bool = False) -> SingleLru:
+    index = SingleLru(most)
     for engine in engines:
-        index.add(engine, capacity, guessed=guessed)
+        index.join(engine, capacity, guessed=guessed)
     return index
 
 
-def book(index: LruIndex, engine: EngineId, prompt: tuple[BlockKey, ...], matched: int) -> PrefixExpectation:
+def book(index: SingleLru, engine: EngineId, prompt: tuple[BlockKey, ...], matched: float) -> PrefixExpectation:
     return index.book(engine, prompt, index.walk(prompt), matched, BLOCK)
 
 
 def answer(
-    index: LruIndex,
+    index: SingleLru,
     engine: EngineId,
     prompt: tuple[BlockKey, ...],
     cached: int | None,
@@ -43,21 +44,14 @@ def answer(
 
 
 def settle(
-    index: LruIndex,
+    index: SingleLru,
     engine: EngineId,
     all_keys: tuple[BlockKey, ...],
     expectation: PrefixExpectation,
     cached: int | None,
 ) -> None:
-    index.settle(
-        engine,
-        all_keys,
-        expectation,
-        block_tokens=BLOCK,
-        slack_tokens=BLOCK,
-        predicted_tokens=expectation.blocks * BLOCK,
-        cached_tokens=cached,
-    )
+    expected_tokens = expectation.blocks * BLOCK
+    index.settle(engine, CacheObservation(all_keys, (), expectation, BLOCK, 1.0, BLOCK, 0.0, expected_tokens, cached))
 
 
 def test_one_walk_finds_every_engines_longest_prefix():
@@ -116,7 +110,7 @@ def test_a_guessed_capacity_moves_faster_and_both_are_bounded():
 def test_an_engine_that_tells_its_size_later_keeps_what_it_holds():
     index = index_of(A)
     book(index, A, keys(1, 2, 3), 0)
-    index.add(A, 2 * BLOCK, guessed=False)
+    index.join(A, 2 * BLOCK, guessed=False)
     assert index.match(keys(1, 2, 3)) == {A: 2}
 
 
@@ -168,7 +162,7 @@ def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again():
     assert index.match(keys(1, 2)) == {B: 2}
     index.remove(B)
     assert (index.match(keys(1, 2)), len(index)) == ({}, 0)
-    index.add(EngineId("c"), 100.0, guessed=False)
+    index.join(EngineId("c"), 100.0, guessed=False)
     assert index.match(keys(1, 2)) == {}
 
 
@@ -187,7 +181,7 @@ def test_the_cap_over_all_engines_is_reached_and_held():
         book(index, A if n % 3 else B, keys(*range(10 * n, 10 * n + 5)), 0)
     assert len(index) == 100
     assert (index.blocks(A), index.blocks(B)) == (50, 50)
-    index.add(EngineId("c"), 1e9, guessed=False)
+    index.join(EngineId("c"), 1e9, guessed=False)
     assert len(index) == 66
 
 
@@ -294,7 +288,7 @@ def test_match_is_the_run_of_blocks_held_and_the_cap_stands(steps, most):
             index.forget(engine)
             assert index.blocks(engine) == 0
         elif what == "c":
-            index.add(engine, 8 * BLOCK, guessed=True)
+            index.join(engine, 8 * BLOCK, guessed=True)
         else:
             expectation = book(index, engine, prompt, matched.get(engine, 0))
             if what == "s":

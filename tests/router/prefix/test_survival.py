@@ -7,9 +7,11 @@ from collections import Counter
 import pytest
 
 from router.prefix.index import PrefixIndex
-from router.prefix.survival import CAPACITIES, IN_USE, SurvivalIndex
+from router.prefix.observation import CacheObservation
+from router.prefix.survival import CAPACITIES, IN_USE
 from router.prefix.survival_curve import BINS, EDGES, PRIOR
 from router.types import BlockKey, EngineId
+from tests.support.single_index import SingleSurvival, all_marks
 
 A, B = EngineId("a"), EngineId("b")
 
@@ -19,37 +21,27 @@ def keys(*numbers):
 
 
 def index_of(*engines, capacity=100.0, most=100_000, order="rlt_gix"):
-    index = SurvivalIndex(most)
+    index = SingleSurvival(most)
     for engine in engines:
-        index.add(engine, capacity, order)
+        index.join(engine, capacity, order)
     return index
 
 
 def book(index, engine, prompt):
-    return index.book(engine, prompt, index.walk(prompt), 1.0)
+    return index.start(engine, prompt)
 
 
 def serve(index, engine, prompt, cached=None, reply=()):
     expectation = book(index, engine, prompt)
-    index.settle(engine, reply, expectation, cached)
+    index.finish(engine, reply, expectation, cached)
     return expectation
 
 
-def serve_held(holdings, engine, prompt, reply=()):
+def serve_both(index_of_both, engine, prompt, reply=()):
     """The same through both indexes, of one token a block; nothing was found."""
-    expectation = holdings.book(engine, prompt, holdings.match(prompt), 1.0)
-    holdings.settle(
-        engine,
-        prompt,
-        reply,
-        expectation,
-        block_tokens=1.0,
-        slack_tokens=1.0,
-        exact=1.0,
-        prompt_tokens=len(prompt),
-        predicted_tokens=0,
-        cached_tokens=0,
-    )
+    expectation = index_of_both.book(engine, prompt, index_of_both.match(prompt), 1.0)
+    observation = CacheObservation(prompt, reply, expectation, 1.0, 1.0, 1.0, len(prompt), 0.0, 0)
+    index_of_both.settle(engine, observation)
 
 
 def test_what_was_never_sent_there_is_not_expected():
@@ -68,7 +60,7 @@ def test_blocks_in_use_are_certain_and_later_ones_are_not():
     expectation = book(index, A, keys(1, 2))
     assert index.match(keys(1, 2, 3, 4)) == {A: pytest.approx(2 + 2 * 0.5)}
     book(index, A, keys(1, 2))
-    index.settle(A, (), expectation, None)
+    index.finish(A, (), expectation, None)
     assert index.match(keys(1, 2)) == {A: 2}  # the second request still runs
 
 
@@ -77,7 +69,7 @@ def test_a_block_survives_at_most_as_well_as_its_parent():
     serve(index, A, keys(1, 2, 3))
     serve(index, A, keys(*range(100, 150)))
     expectation = book(index, A, keys(7))  # nothing of the path
-    index.settle(A, keys(3), expectation, None)  # block 3 alone is young again
+    index.finish(A, keys(3), expectation, None)  # block 3 alone is young again
     old, young = (index._parts[A].bin_of(index._block_map.marks(BlockKey(n))[0]) for n in (1, 3))
     assert young < old
     curve = index._parts[A].curve
@@ -101,9 +93,9 @@ def test_an_answer_teaches_the_bins_of_its_walk():
 
 
 def test_orders_have_curves_of_their_own():
-    index = SurvivalIndex(1000)
-    index.add(A, 100.0, "rlt")
-    index.add(B, 100.0, "rlt_gix")
+    index = SingleSurvival(1000)
+    index.join(A, 100.0, "rlt")
+    index.join(B, 100.0, "rlt_gix")
     for _ in range(50):
         serve(index, A, keys(1, 2), cached=0.5)
     serve(index, B, keys(1, 2))
@@ -134,9 +126,9 @@ def test_a_request_that_never_began_leaves_nothing_of_its_own():
     index = index_of(A)
     serve(index, A, keys(1, 2))
     expectation = book(index, A, keys(1, 2, 3))
-    index.retract(A, expectation)
+    index.take_back(A, expectation)
     assert index.blocks(A) == 2
-    assert set(index._block_map._marks) == set(keys(1, 2))
+    assert set(all_marks(index._block_map)) == set(keys(1, 2))
 
 
 def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
@@ -153,7 +145,7 @@ def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
 
 def check(index):
     for engine, part in index._parts.items():
-        held = {key: marks[part.number] for key, marks in index._block_map._marks.items() if part.number in marks}
+        held = {key: marks[part.number] for key, marks in all_marks(index._block_map).items() if part.number in marks}
         young = [max(mark, part.first) for mark in held.values() if mark < IN_USE]
         in_use = Counter(key for prompt in part.open.values() for key in prompt)
         assert {key: mark - IN_USE for key, mark in held.items() if mark >= IN_USE} == in_use
@@ -163,7 +155,7 @@ def check(index):
             assert count == young.count(part.first + place)
         assert all(key in part.lists[max(0, mark - part.first)] for key, mark in held.items() if mark < IN_USE)
         assert len(part.lists) == len(part.counts) == len(part.ranks)
-    assert all(index._block_map._marks.values())
+    assert all(all_marks(index._block_map).values())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -175,10 +167,10 @@ def test_books_agree_after_random_traffic(seed):
         if running and chance.random() < 0.5:
             engine, prompt, expectation = running.pop(chance.randrange(len(running)))
             if chance.random() < 0.2:
-                index.retract(engine, expectation)
+                index.take_back(engine, expectation)
             else:
                 cached = chance.choice([None, 0.0, 2.0, math.inf])
-                index.settle(engine, keys(chance.randrange(10_000, 20_000)), expectation, cached)
+                index.finish(engine, keys(chance.randrange(10_000, 20_000)), expectation, cached)
         else:
             stem = chance.randrange(40)
             prompt = keys(*(100 * stem + n for n in range(chance.randint(1, 9))), 5000 + step)
@@ -203,9 +195,9 @@ def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
         running.append((engine, book(index, engine, prompt)))
         engine, expectation = running.pop(chance.randrange(len(running))) if n % 9 else running[-1]
         if n % 3:
-            index.settle(engine, (), expectation, chance.choice([None, 0.0, 2.0]))
+            index.finish(engine, (), expectation, chance.choice([None, 0.0, 2.0]))
         else:
-            index.retract(engine, expectation)
+            index.take_back(engine, expectation)
     index.forget(A)
     index.forget(B)
     assert len(index._block_map) == len(index) == 0
@@ -223,15 +215,15 @@ def test_what_is_old_stays_known_while_others_come_again_and_again():
 
 
 def test_a_mixed_fleet_shares_one_cap():
-    holdings = PrefixIndex(1000)
+    index_of_both = PrefixIndex(1000)
     engines = {A: "lru", B: "rlt_gix"}
     for engine, order in engines.items():
-        holdings.add(engine, 1e6, guessed=False, order=order)
+        index_of_both.add(engine, 1e6, guessed=False, order=order)
     for n in range(400):
         for engine in engines:
             prompt = keys(*range(20 * n, 20 * n + 20))
-            serve_held(holdings, engine, prompt)
-    assert 700 < len(holdings) <= 1000 + 500 / 16 + 20  # a generation and a prompt may lie above it for a moment
+            serve_both(index_of_both, engine, prompt)
+    assert 700 < len(index_of_both) <= 1000 + 500 / 16 + 20  # a generation and a prompt may lie above it for a moment
 
 
 def test_memory_reaches_its_caps_and_keeps_them():
@@ -249,15 +241,15 @@ def test_memory_reaches_its_caps_and_keeps_them():
 
 
 def test_each_engine_is_in_the_index_of_its_order():
-    holdings = PrefixIndex(1000)
-    holdings.add(A, 100.0, guessed=False, order=None)
-    holdings.add(B, 100.0, guessed=False, order="rlt_gix")
+    index_of_both = PrefixIndex(1000)
+    index_of_both.add(A, 100.0, guessed=False, order=None)
+    index_of_both.add(B, 100.0, guessed=False, order="rlt_gix")
     for engine in (A, B):
-        serve_held(holdings, engine, keys(1, 2), reply=keys(3))
-    assert holdings.match(keys(1, 2, 3)).blocks == {A: 3, B: pytest.approx(3 * PRIOR[0])}
-    assert (holdings.blocks(A), holdings.blocks(B), len(holdings)) == (3, 3, 6)
-    holdings.add(A, 100.0, guessed=False, order="rlt")  # restarted under another order: starts empty there
-    assert holdings.match(keys(1)).blocks == {B: pytest.approx(PRIOR[0])}
-    holdings.remove(A)
-    holdings.remove(B)
-    assert len(holdings) == 0
+        serve_both(index_of_both, engine, keys(1, 2), reply=keys(3))
+    assert index_of_both.match(keys(1, 2, 3)).blocks == {A: 3, B: pytest.approx(3 * PRIOR[0])}
+    assert (index_of_both.blocks(A), index_of_both.blocks(B), len(index_of_both)) == (3, 3, 6)
+    index_of_both.add(A, 100.0, guessed=False, order="rlt")  # restarted under another order: starts empty there
+    assert index_of_both.match(keys(1)).blocks == {B: pytest.approx(PRIOR[0])}
+    index_of_both.remove(A)
+    index_of_both.remove(B)
+    assert len(index_of_both) == 0

@@ -2,7 +2,7 @@ import pytest
 
 from router.errors import SnapshotError
 from router.policies.lbgr.duplication import Duplication
-from router.saved_state import Fields
+from router.saved_state import SavedFields
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 
 
@@ -54,7 +54,7 @@ def test_what_was_learned_survives():
     taught, fresh = Duplication(), Duplication()
     taught.dispatched(1.0)
     taught.answered(9.0, 10.0)
-    fresh.load(Fields(taught.dump(), "duplication"))
+    fresh.load(SavedFields(taught.dump(), "duplication"))
     assert fresh.dump() == taught.dump() != Duplication().dump()
 
 
@@ -62,5 +62,5 @@ def test_what_was_learned_survives():
 def test_what_does_not_fit_is_refused_whole(bad):
     duplication = Duplication()
     with pytest.raises(SnapshotError, match=f"duplication.{next(iter(bad))}"):
-        duplication.load(Fields({"repeated": 0.5, "queued": 0.1, **bad}, "duplication"))
+        duplication.load(SavedFields({"repeated": 0.5, "queued": 0.1, **bad}, "duplication"))
     assert duplication.dump() == Duplication().dump()

@@ -1,10 +1,10 @@
 from router.policies.lbgr.engine_steps import EngineSteps
 from router.types import Decision, EngineId
-from tests.support.virtual_fleet import ask_for
+from tests.support.virtual_fleet import ask_for, decided
 
 
 def sent(at_s: float, tokens: float = 100.0, hit: float = 0.0) -> Decision:
-    return Decision(ask_for(1), EngineId("e0"), "lbgr", "", None, tokens, hit, 1.0, (), 0, at_s)
+    return decided(ask_for(1), EngineId("e0"), prompt_tokens=tokens, hit_tokens=hit, booking=0, dispatched_s=at_s)
 
 
 def test_first_tokens_within_three_milliseconds_are_one_step():

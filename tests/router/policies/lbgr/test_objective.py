@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.config import Config
+from router.config import Config, configure
 from router.policies.base import RoutingContext
 from router.policies.lbgr.objective import miss
 from router.policies.lbgr.policy import Lbgr
@@ -22,10 +22,10 @@ def weigh(config: Config, ttft_s: float | None = None, tpot_s: float | None = No
     near = EngineView(NEAR, EngineInfo(), 1, 1, 5000.0, 5000.0, 50_000.0, head, 10.0)
     far = EngineView(FAR, EngineInfo(), 0, 0, 0.0, 0.0, 50_000.0)
     request = replace(ask_for(1), slo_ttft_s=ttft_s, slo_tpot_s=tpot_s)
-    scores = Lbgr(config).choose(
+    scores = Lbgr(config.policies.lbgr).choose(
         RoutingContext(request, 2000.0, 50.0, 10.0, 0.0), [Candidate(near, 1999.0), Candidate(far, 0.0)]
     )
-    return {score.engine: {"total": score.total_s, **score.terms_s} for score in scores}
+    return {score.engine: {"total": score.total, **score.terms} for score in scores}
 
 
 def test_the_chance_to_miss_is_even_at_the_bound_and_saturates() -> None:
@@ -36,7 +36,7 @@ def test_the_chance_to_miss_is_even_at_the_bound_and_saturates() -> None:
 
 
 def test_a_bound_is_priced_by_the_chance_to_miss_it() -> None:
-    config = Config(lbgr_objective="slo", lbgr_slo_weight=3.0)
+    config = configure(lbgr_objective="slo", lbgr_slo_weight=3.0)
     scores = weigh(config, ttft_s=0.3)
     first_s = sum(scores[NEAR][term] for term in ("wait", "room", "prefill"))
     assert scores[NEAR]["objective"] == pytest.approx(3.0 * 0.3 * miss(first_s / 0.3))
@@ -47,7 +47,7 @@ def test_a_bound_is_priced_by_the_chance_to_miss_it() -> None:
 
 def test_a_tight_bound_leaves_the_queue_for_an_idle_engine_and_a_loose_one_does_not() -> None:
     def best(ttft_s: float | None, objective: str = "slo") -> str:
-        config = Config(lbgr_objective=objective, lbgr_duplication_weight=6.0, lbgr_slo_weight=4.0)
+        config = configure(lbgr_objective=objective, lbgr_duplication_weight=6.0, lbgr_slo_weight=4.0)
         scores = weigh(config, ttft_s=ttft_s)
         return min(scores, key=lambda engine: scores[engine]["total"])
 
@@ -59,12 +59,12 @@ def test_a_tight_bound_leaves_the_queue_for_an_idle_engine_and_a_loose_one_does_
 
 
 def test_requests_without_bounds_cost_the_same_under_slo() -> None:
-    assert weigh(Config(lbgr_objective="slo")) == weigh(Config())
+    assert weigh(configure(lbgr_objective="slo")) == weigh(Config())
 
 
 def test_ttft_weighs_the_first_token_more_and_decoding_as_before() -> None:
-    usual, soon = weigh(Config())[FAR], weigh(Config(lbgr_objective="ttft"))[FAR]
+    usual, soon = weigh(Config())[FAR], weigh(configure(lbgr_objective="ttft"))[FAR]
     assert soon["first_token"] == pytest.approx(4 * usual["first_token"])
     assert soon["decode"] == usual["decode"]
-    kept = weigh(Config(lbgr_objective="ttft", lbgr_first_token_weight=9.0))[FAR]
+    kept = weigh(configure(lbgr_objective="ttft", lbgr_first_token_weight=9.0))[FAR]
     assert kept["first_token"] == pytest.approx(9 * usual["first_token"])

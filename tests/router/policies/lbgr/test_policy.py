@@ -1,8 +1,8 @@
 import pytest
 
-from router.config import Config
 from router.policies.base import RoutingContext
-from router.policies.lbgr.features import Features
+from router.policies.lbgr.cost import Features
+from router.policies.lbgr.options import LbgrOptions
 from router.policies.lbgr.policy import Lbgr
 from router.types import Booking, Candidate, Ending, EngineId, EngineInfo, EngineView, Outcome
 from tests.support.virtual_fleet import (
@@ -25,11 +25,11 @@ def test_worked_example():
     busy = EngineView(E, EngineInfo(), 4, 2, 1500.0, 4000.0, 8000.0, head, 9.95)
     idle = EngineView(EngineId("e1"), EngineInfo(), 0, 0, 0.0, 0.0, 8000.0)
     routing = RoutingContext(ask_for(1), 2000.0, 50.0, 10.0, 0.0)
-    first, second = Lbgr(Config()).choose(routing, [Candidate(busy, 1200.0), Candidate(idle, 0.0)])
+    first, second = Lbgr().choose(routing, [Candidate(busy, 1200.0), Candidate(idle, 0.0)])
     # 50 ms since the last first token at 10 tokens a ms: the head has 500 tokens, all of its 500; q = 1500 - 500
     assert Features(*first.features) == (2, 0, 1000.0)
     assert (first.hit_tokens, second.hit_tokens) == (1200.0, 0.0)
-    ms = {name: seconds * 1000 for name, seconds in first.terms_s.items()}
+    ms = {name: seconds * 1000 for name, seconds in first.terms.items()}
     assert ms["wait"] == pytest.approx(10 * 2 + 0.1 * 1000)  # 120
     pairs = 0.8 * (1.2 + 0.4)  # millions: 800 uncached tokens behind 1200 cached ones
     assert ms["prefill"] == pytest.approx(10 + 0.1 * 800 + 0.001 * 1200 + 3.3 * pairs)  # 95.424
@@ -38,37 +38,35 @@ def test_worked_example():
     assert ms["duplication"] == pytest.approx(2 * 4 * 0.3 * 2 * (0.1 * 800 + 3.3 * pairs))  # one waits, in the mean
     assert ms["first_token"] == pytest.approx(120 + 95.424)
     assert (ms["room"], ms["objective"]) == (0.0, 0.0)
-    assert first.total_s * 1000 == pytest.approx(2 * (120 + 95.424) + 1060 + 461.696 + 404.2752)
-    assert first.total_s == pytest.approx(sum(first.terms_s.values()))
+    assert first.total * 1000 == pytest.approx(2 * (120 + 95.424) + 1060 + 461.696 + 404.2752)
+    assert first.total == pytest.approx(sum(first.terms.values()))
     assert first.predicted_s == pytest.approx((120 + 95.424 + 1060) / 1000)
-    assert second.total_s * 1000 == pytest.approx(2 * (210 + 3.3 * 2) + 1000 + 2 * 4 * 0.3 * 2 * (200 + 3.3 * 2))
+    assert second.total * 1000 == pytest.approx(2 * (210 + 3.3 * 2) + 1000 + 2 * 4 * 0.3 * 2 * (200 + 3.3 * 2))
 
 
 def test_a_cache_too_small_for_all_thins_the_crowd():
     view = EngineView(E, EngineInfo(), 6, 0, 0.0, 6000.0, 2000.0)
     routing = RoutingContext(ask_for(1), 100.0, 10.0, 0.0, 0.0)
-    (score,) = Lbgr(Config()).choose(routing, [Candidate(view, 0.0)])
+    (score,) = Lbgr().choose(routing, [Candidate(view, 0.0)])
     decode = 10 * (20 + 0.2 * 2 + 0.0001 * 2000)
-    assert score.terms_s["decode"] * 1000 == pytest.approx(decode)
+    assert score.terms["decode"] * 1000 == pytest.approx(decode)
     # 6100 tokens in a cache of 2000: what does not fit waits for as many times a decode as it is caches
-    assert score.terms_s["room"] * 1000 == pytest.approx(decode * 4100 / 2000)
-    assert score.predicted_s == pytest.approx(sum(score.terms_s[term] for term in ("room", "prefill", "decode")))
+    assert score.terms["room"] * 1000 == pytest.approx(decode * 4100 / 2000)
+    assert score.predicted_s == pytest.approx(sum(score.terms[term] for term in ("room", "prefill", "decode")))
 
 
 def test_an_empty_engine_has_room_whatever_it_is_asked():
     view = EngineView(E, EngineInfo(), 0, 0, 0.0, 0.0, 2000.0)
-    (score,) = Lbgr(Config()).choose(RoutingContext(ask_for(1), 9000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
-    assert score.terms_s["room"] == 0.0
+    (score,) = Lbgr().choose(RoutingContext(ask_for(1), 9000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
+    assert score.terms["room"] == 0.0
 
 
 def test_the_weights_are_options():
     view = EngineView(E, EngineInfo(), 2, 0, 0.0, 200.0, 2000.0)
-    off = Config(
-        lbgr_first_token_weight=0.0, lbgr_duplication_weight=0.0, lbgr_imposed_prefill=0.0, lbgr_imposed_decode=0.0
-    )
+    off = LbgrOptions(first_token_weight=0.0, duplication_weight=0.0, imposed_prefill=0.0, imposed_decode=0.0)
     (score,) = Lbgr(off).choose(RoutingContext(ask_for(1), 100.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
-    assert (score.terms_s["imposed"], score.terms_s["duplication"]) == (0.0, 0.0)
-    assert score.total_s == score.predicted_s
+    assert (score.terms["imposed"], score.terms["duplication"]) == (0.0, 0.0)
+    assert score.total == score.predicted_s
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -88,7 +86,7 @@ def test_different_prompts_spread_and_equal_ones_stay_together_until_it_pays_to_
     router = router_with(4)
     for n in range(12):
         router.route(ask_for(*range(100 * n, 100 * n + 4), stream=stream), 0.0)
-    assert [view.in_flight for view in router.fleet.views()] == [3, 3, 3, 3]
+    assert [view.in_flight for view in router._fleet.views()] == [3, 3, 3, 3]
     together = router_with(4)
     burst = [together.route(ask_for(*range(32), units=2100, stream=stream), 0.001 * n).engine for n in range(3)]
     assert len(set(burst)) == 1
@@ -157,12 +155,12 @@ def test_what_did_not_end_well_teaches_no_latency(ending, stream):
 def test_another_policys_choice_can_be_followed():
     """As in a shadow: events of decisions that carry no features of ours."""
     router = router_with(2, "least_loaded")
-    shadow = Lbgr(Config())
+    shadow = Lbgr()
     for n in range(10):
         decision = router.route(ask_for(n, stream=n % 2 == 0), float(n))
         shadow.dispatched(decision)
         shadow.first_token(decision, n + 0.1)
-        released = router.fleet.release(decision.booking, n + 0.5, answered=True)
+        released = router._fleet.release(decision.booking, n + 0.5, answered=True)
         assert released is not None
         shadow.learn(decision, released, answered(n + 0.5))
     assert shadow.describe(E)["samples"] == 0
@@ -192,7 +190,7 @@ def test_beats_round_robin_where_prefixes_are_shared(slowness, stream):
         engines = [VirtualEngine(slowness=slowness, cache_blocks=250) for _ in range(4)]
         arrivals = shared_prefixes(1, rate=15.0 / slowness, count=300, half=24, stream=stream)
         answers = simulate(router, engines, arrivals)
-        assert router.fleet.in_flight == router.policy_faults == 0
+        assert router.in_flight == router.status().faults == 0
         means[policy] = mean_s(answers[30:])
     assert means["lbgr"] < 0.7 * means["round_robin"]
 
@@ -218,8 +216,8 @@ def test_mixed_traffic_learns_from_both_kinds():
 @pytest.mark.parametrize(("order", "weight"), [(None, 4), ("lru", 4), ("rlt_gix", 3), ("rlt", 3)])
 def test_duplication_weighs_less_where_a_copy_displaces_little(order, weight):
     view = EngineView(E, EngineInfo(order=order), 1, 1, 200.0, 200.0, 2000.0)
-    (score,) = Lbgr(Config()).choose(RoutingContext(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
-    assert score.terms_s["duplication"] * 1000 == pytest.approx(2 * weight * 0.3 * 2 * (100 + 3.3 / 2))
+    (score,) = Lbgr().choose(RoutingContext(ask_for(1), 1000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])
+    assert score.terms["duplication"] * 1000 == pytest.approx(2 * weight * 0.3 * 2 * (100 + 3.3 / 2))
 
 
 def test_prefill_of_others_is_told_apart_from_decoding_and_foreseen():

@@ -1,9 +1,7 @@
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from router.config import Config
 from router.policies.base import RoutingContext, pick
 from router.policies.lbgr.policy import Lbgr
 from router.policies.lbgr.shortlist import MOST, shortlist
@@ -30,14 +28,19 @@ def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weig
         assert len(set(places)) == len(places) <= MOST
         assert set(range(476, 500)) <= set(places)
         assert {17, *sorted(range(1000), key=loads.__getitem__)[:3]} <= set(places)
-        weighed = Lbgr(Config()).choose(RoutingContext(ask_for(1), 9000.0, 50.0, 0.0, chance), candidates)
-        assert [n for n, total in enumerate(weighed.totals_s) if math.isfinite(total)] == places
-        assert weighed[600].total_s > min(weighed.totals_s)  # of whom it is asked is weighed all the same
+        routing = RoutingContext(ask_for(1), 9000.0, 50.0, 0.0, chance)
+        weighed = Lbgr().choose(routing, candidates)
+        assert (weighed.engines, weighed.eligible) == ([f"e{n}" for n in places], 1000)
+        absent = next(n for n in range(600, 1000) if n not in places)
+        assert weighed.find(EngineId(f"e{absent}")) is None
+        too = Lbgr().choose(routing, candidates, (EngineId(f"e{absent}"),))  # of whom it is asked is weighed as well
+        assert too.engines == [f"e{n}" for n in sorted([*places, absent])]
+        assert [too.find(score.engine) for score in weighed] == list(weighed)
 
 
 def test_up_to_that_many_all_are_weighed():
-    found = Lbgr(Config()).choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
-    assert all(map(math.isfinite, found.totals_s))
+    found = Lbgr().choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
+    assert (len(found), found.eligible) == (MOST, MOST)
 
 
 def test_any_of_many_equal_engines_may_be_drawn():
@@ -45,9 +48,7 @@ def test_any_of_many_equal_engines_may_be_drawn():
     drawn = Counter()
     for _ in range(3000):
         chance = rng.random()
-        drawn[
-            pick(Lbgr(Config()).choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, chance), candidates), chance).engine
-        ] += 1
+        drawn[pick(Lbgr().choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, chance), candidates), chance).engine] += 1
     assert len(drawn) == 300
     assert max(drawn.values()) < 40
 
@@ -59,7 +60,7 @@ def test_among_hundreds_of_engines_a_prefix_is_found_again_and_load_is_spread():
     assert router.route(ask_for(*range(50), 99), 2.0).engine == home.engine
     engines = [router.route(ask_for(1000 + n), 3.0).engine for n in range(290)]
     assert max(Counter(engines).values()) <= 2
-    (entry,) = router.decision_log.newest(1)
+    (entry,) = router.newest_decisions(1)
     assert entry.describe(4.0)["engines_left_out"] == 300 - 16
 
 
@@ -70,4 +71,4 @@ def test_a_shadow_learns_of_engines_that_it_did_not_weigh():
         assert decision.shadows[0].chosen.predicted_s is not None
         router.first_token(decision, n + 0.1)
         router.complete(decision, answered(n + 0.6, output=20))
-    assert [arm.policy.describe(E)["samples"] for arm in router.experiment.arms if arm.name == "lbgr"] == [200]
+    assert [arm.policy.describe(E)["samples"] for arm in router._experiment.arms if arm.name == "lbgr"] == [200]

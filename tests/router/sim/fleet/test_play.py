@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.errors import NoEngine
-from router.policies import TABLE
+from router.policies.table import TABLE
 from router.sim.fleet import play as module
 from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run, Slowdown

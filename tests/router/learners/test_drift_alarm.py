@@ -1,6 +1,6 @@
 import pytest
 
-from router.learners.drift import MOST_ERROR, DriftAlarm
+from router.learners.prediction_error import MOST_DRIFT_ERROR, DriftAlarm
 from router.types import EngineId
 
 E0, E1 = EngineId("e0"), EngineId("e1")
@@ -38,7 +38,7 @@ def test_the_alarm_ends_well_below_where_it_began():
 def test_one_hiccup_counts_only_so_far():
     drift = DriftAlarm(10, 0.5)
     assert not fed(drift, *[1.0] * 9, 1000.0)
-    assert drift.mean(E0) == pytest.approx(MOST_ERROR / 10)
+    assert drift.mean(E0) == pytest.approx(MOST_DRIFT_ERROR / 10)
 
 
 def test_only_the_last_answers_count():

@@ -1,4 +1,4 @@
-from router.policies.lbgr.features import crowd, queued_tokens
+from router.policies.lbgr.cost import crowd, queued_tokens
 
 
 def test_crowd_is_thinned_where_the_cache_cannot_hold_all():

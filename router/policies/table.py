@@ -1,0 +1,66 @@
+"""Every policy by name. A new one is one file, with its options beside its formula, and one line here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from router.errors import ConfigError
+from router.options import group
+from router.policies.base import NoOptions, Policy
+from router.policies.cache_aware import CacheAware
+from router.policies.consistent_hash import ConsistentHash
+from router.policies.dynamo_kv import DynamoKv
+from router.policies.lbgr.policy import Lbgr
+from router.policies.lbgr_paper import LbgrPaper
+from router.policies.least_loaded import LeastLoaded
+from router.policies.lmetric import LMetric
+from router.policies.power_of_two import PowerOfTwo
+from router.policies.preble import Preble
+from router.policies.random_choice import RandomChoice
+from router.policies.round_robin import RoundRobin
+from router.policies.smetric import SMetric
+
+TABLE: Mapping[str, type[Policy[Any]]] = {
+    each.name: each
+    for each in (
+        Lbgr,
+        LbgrPaper,
+        RandomChoice,
+        RoundRobin,
+        LeastLoaded,
+        PowerOfTwo,
+        ConsistentHash,
+        CacheAware,
+        LMetric,
+        SMetric,
+        DynamoKv,
+        Preble,
+    )
+}
+
+FALLBACKS = ("lmetric", "dynamo_kv", "power_of_two", "least_loaded")
+"""Policies that may stand in for another: they learn nothing (a test holds them to it)."""
+
+PolicyOptions: type[Any] = dataclasses.make_dataclass(
+    "PolicyOptions",
+    [
+        (name, policy.Options, group(policy.Options, f"policy {name}", f"{name}_"))
+        for name, policy in TABLE.items()
+        if policy.Options is not NoOptions
+    ],
+    frozen=True,
+)
+"""A group of options for each policy that has any, by its name."""
+
+
+def create(name: str, options: Any = None) -> Policy[Any]:
+    """The policy of that name, in kebab or snake spelling. options: `PolicyOptions`; None: all at their defaults.
+
+    Raises ConfigError for an unknown name.
+    """
+    found = TABLE.get(name.replace("-", "_"))
+    if found is None:
+        raise ConfigError("policy", name, "one of " + ", ".join(TABLE))
+    return found(getattr(options, found.name, None))

@@ -1,0 +1,70 @@
+"""One kind of prefix index alone, with a block map of its own and engines numbered by itself, for tests of that
+kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from router.prefix.block_map import BlockMap, Marks, Run
+from router.prefix.lru import LruIndex
+from router.prefix.observation import CacheObservation
+from router.prefix.survival import SurvivalIndex
+from router.types import BlockKey, EngineId, PrefixExpectation
+
+
+def all_marks(block_map: BlockMap) -> dict[BlockKey, Marks]:
+    """Everything that is in a block map."""
+    return {key: marks for shard in block_map._shards for key, marks in shard.items()}
+
+
+class SingleLru(LruIndex):
+    def __init__(self, max_blocks: int) -> None:
+        super().__init__(BlockMap(), max_blocks)
+
+    def join(self, engine: EngineId, capacity_tokens: float, *, guessed: bool) -> None:
+        """A new engine, or a known one that tells another size."""
+        number = next(n for n in range(len(self._numbered) + 1) if n not in self._numbered)
+        self.add(engine, number, capacity_tokens, guessed=guessed)
+
+    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
+        return self._block_map.walk(keys)
+
+    def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
+        return self.expect(self.walk(keys))
+
+
+class SingleSurvival(SurvivalIndex):
+    def __init__(self, max_blocks: int) -> None:
+        super().__init__(BlockMap(), max_blocks)
+
+    def join(self, engine: EngineId, capacity_tokens: float, order: str) -> None:
+        """A new engine, or a known one that tells another size or order."""
+        number = next(n for n in range(len(self._numbered) + 1) if n not in self._numbered)
+        self.add(engine, number, capacity_tokens, order)
+
+    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
+        return self._block_map.walk(keys)
+
+    def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
+        return self.expect(self.walk(keys))
+
+    def start(self, engine: EngineId, keys: Sequence[BlockKey]) -> PrefixExpectation:
+        """A prompt goes to an engine, in blocks of one token."""
+        return self.book(engine, keys, self.walk(keys), 0.0, 1.0)
+
+    def finish(
+        self, engine: EngineId, reply: Sequence[BlockKey], expectation: PrefixExpectation, cached: float | None
+    ) -> None:
+        """Its answer. cached: blocks of the prompt that the engine found, `inf`: all it could; None: it did not
+        tell."""
+        whole = cached == math.inf
+        found = 0 if whole else cached
+        prompt_tokens = 0.0 if whole else math.inf
+        self.settle(
+            engine,
+            CacheObservation((), reply, expectation, 1.0, 1.0, 0.0, prompt_tokens, 0.0, found),  # type: ignore[arg-type]
+        )
+
+    def take_back(self, engine: EngineId, expectation: PrefixExpectation) -> None:
+        self.retract(engine, (), expectation)
