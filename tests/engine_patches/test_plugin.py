@@ -63,7 +63,7 @@ def test_refuses_another_version_and_leaves_the_host_alone():
     assert host.coordinator.BlockPool is BlockPool
 
 
-def test_refuses_a_changed_surface_with_a_sentence():
+def test_refuses_a_changed_interface_with_a_sentence():
     class Changed(BlockPool):
         def free_blocks(self, chain): ...
 
@@ -85,7 +85,7 @@ def test_refuses_a_null_block_that_is_not_block_0():
         build_pool(host)
 
 
-def test_a_seed_fixes_the_lots():
+def test_a_seed_fixes_the_random_choices():
     def victims(seed):
         host = build_host()
         register({**RLT, "LEAFCUTTER_EVICTION_SEED": seed}, host)

@@ -60,7 +60,7 @@ def standing(*rings):
 
 def free_leaves(order):
     """By the definition: free keys without a free child."""
-    nodes = {id(node): node for node in order._node if node is not None and node.free}.values()
+    nodes = {id(node): node for node in order._node_of if node is not None and node.free}.values()
     parents = {id(node.parent) for node in nodes}
     return {id(node) for node in nodes if id(node) not in parents}
 

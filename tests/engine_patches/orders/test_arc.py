@@ -68,14 +68,14 @@ def test_is_the_published_algorithm_on_single_blocks(seed, size):
     expected = [textbook.access(key) for key in accesses]
     assert victims_of(order, size, accesses) == expected
     assert sum(map(len, expected)) > 500
-    assert (order.once, order.target) == (len(textbook.t1), textbook.p)
+    assert (order.t1_size, order.t1_target) == (len(textbook.t1), textbook.p)
 
 
 def test_what_is_used_again_outlives_a_scan():
     engine = ToyEngine(ARC(4), 4, seed=0)
     for prompt in ((1, 1), (1, 1), (2,), (3,)):
         access(engine, prompt)
-    assert engine.order.once == 2
+    assert engine.order.t1_size == 2
     assert [access(engine, (key,)) for key in (4, 5, 6)] == [[(2,)], [(3,)], [(4,)]]
 
 
@@ -83,9 +83,9 @@ def test_a_short_list_that_is_missed_gets_room():
     engine = ToyEngine(ARC(4), 4, seed=0)
     for prompt in ((1, 1), (1, 1), (2,), (3,), (4,)):
         access(engine, prompt)
-    assert engine.order.target == 0
+    assert engine.order.t1_target == 0
     assert access(engine, (2,)) == [(3,)]
-    assert engine.order.target == 1  # and T1 has no more than one key
+    assert engine.order.t1_target == 1  # and T1 has no more than one key
     assert access(engine, (5,)) == [(1, 1)]
 
 
@@ -95,11 +95,11 @@ def test_an_inner_key_is_set_aside_and_returns_to_the_front():
     order = engine.order
     for prompt in ((1,), (1, 1), (2,), (2,), (3,)):
         access(engine, prompt)
-    order.target = 4.0  # T1 may fill the cache: victims come from T2
+    order.t1_target = 4.0  # T1 may fill the cache: victims come from T2
     assert [node.key for node in order._lists[1].walk()] == [(1,), (2,)]
     assert access(engine, (4,)) == [(2,)]
     assert [node.key for node in order._lists[1].walk()] == []
-    order.target = 0.0
+    order.t1_target = 0.0
     assert access(engine, (5,)) == [(1, 1)]
     assert [node.key for node in order._lists[1].walk()] == [(1,)]
 
@@ -110,12 +110,12 @@ def test_every_leaf_stands_in_one_list_and_sizes_are_right(seed, windowed):
     order = ARC(24)
     for _ in drive(order, 24, seed, windowed=windowed):
         t1, t2 = standing(*order._lists)
-        assert free_leaves(order) == {id(node) for node in t1 + t2 if node.place >= 0}
+        assert free_leaves(order) == {id(node) for node in t1 + t2 if node.leaf_index >= 0}
         assert all(node.free and node.mark < 1 for node in t1)
         assert all(node.free and node.mark == 1 for node in t2)
-        keyed = {id(node): node for node in order._node if node is not None and node.key is not None}.values()
-        assert order.once == sum(node.mark == 0 for node in keyed)
-        assert 0 <= order.target <= 24
+        keyed = {id(node): node for node in order._node_of if node is not None and node.key is not None}.values()
+        assert order.t1_size == sum(node.mark == 0 for node in keyed)
+        assert 0 <= order.t1_target <= 24
     assert order.evictions > 50
 
 

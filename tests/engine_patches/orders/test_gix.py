@@ -15,30 +15,34 @@ LEARNED = ["gix", "rlt_gix"]
 def build(name, num_blocks, seed=0, *, epoch=20):
     """Short epochs, so that small runs pass the horizon."""
     order = ORDERS[name](num_blocks, seed)
-    order._length = order._accesses_left = order._hazards._length = epoch
+    order._epoch_length = order._accesses_left = order._hazards._epoch_length = epoch
     return order
 
 
 def check(order, engine):
     """Every count from its definition: what is at risk, which bucket each leaf is in, and that no other is filled."""
-    nodes = {node for node in order._node if node is not None}
-    at_risk = Counter((node.cell, node.epoch) for node in nodes if node.free and order._epoch - node.epoch < HORIZON)
+    nodes = {node for node in order._node_of if node is not None}
+    at_risk = Counter(
+        (node.reuse_class, node.epoch) for node in nodes if node.free and order._epoch - node.epoch < HORIZON
+    )
     for entry in order._ghosts._entries.values():
-        cell, epoch = entry >> 4 & 15, (entry & (1 << 48) - 1) >> 8
+        reuse_class, epoch = entry >> 4 & 15, (entry & (1 << 48) - 1) >> 8
         if order._epoch - epoch < HORIZON:
-            at_risk[cell, epoch] += 1
-    assert sum(order._alive) == sum(at_risk.values())
-    assert all(order._alive[cell * HORIZON + epoch % HORIZON] == n for (cell, epoch), n in at_risk.items())
+            at_risk[reuse_class, epoch] += 1
+    assert sum(order._at_risk) == sum(at_risk.values())
+    assert all(
+        order._at_risk[reuse_class * HORIZON + epoch % HORIZON] == n for (reuse_class, epoch), n in at_risk.items()
+    )
     parents = {node.parent for node in nodes if node.free}
     leaves = {node for node in nodes if node.free and node not in parents}
     found = set()
     filled = 0
     for bucket in range(CLASSES * SLOTS):
-        cell, slot = divmod(bucket, SLOTS)
-        lists = [order._buckets[bucket]] if slot != ANCIENT else list(order._ancient[cell].values())
+        reuse_class, slot = divmod(bucket, SLOTS)
+        lists = [order._buckets[bucket]] if slot != ANCIENT else list(order._ancient[reuse_class].values())
         for place, node in ((place, node) for leaves_ in lists for place, node in enumerate(leaves_)):
-            assert node.place == place
-            assert node.cell == cell
+            assert node.leaf_index == place
+            assert node.reuse_class == reuse_class
             assert (order._epoch - node.epoch >= HORIZON) if slot == ANCIENT else node.epoch % HORIZON == slot
             found.add(node)
         if any(lists):
@@ -90,13 +94,13 @@ def serve(order, cached, request):
 
 
 def node_of(order, cached, key):
-    return order._node[cached[key]]
+    return order._node_of[cached[key]]
 
 
 def test_classes_are_hits_branch_and_half():
     """Worked by hand: a prompt of four blocks, a sibling below its second block, then the next turn of the first."""
     order, cached = build("gix", 20, epoch=1000), {}
-    classes = lambda *keys: [node_of(order, cached, key).cell for key in keys]  # noqa: E731
+    classes = lambda *keys: [node_of(order, cached, key).reuse_class for key in keys]  # noqa: E731
     serve(order, cached, ["s", "t", "a", "b"])  # new at the root: hits 0, no branch, back half from block 2
     assert classes("s", "t", "a", "b") == [0, 0, 1, 1]
     serve(order, cached, ["s", "t", "c", "d"])  # below t, which has a child: born at a branch
@@ -150,7 +154,7 @@ def test_length_is_final_and_counts_in_each_group():
         assert order.pop() == block
         order.cache(block, key, parent, position)
     order.release([3, 2, 1, 0, 5, 4])
-    assert [order._node[block].cell for block in range(6)] == [0, 0, 1, 1, 0, 1]
+    assert [order._node_of[block].reuse_class for block in range(6)] == [0, 0, 1, 1, 0, 1]
 
 
 @pytest.mark.parametrize("name", LEARNED)

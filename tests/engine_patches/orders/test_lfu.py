@@ -79,7 +79,7 @@ def test_every_leaf_stands_in_the_list_of_its_count(seed, windowed):
         leaves = set()
         for count, nodes in zip(counts, inside, strict=True):
             assert all(node.free and (node.count or 1) == count for node in nodes)
-            here = {id(node) for node in nodes if node.place >= 0}
+            here = {id(node) for node in nodes if node.leaf_index >= 0}
             assert not here or order._filled >> count & 1
             leaves |= here
         assert leaves == free_leaves(order)

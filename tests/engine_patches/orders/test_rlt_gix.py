@@ -13,25 +13,29 @@ from tests.support.toy_engine import ToyEngine
 
 
 def check_shadow(order, *, whole_prefixes):
-    nodes = {node for node in order._node if node is not None and node.key is not None}
-    held = {twin for twin in order._shadow._nodes.values() if twin.block >= 0}
+    nodes = {node for node in order._node_of if node is not None and node.key is not None}
+    held = {shadow_node for shadow_node in order._shadow._nodes.values() if shadow_node.block >= 0}
     in_use = {node for node in nodes if not node.free}
-    assert order._shadow.held == len(held)
-    assert order._shadow.in_use == len(in_use)
-    assert all(node.twin in held and not node.twin.free for node in in_use)
-    assert {twin for twin in held if not twin.free} == {node.twin for node in in_use}
-    assert all(twin.own is None or twin.own.twin is twin for twin in held)
-    assert {node.key for node in nodes if node.twin is not None} == {node.key for node in nodes} & {t.key for t in held}
+    assert order._shadow.num_keys == len(held)
+    assert order._shadow.num_in_use == len(in_use)
+    assert all(node.shadow_node in held and not node.shadow_node.free for node in in_use)
+    assert {shadow_node for shadow_node in held if not shadow_node.free} == {node.shadow_node for node in in_use}
+    assert all(
+        shadow_node.guarded_node is None or shadow_node.guarded_node.shadow_node is shadow_node for shadow_node in held
+    )
+    assert {node.key for node in nodes if node.shadow_node is not None} == {node.key for node in nodes} & {
+        t.key for t in held
+    }
     standing = [*order._shadow._unmarked, *order._shadow._marked]
-    parents = {twin.parent for twin in held if twin.free}
-    assert set(standing) == {twin for twin in held if twin.free and twin not in parents}
+    parents = {shadow_node.parent for shadow_node in held if shadow_node.free}
+    assert set(standing) == {shadow_node for shadow_node in held if shadow_node.free and shadow_node not in parents}
     assert len(standing) == len(set(standing))
     assert len(order._shadow._nodes) <= 2 * order._size
-    assert all(node.out == place for place, node in enumerate(order._out))
+    assert all(node.outside_index == place for place, node in enumerate(order._outside))
     if whole_prefixes:
         assert len(held) <= order._size
-        assert all(len(twin.key) == 1 or twin.parent in held for twin in held)
-        assert set(order._out) == {node for node in nodes if node.place >= 0 and node.twin is None}
+        assert all(len(shadow_node.key) == 1 or shadow_node.parent in held for shadow_node in held)
+        assert set(order._outside) == {node for node in nodes if node.leaf_index >= 0 and node.shadow_node is None}
 
 
 @pytest.mark.parametrize("budget", [None, 0.0], ids=["quiet", "at once"])
@@ -45,7 +49,7 @@ def test_the_shadow_pins_and_holds_what_it_should(seed, windowed, budget):
 
     def watched(blocks):
         release(blocks)
-        assert order._shadow.held - order._shadow.in_use <= order.free
+        assert order._shadow.num_keys - order._shadow.num_in_use <= order.free
 
     order.release = watched
     engine = ToyEngine(order, 30, seed, windowed=windowed)
@@ -66,23 +70,23 @@ def test_in_charge_the_guard_evicts_what_the_shadow_does_not_hold():
     order._budget = 0.0
     engine = ToyEngine(order, 40, 1)
     guarded = 0
-    draw = order._draw
+    draw = order._choose_victim
 
     def watched():
         nonlocal guarded
         node = draw()
         if order.fallback:
-            assert node.key is None or node.twin is None
+            assert node.key is None or node.shadow_node is None
             guarded += 1
         return node
 
-    order._draw = watched
+    order._choose_victim = watched
     for _ in range(4000):
         engine.step(rough=False)
     assert guarded > 100
 
 
-class Forest:
+class DriftingTree:
     """Requests over random paths of a tree whose popularity drifts: chance, but the same for every order."""
 
     def __init__(self, seed, requests):
@@ -104,9 +108,9 @@ def test_the_shadow_misses_what_rlt_misses():
     ours, theirs = [], []
     for seed in range(10):
         server = Cache(RLTGIX(120, seed))
-        counted = replay(server, Forest(3, 3000))
+        counted = replay(server, DriftingTree(3, 3000))
         ours.append(server.order.shadow_misses)
-        theirs.append(counted.accesses - replay(Cache(RLT(120, 100 + seed)), Forest(3, 3000)).hits)
+        theirs.append(counted.accesses - replay(Cache(RLT(120, 100 + seed)), DriftingTree(3, 3000)).hits)
     spread = max(theirs) - min(theirs)
     assert spread < 0.05 * min(theirs)
     assert abs(sum(ours) - sum(theirs)) / 10 < spread / 2
@@ -164,18 +168,18 @@ def test_a_voided_key_goes_in_both():
         order.cache(position, key, key[:-1] or None, position)
     order.release([1, 0])
     order.uncache(1)
-    assert (order._shadow.held, order._shadow.in_use) == (1, 0)
+    assert (order._shadow.num_keys, order._shadow.num_in_use) == (1, 0)
     order.hit(0)
     order.uncache(0)  # in use
-    assert (order._shadow.held, order._shadow.in_use) == (0, 0)
+    assert (order._shadow.num_keys, order._shadow.num_in_use) == (0, 0)
     order.discard([0])
     order.clear()
-    assert order._shadow.held == order.marked == 0
+    assert order._shadow.num_keys == order.marked == 0
 
 
 def test_the_guard_stays_quiet_where_the_learned_order_is_better():
     order = RLTGIX(300, 0)
-    replay(Cache(order), Forest(1, 6000))
+    replay(Cache(order), DriftingTree(1, 6000))
     assert order.debt == -order._budget
     assert order.fallbacks == 0
 

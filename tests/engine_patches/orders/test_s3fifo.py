@@ -53,18 +53,18 @@ def test_is_the_published_algorithm_on_single_blocks(seed, size):
 
 
 def mains(order):
-    return {node.key for node in order._node if node is not None and node.mark == 1}
+    return {node.key for node in order._node_of if node is not None and node.mark == 1}
 
 
 def test_a_key_that_moves_to_the_main_queue_takes_its_ancestors_along():
     engine = ToyEngine(S3FIFO(4), 4, seed=0)
     for _ in range(3):
         access(engine, (1, 1, 1))
-    assert engine.order.small == 3
+    assert engine.order.small_size == 3
     access(engine, (2, 2))
     assert engine.victims[-1][1] == (1, 1, 1)  # moved, and then judged there, for want of another leaf
     assert mains(engine.order) == {(1,), (1, 1)}
-    assert engine.order.small == 2
+    assert engine.order.small_size == 2
 
 
 def test_a_ghost_that_returns_joins_the_main_queue():
@@ -103,11 +103,11 @@ def test_every_leaf_stands_in_one_queue_and_sizes_are_right(seed, windowed):
     order = S3FIFO(24)
     for _ in drive(order, 24, seed, windowed=windowed):
         small, main = standing(*order._queues)
-        assert free_leaves(order) == {id(node) for node in small + main if node.place >= 0}
+        assert free_leaves(order) == {id(node) for node in small + main if node.leaf_index >= 0}
         assert all(node.mark < 1 for node in small)
         assert all(node.mark == 1 for node in main)
-        keyed = {id(node): node for node in order._node if node is not None and node.key is not None}.values()
-        assert order.small == sum(node.mark == 0 for node in keyed)
+        keyed = {id(node): node for node in order._node_of if node is not None and node.key is not None}.values()
+        assert order.small_size == sum(node.mark == 0 for node in keyed)
         assert all(node.mark >= 0 and 0 <= node.count <= 3 for node in keyed)
     assert order.evictions > 50
 

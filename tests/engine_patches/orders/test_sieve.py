@@ -85,7 +85,7 @@ def test_every_leaf_stands_in_the_queue_once(seed, windowed):
     for _ in drive(order, 24, seed, windowed=windowed):
         (queue,) = standing(order._queue)
         inside = {id(node) for node in queue}
-        assert free_leaves(order) == {id(node) for node in queue if node.place >= 0}
+        assert free_leaves(order) == {id(node) for node in queue if node.leaf_index >= 0}
         assert len(inside) <= 24
         assert order._hand is order._queue.end or id(order._hand) in inside
     assert order.evictions > 50

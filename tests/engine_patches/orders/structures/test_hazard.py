@@ -13,7 +13,7 @@ from engine_patches.orders.structures.hazard import (
     HORIZON,
     STARTS,
     WIDTHS,
-    Hazards,
+    HazardTable,
     gittins,
 )
 
@@ -53,8 +53,8 @@ def test_bins_cover_every_age_once():
 
 def test_exposure_counts_each_block_and_epoch_half_of_the_first():
     """Ten blocks of class 3 born in epoch 0 and never used again: in bin b they are exposed for its width."""
-    table = Hazards(length=100, capacity=1000)
-    table.alive[3 * HORIZON] = 10
+    table = HazardTable(epoch_length=100, capacity=1000)
+    table.at_risk[3 * HORIZON] = 10
     for _ in range(STARTS[5]):
         table.advance()
     exposure = [0.0] * BINS  # the same with a loop over epochs
@@ -66,18 +66,18 @@ def test_exposure_counts_each_block_and_epoch_half_of_the_first():
 
 
 def test_blocks_past_the_horizon_are_in_no_statistics():
-    table = Hazards(length=100, capacity=1000)
-    table.alive[0] = 10
+    table = HazardTable(epoch_length=100, capacity=1000)
+    table.at_risk[0] = 10
     for _ in range(HORIZON):
         table.advance()
-    assert sum(table.alive) == 0
+    assert sum(table.at_risk) == 0
 
 
 def test_hazards_follow_the_formulas_of_the_shrinkage():
     """One class with 30 reuses in 200 block-epochs of age 0, capacity 1000, epochs of 100, worked by hand:
     lam = 31/1200; g[0] = (30 + 5 lam 16/8.5)/205; level(0) = (30 + 100 lam)/(200 (30 + lam)/201 + 100 lam);
     hazard = (30 + 400 level g)/600."""
-    table = Hazards(length=100, capacity=1000)
+    table = HazardTable(epoch_length=100, capacity=1000)
     table.events[0], table._exposure[0] = 30.0, 200.0
     lam = 31 / 1200
     shape = (30 + 5 * lam * 16 / 8.5) / 205
@@ -91,7 +91,7 @@ def test_hazards_follow_the_formulas_of_the_shrinkage():
 
 
 def test_levels_are_steps_of_a_factor_one_and_a_half():
-    table = Hazards(length=256, capacity=2048)
+    table = HazardTable(epoch_length=256, capacity=2048)
     chance = random.Random(1)
     table.events[:] = [chance.uniform(0, 50) for _ in table.events]
     table._exposure = [chance.uniform(0, 500) for _ in table._exposure]

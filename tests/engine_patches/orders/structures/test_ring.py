@@ -5,13 +5,13 @@ import random
 import pytest
 
 from engine_patches.orders import ORDERS
-from engine_patches.orders.structures.ring import Linked, Ring
+from engine_patches.orders.structures.ring import Ring, RingNode
 from tests.support.flat_requests import access
 from tests.support.toy_engine import ToyEngine, count_lines
 
 
 def test_oldest_first():
-    ring, nodes = Ring(), [Linked() for _ in range(4)]
+    ring, nodes = Ring(), [RingNode() for _ in range(4)]
     assert not ring
     for node in nodes[:3]:
         ring.add(node)
