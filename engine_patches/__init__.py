@@ -9,4 +9,6 @@ interface of vLLM's free-block queue and tells it what happens to blocks. `plugi
 and says why; `host_interface` and `host_trial` check that the vLLM at hand is one that the adapter fits.
 """
 
+# The project's only version number: pyproject.toml reads it from here when a distribution is built. A literal, so that
+# importing the plugin cannot fail where the distribution's metadata is missing.
 __version__ = "0.1.0"
