@@ -3,14 +3,14 @@ import random
 from engine_patches.orders.structures.ghost_list import GhostList
 
 
-def test_first_in_first_out_and_what_was_known_comes_back():
+def test_first_in_first_out_and_what_was_known_comes_back() -> None:
     ghosts = GhostList(2)
     assert [ghosts.add("a", 5), ghosts.add("b", 2**48 - 1), ghosts.add("c", 7)] == [-1, -1, 5]
     assert [ghosts.pop("a"), ghosts.pop("b"), ghosts.pop("b"), ghosts.pop("c")] == [-1, 2**48 - 1, -1, 7]
     assert len(ghosts) == 0
 
 
-def test_a_key_that_returns_and_goes_again_stands_at_the_end():
+def test_a_key_that_returns_and_goes_again_stands_at_the_end() -> None:
     ghosts = GhostList(2)
     ghosts.add("a", 1)
     ghosts.add("b", 2)
@@ -20,7 +20,7 @@ def test_a_key_that_returns_and_goes_again_stands_at_the_end():
     assert ghosts.pop("a") == 3
 
 
-def test_agrees_with_a_list_and_keeps_its_cap():
+def test_agrees_with_a_list_and_keeps_its_cap() -> None:
     """The cap counts keys; places left behind count only beyond twice as many."""
     ghosts, chance = GhostList(30), random.Random(3)
     model: list[tuple[int, int]] = []
