@@ -1,6 +1,6 @@
 # Two images from one wheel:
-#   docker build --target gateway -t leafcutter-gateway:0.1.0 .    the gateway alone, no torch
-#   docker build --target engine -t leafcutter-engine:0.1.0 .      the official vLLM image with the eviction plugin in it
+#   docker build --target gateway -t leafcutter-gateway .    the gateway alone, no torch
+#   docker build --target engine -t leafcutter-engine .      the official vLLM image with the eviction plugin in it
 # Every version that is chosen here:
 ARG PYTHON_VERSION=3.12
 ARG VLLM_VERSION=0.32.0

@@ -1,7 +1,7 @@
-"""An eviction order inside vLLM: a block pool that tells the order what happens, and a queue that asks it.
+"""An eviction order inside vLLM: a block pool that tells the order what happens, and a queue that asks it for victims.
 
-vLLM's scheduler owns one block pool; the pool keeps its free blocks in a queue and evicts from the front. Here
-the queue is a face over an `EvictionOrder`, and a subclass of the pool reports the events a queue does not see:
+vLLM's scheduler owns one block pool; the pool keeps its free blocks in a queue and evicts from the front. Here the
+queue passes its calls to an `EvictionOrder`, and a subclass of the pool reports the events that a queue does not see:
 
     pool.cache_full_blocks, cache_partial_block  -> cache      queue.popleft, popleft_n   -> pop
     pool._remove_cached_block_hashes             -> uncache    queue.remove               -> pin
@@ -9,25 +9,26 @@ the queue is a face over an `EvictionOrder`, and a subclass of the pool reports 
     pool.get_cached_block, then touch            -> hit        queue.prepend_n            -> discard
     pool.reset_prefix_cache                      -> clear      queue.iter_blocks_after    -> walk
 
-A hit and a pin look the same in `touch`: the CPU-offload manager pins blocks through it while it copies them. A
-hit is a touch of a block that a lookup returned since its last touch; offload in lazy mode pins without a lookup.
-In eager mode offload looks up and pins blocks that requests hold: counted as hits, without effect on the order.
+A hit and a pin look the same in `touch`: the CPU-offload manager pins blocks through it while it copies them. So a
+touch counts as a hit if a lookup returned the block since its last touch. In lazy mode the offload manager pins without
+a lookup. In eager mode it looks up and pins blocks that requests hold; these are counted as hits, without effect on the
+order.
 
-What an order takes for a request's history is what the scheduler does, in its order:
+An order sees the history of a request as the scheduler makes it:
 
     admission    lookups, hits of the cached prefix, pops for the rest, then a key for each block that the step fills;
-                 a prompt in chunks and each generated block that fills up: pops and keys again, in later steps
-    end          release of all blocks that carry a key, deepest first: the length is known. An abort is an end
-    preemption   an end, too; the request comes back as a new one and hits what is left of its blocks
+                 later chunks of the prompt, and generated blocks that fill up, are pops and keys in later steps
+    end          release of all blocks that carry a key, deepest first, so the length is known; an abort is an end too
+    preemption   an end as well; the request comes back as a new one and hits what is left of its blocks
     recompute    the last block of a prompt that is cached whole is computed beside the cached one: a second copy
 
 Blocks in use without a key (partly filled, reserved for speculation, waiting for a transfer) only take room.
 
-Of a block with several hashes (a partial one beside the full one) the order knows the primary one: nothing ever
-continues a partial hash. Pools that get hashes by other ways (the offload manager's own pool on the CPU side)
-work too: their blocks have no key for the order, which then sees them as lone leaves. vLLM 0.33 gives blocks without a
-hash back by `append_n` in one place (`unpin_blocks`, for hybrid sparse attention), as victims of last resort; to an
-order they are lone leaves like others.
+Of a block with several hashes (a partial one beside the full one) the order knows the primary one, as nothing ever
+continues a partial hash. Pools that get hashes in other ways (the offload manager's own pool on the CPU side) work too:
+their blocks have no key for the order, which treats each of them as a leaf without a parent. vLLM 0.33 gives blocks
+without a hash back by `append_n` in one place (`unpin_blocks`, for hybrid sparse attention), as victims of last resort;
+an order treats them in the same way.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class OrderQueue:
-    """The host's queue of free blocks, all of it, over an order. The first `popleft` gives block 0."""
+    """All methods of the host's queue of free blocks, answered by an order. The first `popleft` returns block 0."""
 
     def __init__(self, blocks: Sequence[KVCacheBlock], order: EvictionOrder) -> None:
         self._blocks = blocks
@@ -84,9 +85,9 @@ class OrderQueue:
 
 
 def build_pool_class(host_pool: Any, make_order: Callable[[int], EvictionOrder], on_pool: Callable[[Any], None]) -> Any:
-    """A subclass of the host's BlockPool whose free blocks are kept by `make_order(number of blocks)`.
+    """Return a subclass of the host's BlockPool whose free blocks are kept by `make_order(number of blocks)`.
 
-    `on_pool` is called with each pool when it is built: `pool.order` holds its order.
+    `on_pool` is called with each pool when it has been built; `pool.order` is its order.
     """
 
     class LeafcutterBlockPool(host_pool):  # type: ignore[misc]
@@ -94,7 +95,7 @@ def build_pool_class(host_pool: Any, make_order: Callable[[int], EvictionOrder],
             super().__init__(*args, **kwargs)
             self.order = make_order(self.num_gpu_blocks)
             self.free_block_queue = OrderQueue(self.blocks, self.order)
-            # The host took its null block from the queue it built itself: take the same one from ours.
+            # The host took its null block from the queue that it built itself, so take the same one from ours.
             if self.free_block_queue.popleft() is not self.null_block:
                 raise HostError(f"the null block is block {self.null_block.block_id}, expected 0")
             self._looked_up = bytearray(self.num_gpu_blocks)
@@ -125,7 +126,7 @@ def build_pool_class(host_pool: Any, make_order: Callable[[int], EvictionOrder],
             **kwargs: Any,
         ) -> None:
             super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **kwargs)
-            # Null blocks and blocks the host chose not to cache have no hash: the chain begins anew behind them.
+            # Null blocks and blocks that the host chose not to cache have no hash: behind them a chain begins anew.
             parent = blocks[num_cached_blocks - 1].block_hash if num_cached_blocks else None
             for position in range(num_cached_blocks, num_full_blocks):
                 block = blocks[position]
@@ -149,7 +150,7 @@ def build_pool_class(host_pool: Any, make_order: Callable[[int], EvictionOrder],
             )
             if key is not None and block.block_hash == key:
                 position = (num_tokens - 1) // block_size
-                # Hashes are chained at hash_block_size; a key is a hash and four bytes that name the group.
+                # Hashes are chained every hash_block_size tokens; a key is a hash and four bytes that name the group.
                 hashes = position * block_size // self.hash_block_size
                 parent = request.block_hashes[hashes - 1] + key[-4:] if hashes else None
                 self.order.cache(block.block_id, key, parent, position)

@@ -1,4 +1,4 @@
-"""What can go wrong here: a setting nobody can use, or a host this plugin does not know.
+"""What can go wrong here: a setting that cannot be used, or a vLLM (the host) that this plugin does not know.
 
 LeafcutterError
 +-- SettingError   a LEAFCUTTER_... variable has a value out of range, or its port is taken
@@ -7,12 +7,12 @@ LeafcutterError
 
 
 class LeafcutterError(Exception):
-    """Raised from the plugin, it stops the engine: the engine never runs half patched."""
+    """An error of the plugin. vLLM does not catch it, so it stops the engine: the engine never runs half patched."""
 
 
 class SettingError(LeafcutterError):
-    """Names the key, its value and what was expected."""
+    """A setting cannot be used. The message names the variable, its value and what was expected."""
 
 
 class HostError(LeafcutterError):
-    """Says in plain words what differs from the supported hosts."""
+    """This vLLM is not a supported one. The message says in plain words what differs."""

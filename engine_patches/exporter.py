@@ -1,8 +1,9 @@
-"""The order's state over HTTP, in Prometheus text form, from the process that owns the block pool.
+"""The order's state over HTTP, as Prometheus metrics, served by the process that owns the block pool.
 
-Counters are plain ints that the scheduler thread writes and a scrape reads: no lock in the engine's step, and a
-scrape during a step may see numbers that are one event apart. One server a process; it starts with the first pool
-and shows the pool built last, as vLLM builds the CPU-side pool of its offload manager before the engine's own.
+Counters are plain ints that the scheduler thread writes and a scrape reads. So there is no lock in the engine's step,
+and a scrape during a step may see numbers that are one event apart. Each process has one server. It starts with the
+first pool and shows the pool that was built last, as vLLM builds the CPU-side pool of its offload manager before the
+engine's own.
 """
 
 import re
@@ -37,7 +38,7 @@ GAUGES = (
 
 
 class Pool(Protocol):
-    """The adapter's pool, as far as it is shown."""
+    """What the exporter reads of the adapter's pool."""
 
     order: EvictionOrder
     hash_block_size: int
@@ -45,7 +46,7 @@ class Pool(Protocol):
 
 
 class Exporter(Collector):
-    """`serve(port, address, registry)` is `prometheus_client.start_http_server`; a test may give its own."""
+    """Serves the metrics of one pool. `serve(port, address, registry)` starts the HTTP server."""
 
     def __init__(
         self, port: int, address: str, vllm_version: str, serve: Callable[..., Any] = start_http_server
@@ -56,7 +57,7 @@ class Exporter(Collector):
         self._pool: weakref.ref[Pool] | None = None
 
     def show(self, pool: Pool) -> None:
-        """From now on this pool; the first call binds the port. Raises SettingError if it is taken."""
+        """Show this pool from now on. The first call binds the port and raises SettingError if that is taken."""
         if self._pool is None:
             registry = CollectorRegistry()
             registry.register(self)
@@ -88,7 +89,10 @@ class Exporter(Collector):
 
 
 def rank_port(port: int, process_name: str) -> int:
-    """The port of this process: vLLM names the engine processes of data-parallel ranks EngineCore_DP0, _DP1 ..."""
+    """Return the port of this process: `port` plus its data-parallel rank.
+
+    vLLM names the engine processes of data-parallel ranks EngineCore_DP0, EngineCore_DP1 ...
+    """
     rank = re.fullmatch(r"EngineCore_DP(\d+)", process_name)
     return port + int(rank[1]) if rank else port
 

@@ -1,7 +1,7 @@
-"""The part of vLLM that the adapter stands on, and the check that the host at hand has it.
+"""The interface of vLLM that the adapter relies on, and the check that the vLLM at hand (the host) has it.
 
-The supported versions have one shape here; a host whose names, parameters or conduct (see `trial`) differ is refused,
-because an order that misses one event keeps a wrong picture of the cache from then on.
+All supported versions have the same interface here. A host is refused if its names, its parameters or its behaviour
+(see `host_trial`) differ, because an order that misses one event has a wrong picture of the cache from then on.
 """
 
 import inspect
@@ -31,7 +31,7 @@ POOL_METHODS: Mapping[str, tuple[str, ...]] = {
     "get_num_free_blocks": (),
 }
 
-# The whole public surface of the host's queue of free blocks: a method we do not have is a call we would miss.
+# All public methods of the host's queue of free blocks: a method that our queue lacks is a call that we would miss.
 QUEUE_METHODS: Mapping[str, tuple[str, ...]] = {
     "popleft": (),
     "popleft_n": ("n",),
@@ -57,7 +57,7 @@ class Host:
 
 
 def find_differences(host: Host) -> list[str]:
-    """Sentences that say what differs from a supported host; empty if nothing does."""
+    """Return one sentence for each thing that differs from a supported host; an empty list if nothing does."""
     problems = _version_problems(host.version)
     for module, name in (
         (host.coordinator, "BlockPool"),

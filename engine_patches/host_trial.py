@@ -1,8 +1,8 @@
-"""A trial of the host's block pool: five blocks through a whole life, and what the pool asks of its queue meanwhile.
+"""A trial of the host's block pool: five blocks go through a whole life, and the calls to the pool's queue are checked.
 
-Names and parameters can stay while their meaning changes: a pool that gave unhashed blocks back by `append_n`, or ended
-a hash by another way than `_remove_cached_block_hashes`, would leave the order with a wrong picture of the cache. The
-trial runs on a small pool of the host's own class, once, before the adapter is put in its place.
+Names and parameters can stay the same while their meaning changes. A pool that gave unhashed blocks back by `append_n`,
+or that ended a hash without `_remove_cached_block_hashes`, would leave the order with a wrong picture of the cache. The
+trial runs once, on a small pool of the host's own class, before the adapter takes its place.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,18 +14,21 @@ HASHES = [bytes([place]) * 32 for place in range(1, 3)]
 
 
 def find_deviations(pool_class: Any) -> list[str]:
-    """What the pool does otherwise than the adapter expects: no sentence or one, as what follows it means nothing."""
+    """Return a sentence on the first thing that the pool does otherwise than the adapter expects, or an empty list.
+
+    The trial ends at the first deviation, because everything after it means nothing.
+    """
     try:
         for what, found, expected in _try(pool_class):
             if found != expected:
                 return [f"{pool_class.__name__}, {what}: {found}, expected {expected}"]
-    except Exception as error:  # an unknown host may fail in any way, and each of them is a reason to refuse it
+    except Exception as error:  # an unknown host may fail in any way, and every way is a reason to refuse it
         return [f"{pool_class.__name__} failed a trial: {error!r}"]
     return []
 
 
 def _try(pool_class: Any) -> Iterator[tuple[str, object, object]]:
-    """What was done, what came of it, what was expected."""
+    """Yield, for each step of the trial, what was done, what came of it, and what was expected."""
     calls: list[str] = []
 
     def seen() -> str:
@@ -80,7 +83,7 @@ def _try(pool_class: Any) -> Iterator[tuple[str, object, object]]:
 
 
 class _WatchedQueue:
-    """The host's own queue; notes what is asked of it, and passes it on."""
+    """The host's own queue behind a recorder: each call is added to `calls` as text, then passed on."""
 
     def __init__(self, queue: Any, calls: list[str]) -> None:
         self._queue = queue
@@ -100,6 +103,6 @@ class _WatchedQueue:
 
 
 def _ids(argument: Any) -> str:
-    """A number as it is, a block by its id."""
+    """Return the ids of a block or of several blocks as text; a plain number stands for itself."""
     several = argument if isinstance(argument, Iterable) else [argument]
     return " ".join(str(getattr(each, "block_id", each)) for each in several)

@@ -1,8 +1,9 @@
-"""The entry point `vllm.general_plugins`: puts the adapter in place of vLLM's block pool, or refuses.
+"""The entry point `vllm.general_plugins`: it puts the adapter in place of vLLM's block pool, or refuses.
 
-vLLM calls `register` in each of its processes, possibly more than once. Off unless LEAFCUTTER_EVICTION names an
-order. What cannot be done as asked raises, which stops the engine with the reason: it never runs half patched.
-Importing this module needs no vLLM and must not fail: vLLM logs a failing import and goes on without the plugin.
+vLLM calls `register` in each of its processes, possibly more than once. The plugin is off unless LEAFCUTTER_EVICTION
+names an order. If it cannot do what it was asked to, it raises, which stops the engine with the reason: the engine
+never runs half patched. Importing this module needs no vLLM and must not fail, because vLLM logs a failing import and
+goes on without the plugin.
 """
 
 import logging
@@ -18,12 +19,15 @@ from engine_patches.host_interface import Host, find_differences
 from engine_patches.orders import ORDERS, EvictionOrder
 from engine_patches.settings import EVICTION, Settings, read_settings
 
-# Below vLLM's own logger: it has a handler in every process of the engine.
+# A child of vLLM's own logger, which has a handler in every process of the engine.
 logger = logging.getLogger("vllm.leafcutter")
 
 
 def register(environ: Mapping[str, str] | None = None, host: Host | None = None) -> None:
-    """Idempotent. Raises SettingError or HostError; then nothing is changed."""
+    """Put the eviction order that `environ` names in place. A second call changes nothing.
+
+    Raises SettingError or HostError, and then has changed nothing.
+    """
     settings = read_settings(os.environ if environ is None else environ)
     if settings.order is None:
         return

@@ -1,4 +1,4 @@
-"""The plugin's settings. Environment variables, as the engine's own command line is not ours to extend."""
+"""The plugin's settings. They are environment variables, as the engine's own command line is not ours to extend."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ OFF = "off"
 
 @dataclass(frozen=True)
 class Option:
-    """One variable. `parse` raises ValueError for a value out of range; unset and empty mean the default."""
+    """One variable. If it is unset or empty it has the default. `parse` raises ValueError for a value out of range."""
 
     name: str
     default: str
@@ -44,24 +44,25 @@ SEED = Option(
     "LEAFCUTTER_EVICTION_SEED",
     "",
     "an integer",
-    "Fixes the lots of a randomized order; unset, they come from the operating system.",
+    "Fixes the random choices of a randomized order; if unset, the operating system gives the seed.",
     int,
 )
 STATE_PORT = Option(
     "LEAFCUTTER_STATE_PORT",
     "",
     "1 to 65535",
-    "TCP port in the engine process for the order's state in Prometheus text form; unset, there is none. "
+    "TCP port on which the engine process serves the order's state as Prometheus metrics; if unset, it does not. "
     "Data-parallel rank r takes the port plus r.",
     _parse_port,
 )
-STATE_HOST = Option("LEAFCUTTER_STATE_HOST", "127.0.0.1", "an address", "Address that port is bound to.", str)
+STATE_HOST = Option("LEAFCUTTER_STATE_HOST", "127.0.0.1", "an address", "Address that this port is bound to.", str)
 OPTIONS = (EVICTION, SEED, STATE_PORT, STATE_HOST)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`order` None: the plugin does nothing. `seed` None: fresh lots. `state_port` None: no endpoint."""
+    """The settings as read. With `order` None the plugin does nothing, with `seed` None the operating system gives the
+    seed, and with `state_port` None no state is served."""
 
     order: str | None
     seed: int | None
@@ -70,7 +71,7 @@ class Settings:
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Raises SettingError."""
+    """Read all settings. Raises SettingError for a value that cannot be used."""
     order, seed, port, host = (_read(option, environ) for option in OPTIONS)
     assert order is None or isinstance(order, str)
     assert seed is None or isinstance(seed, int)

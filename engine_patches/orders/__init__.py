@@ -1,4 +1,4 @@
-"""The eviction orders, by name. Adding one is a file, a line here, and its row in the tests."""
+"""The eviction orders by name. To add one, write its file, add a line here, and add its row in the tests."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

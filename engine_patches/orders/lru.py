@@ -1,9 +1,9 @@
 """Least recently used: vLLM's own order, step for step.
 
-A list of the free blocks. Kept content joins at the back when its request ends, deepest block first;
-worthless content joins at the front; the victim is the front. A reused block leaves from wherever it stands.
-This order is the baseline, and being equal to the host's own queue it shows that the adapter changes nothing
-by itself.
+It is one list of the free blocks. When a request ends, its blocks whose content is kept join at the back, deepest block
+first; blocks with a worthless content join at the front. The victim is the front. A reused block leaves from wherever
+it stands. This order is the baseline; and because it equals the host's own queue, it shows that the adapter changes
+nothing by itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from engine_patches.orders.base import Counters, Key
 
 
 class LRU(Counters):
-    """A doubly linked list in two flat arrays; number n is both ends. See `EvictionOrder` for the verbs."""
+    """A doubly linked list in two flat arrays, where the number n stands for both ends. Verbs: see `EvictionOrder`."""
 
     name: ClassVar[str] = "lru"
     randomized: ClassVar[bool] = False
@@ -21,27 +21,27 @@ class LRU(Counters):
     def __init__(self, num_blocks: int, seed: int | None = None) -> None:  # noqa: ARG002  (no chance in this order)
         self.free = num_blocks
         self._end = num_blocks
-        # Links of a ring 0, 1, .. n-1, n. A block in use has _next == -1.
+        # Links of the ring 0, 1, .. n-1, n. A block in use has _next == -1.
         self._next: list[int] = [*range(1, num_blocks + 1), 0]
         self._prev: list[int] = [num_blocks, *range(num_blocks)]
-        self._key: list[Key | None] = [None] * num_blocks
+        self._key_of: list[Key | None] = [None] * num_blocks
         self._copies: dict[Key, int] = {}  # blocks that carry a key: at most n entries
 
     def cache(self, block: int, key: Key, parent: Key | None, position: int) -> None:  # noqa: ARG002
-        if self._key[block] == key:
+        if self._key_of[block] == key:
             return
         self.uncache(block)
-        self._key[block] = key
+        self._key_of[block] = key
         copies = self._copies.get(key, 0)
         self.misses += copies == 0
         self._copies[key] = copies + 1
         self.cached += 1
 
     def uncache(self, block: int) -> None:
-        key = self._key[block]
+        key = self._key_of[block]
         if key is None:
             return
-        self._key[block] = None
+        self._key_of[block] = None
         self.cached -= 1
         if self._copies[key] == 1:
             del self._copies[key]
@@ -49,7 +49,7 @@ class LRU(Counters):
             self._copies[key] -= 1
 
     def move(self, source: int, target: int) -> None:
-        self._key[source], self._key[target] = None, self._key[source]
+        self._key_of[source], self._key_of[target] = None, self._key_of[source]
 
     def hit(self, block: int) -> None:
         self.hits += 1
@@ -70,7 +70,7 @@ class LRU(Counters):
         if block == self._end:
             raise IndexError("no free block")
         self._unlink(block)
-        key = self._key[block]
+        key = self._key_of[block]
         if key is not None and self._copies[key] == 1:
             self.evictions += 1
         self.uncache(block)
@@ -83,7 +83,7 @@ class LRU(Counters):
             block = self._next[block]
 
     def clear(self) -> None:
-        self._key = [None] * self._end
+        self._key_of = [None] * self._end
         self._copies.clear()
         self.cached = 0
 
@@ -92,7 +92,7 @@ class LRU(Counters):
         for block in blocks:
             assert self._next[block] == -1, f"block {block} is free already"
             self._next[left], self._prev[block] = block, left
-            self._next[block] = right  # until the next one comes between; also marks it as free
+            self._next[block] = right  # until the next block comes between; it also marks this one as free
             left = block
         self._prev[right] = left
         self.free += len(blocks)

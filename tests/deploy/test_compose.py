@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tomllib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from engine_patches import settings
+from engine_patches import __version__, settings
 from router.cli import main as cli
 from router.config import Config
 from router.engines import probe
@@ -141,12 +140,11 @@ def test_what_is_mounted_exists() -> None:
 
 
 def test_images_are_built_from_the_dockerfile_and_carry_the_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for service in (gateway(), *engines().values()):
         target = service["build"]["target"]
         assert (DEPLOY / service["build"]["context"]).resolve() == ROOT
         assert target in stages()
-        assert service["image"] == f"leafcutter-{target}:{version}"
+        assert service["image"] == f"leafcutter-{target}:{__version__}"
     others = [service["image"] for service in compose()["services"].values() if "build" not in service]
     assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in others), others
 

@@ -25,7 +25,7 @@ from router.config import Config
 from router.core.experiment import Agreement, Arm
 from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Record
 from router.policies.round_robin import RoundRobin
-from router.types import Ending
+from router.types import Ending, EngineId
 from tests.support.deploy_files import DEPLOY, prometheus, queries, targets
 
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
@@ -53,7 +53,7 @@ def gateway_page() -> bytes:
     """The gateway's metrics after one request to each engine and one retry."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    names = [target.split(":")[0] for target in targets()["vllm"]]
+    names = [EngineId(target.split(":")[0]) for target in targets()["vllm"]]
     for name in names:
         decision: Any = SimpleNamespace(
             fallback=None,
@@ -70,8 +70,8 @@ def gateway_page() -> bytes:
         metrics.ended(Record("/v1/completions", 0.0, Ending.OK, decision, first_token_s=0.5), 2.0)
     metrics.retried("connect")
     registry.register(FleetCollector(lambda: [(name, 1, True) for name in names], lambda: 5))
-    seats, tallies = [Arm(RoundRobin(Config()), 0, 1.0)], {("lbgr", "lmetric"): Agreement(2, 1, 0.5)}
-    registry.register(PolicyCollector(lambda: seats, lambda: tallies, lambda: dict.fromkeys(names, False)))
+    arms, agreements = [Arm(RoundRobin(Config()), 0, 1.0)], {("lbgr", "lmetric"): Agreement(2, 1, 0.5)}
+    registry.register(PolicyCollector(lambda: arms, lambda: agreements, lambda: dict.fromkeys(names, False)))
     return generate_latest(registry)
 
 

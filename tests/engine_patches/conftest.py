@@ -1,6 +1,7 @@
 """The real vLLM as a fixture: its block pool is plain Python and needs no device."""
 
 import warnings
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,7 +9,7 @@ from engine_patches.host_interface import Host
 
 
 @pytest.fixture(scope="session")
-def host():
+def host() -> Host:
     """Skips where vLLM is not installed. The import takes seconds and warns about things that are not ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -20,8 +21,8 @@ def host():
 
 
 @pytest.fixture
-def unpatched(host):
+def unpatched(host: Host) -> Iterator[Host]:
     """The host, put back afterwards as it was."""
     own = host.coordinator.BlockPool
     yield host
-    host.coordinator.BlockPool = own
+    host.coordinator.BlockPool = own  # type: ignore[attr-defined]  # of a module that mypy does not read

@@ -1,11 +1,18 @@
 """The adapter in vLLM's real block pool, under its real cache manager."""
 
+from __future__ import annotations
+
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from engine_patches.host_interface import Host
 from engine_patches.orders import ORDERS
 from engine_patches.plugin import register
+
+if TYPE_CHECKING:
+    from tests.support.host_traffic import Traffic  # imports vLLM
 
 NUM_BLOCKS = 40
 STEPS = 1200
@@ -20,8 +27,8 @@ MODELS = [
 ]
 
 
-def start(host, order, model, seed, *, caching=True):
-    """A cache manager over a pool with that order; None: vLLM's own."""
+def start(host: Host, order: str | None, model: str, seed: int, *, caching: bool = True) -> Traffic:
+    """Traffic over a pool with that order, or with vLLM's own queue for None."""
     from tests.support.host_traffic import Traffic
 
     own = host.coordinator.BlockPool
@@ -30,12 +37,12 @@ def start(host, order, model, seed, *, caching=True):
     try:
         return Traffic(model, NUM_BLOCKS, seed, caching=caching)
     finally:
-        host.coordinator.BlockPool = own
+        host.coordinator.BlockPool = own  # type: ignore[attr-defined]  # of a module that mypy does not read
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("model", MODELS)
-def test_lru_is_the_hosts_own_queue_step_for_step(host, model, seed):
+def test_lru_is_the_hosts_own_queue_step_for_step(host: Host, model: str, seed: int) -> None:
     stock, ours = start(host, None, model, seed), start(host, "lru", model, seed)
     assert type(stock.pool) is not type(ours.pool)
     for _ in range(STEPS):
@@ -49,7 +56,7 @@ def test_lru_is_the_hosts_own_queue_step_for_step(host, model, seed):
     assert any(copies for _, copies, *_ in stock.log) == (model == "coarse full and state")
 
 
-def test_lru_is_the_hosts_own_queue_without_prefix_caching(host):
+def test_lru_is_the_hosts_own_queue_without_prefix_caching(host: Host) -> None:
     stock, ours = (start(host, order, "full", 1, caching=False) for order in (None, "lru"))
     for _ in range(STEPS):
         stock.step()
@@ -59,7 +66,7 @@ def test_lru_is_the_hosts_own_queue_without_prefix_caching(host):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", sorted(ORDERS))
-def test_no_order_loses_a_block_or_evicts_one_in_use(host, name, model):
+def test_no_order_loses_a_block_or_evicts_one_in_use(host: Host, name: str, model: str) -> None:
     traffic = start(host, name, model, 1)
     pool, order = traffic.pool, traffic.pool.order
     for _ in range(STEPS):
@@ -76,17 +83,17 @@ def test_no_order_loses_a_block_or_evicts_one_in_use(host, name, model):
     assert sorted(block.block_id for block in pool.get_new_blocks(NUM_BLOCKS - 1)) == [*range(1, NUM_BLOCKS)]
 
 
-def test_rlt_without_prefix_caching_is_a_stack_of_blocks(host):
+def test_rlt_without_prefix_caching_is_a_stack_of_blocks(host: Host) -> None:
     traffic = start(host, "rlt", "full", 1, caching=False)
     for _ in range(STEPS):
         traffic.step()
     assert traffic.pool.order.cached == traffic.pool.order.phases == 0
 
 
-def test_rlt_evicts_no_block_whose_child_is_cached(host):
+def test_rlt_evicts_no_block_whose_child_is_cached(host: Host) -> None:
     """In a full-attention group, with requests only: the key of an evicted block is nobody's parent."""
     traffic = start(host, "rlt", "full", 5)
-    parent_of = {}
+    parent_of: dict[Any, Any] = {}
     for _ in range(STEPS):
         draw = traffic.random.random()
         if draw < 0.5:
@@ -105,13 +112,13 @@ def test_rlt_evicts_no_block_whose_child_is_cached(host):
     assert traffic.pool.order.evictions > 50
 
 
-def test_the_first_block_is_the_null_block(host):
+def test_the_first_block_is_the_null_block(host: Host) -> None:
     pool = start(host, "rlt", "full", 0).pool
     assert pool.null_block.block_id == 0
     assert pool.get_num_free_blocks() == NUM_BLOCKS - 1
 
 
-def test_a_pin_is_not_a_hit(host):
+def test_a_pin_is_not_a_hit(host: Host) -> None:
     traffic = start(host, "rlt", "full", 3)
     while not traffic.admit():
         pass
@@ -129,7 +136,7 @@ def test_a_pin_is_not_a_hit(host):
     assert order.hits == before + 1
 
 
-def test_an_empty_queue_says_so(host):
+def test_an_empty_queue_says_so(host: Host) -> None:
     queue = start(host, "lru", "full", 0).pool.free_block_queue
     queue.popleft_n(NUM_BLOCKS - 1)
     with pytest.raises(ValueError, match="no free blocks"):

@@ -1,35 +1,42 @@
 import urllib.request
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine_patches import __version__
 from engine_patches.exporter import Exporter, rank_port
-from engine_patches.orders import LRU, RLT, RLTGIX
+from engine_patches.orders import LRU, RLT, RLTGIX, EvictionOrder
 from tests.support.toy_engine import ToyEngine
 
 
 class Pool(SimpleNamespace):
-    """Can be referenced weakly, as the real one."""
+    """Can be referenced weakly, as the real one can."""
 
 
-def build_pool(order, num_gpu_blocks=9):
+# `serve` of the exporter, and what it has started: each a server and its thread.
+Server = tuple[Callable[[int, str, CollectorRegistry], None], list[tuple[Any, Any]]]
+
+
+def build_pool(order: EvictionOrder, num_gpu_blocks: int = 9) -> Any:
     return Pool(order=order, hash_block_size=32, num_gpu_blocks=num_gpu_blocks)
 
 
-def read(text):
+def read(text: str) -> dict[str, Any]:
     return {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[Server]:
     """Starts the real HTTP server on a free port and counts how often that is asked for."""
     from prometheus_client import start_http_server
 
-    started = []
+    started: list[tuple[Any, Any]] = []
 
-    def serve(port, address, registry):
+    def serve(port: int, address: str, registry: CollectorRegistry) -> None:
         started.append(start_http_server(0, address, registry))
 
     yield serve, started
@@ -39,13 +46,13 @@ def server():
         thread.join()
 
 
-def scrape(started):
+def scrape(started: list[tuple[Any, Any]]) -> dict[str, Any]:
     port = started[0][0].server_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         return read(answer.read().decode())
 
 
-def test_serves_the_orders_state(server):
+def test_serves_the_orders_state(server: Server) -> None:
     serve, started = server
     order = RLT(9, 0)
     order.pop()  # the null block
@@ -88,7 +95,7 @@ def test_serves_the_orders_state(server):
     assert after["leafcutter_engine_cached_blocks"] == order.cached
 
 
-def test_a_guard_shows_itself(server):
+def test_a_guard_shows_itself(server: Server) -> None:
     serve, started = server
     order = RLTGIX(9, 0)
     order._budget = 0.0
@@ -105,7 +112,7 @@ def test_a_guard_shows_itself(server):
     assert samples["leafcutter_engine_phases_total"] == order.phases
 
 
-def test_one_server_shows_the_pool_built_last(server):
+def test_one_server_shows_the_pool_built_last(server: Server) -> None:
     serve, started = server
     exporter = Exporter(1, "127.0.0.1", "0.32.0", serve)
     first, second = build_pool(RLT(9)), build_pool(LRU(5), 5)
@@ -120,5 +127,5 @@ def test_one_server_shows_the_pool_built_last(server):
 @pytest.mark.parametrize(
     ("name", "port"), [("EngineCore", 900), ("MainProcess", 900), ("EngineCore_DP0", 900), ("EngineCore_DP3", 903)]
 )
-def test_a_data_parallel_rank_has_its_own_port(name, port):
+def test_a_data_parallel_rank_has_its_own_port(name: str, port: int) -> None:
     assert rank_port(900, name) == port

@@ -6,11 +6,11 @@ from engine_patches.settings import OPTIONS, Settings, read_settings
 
 
 @pytest.mark.parametrize("value", [{}, {"LEAFCUTTER_EVICTION": ""}, {"LEAFCUTTER_EVICTION": "off"}])
-def test_off_is_the_default(value):
+def test_off_is_the_default(value: dict[str, str]) -> None:
     assert read_settings(value) == Settings(order=None, seed=None, state_port=None, state_host="127.0.0.1")
 
 
-def test_reads_all_of_it():
+def test_reads_all_of_it() -> None:
     environ = {
         "LEAFCUTTER_EVICTION": " rlt ",
         "LEAFCUTTER_EVICTION_SEED": "-7",
@@ -32,14 +32,14 @@ def test_reads_all_of_it():
         ("LEAFCUTTER_STATE_PORT", "http", "expected 1 to 65535"),
     ],
 )
-def test_a_bad_value_names_key_value_and_what_was_expected(name, value, expected):
+def test_a_bad_value_names_key_value_and_what_was_expected(name: str, value: str, expected: str) -> None:
     with pytest.raises(SettingError) as raised:
         read_settings({name: value})
     assert f"{name}='{value}'" in str(raised.value)
     assert expected in str(raised.value)
 
 
-def test_every_option_is_described():
+def test_every_option_is_described() -> None:
     assert len({option.name for option in OPTIONS}) == len(OPTIONS)
     for option in OPTIONS:
         assert option.name.startswith("LEAFCUTTER_")

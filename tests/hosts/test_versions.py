@@ -13,12 +13,12 @@ import pytest
 
 from engine_patches.host_interface import BELOW
 from engine_patches.host_interface import OLDEST as SUPPORTED
-from tests.support.vllm_source import NEWEST, OLDEST, REFUSED, ensure
+from tests.support.vllm_source import NEWEST, OLDEST, REFUSED, Release, ensure
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(release, *arguments):
+def run(release: Release, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Python with the vLLM of that release."""
     # Compiled once, even where the environment says otherwise: compiling takes longer than the tests.
     env = {
@@ -28,17 +28,17 @@ def run(release, *arguments):
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-def minor(release):
+def minor(release: Release) -> tuple[int, ...]:
     return tuple(int(part) for part in release.version.split(".")[:2])
 
 
-def test_the_ends_of_the_supported_range_are_tried():
+def test_the_ends_of_the_supported_range_are_tried() -> None:
     assert minor(REFUSED) < minor(OLDEST) == SUPPORTED
     assert minor(NEWEST) == (BELOW[0], BELOW[1] - 1)
 
 
 @pytest.mark.parametrize("release", [OLDEST, NEWEST], ids=lambda release: release.version)
-def test_the_adapter_fits(release):
+def test_the_adapter_fits(release: Release) -> None:
     folder = str(ensure(release, os.environ))
     options = ["-m", "pytest", "-p", "tests.support.vllm_only", "--vllm", folder, "-p", "no:cacheprovider", "-rs"]
     done = run(release, *options, "tests/engine_patches")
@@ -63,7 +63,7 @@ for version in (vllm.__version__, {claimed!r}):
 """
 
 
-def test_an_older_vllm_is_refused_by_its_version_or_else_by_its_shape():
+def test_an_older_vllm_is_refused_by_its_version_or_else_by_its_shape() -> None:
     """Its own version first; then as it would be refused if the supported range were wider than it is."""
     done = run(REFUSED, "-W", "ignore", "-c", REGISTER.format(claimed=OLDEST.version))
     by_version, by_shape = (line for line in done.stdout.splitlines() if line.startswith("REFUSED"))

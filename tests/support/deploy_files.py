@@ -77,14 +77,14 @@ def dashboard() -> dict[str, Any]:
 
 def panels() -> list[dict[str, Any]]:
     """The panels that show something: rows left out."""
-    return [experiment for experiment in dashboard()["panels"] if experiment["type"] != "row"]
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """(experiment title, PromQL) of every query, with Grafana's own variables filled in."""
-    for experiment in panels():
-        for target in experiment["targets"]:
-            yield experiment["title"], target["expr"].replace("$__rate_interval", "1m").replace("$engine", ".+")
+    """(panel title, PromQL) of every query, with Grafana's own variables filled in."""
+    for panel in panels():
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"].replace("$__rate_interval", "1m").replace("$engine", ".+")
 
 
 def metrics(query: str) -> set[str]:

@@ -5,6 +5,8 @@ can be compared line by line.
 """
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from vllm.sampling_params import SamplingParams
@@ -23,22 +25,22 @@ from vllm.v1.request import Request, RequestStatus
 HASH_BLOCK = 4  # tokens
 
 
-def full(block_size=HASH_BLOCK):
+def full(block_size: int = HASH_BLOCK) -> Any:
     return FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
 
 
-def window(tokens):
+def window(tokens: int) -> Any:
     return SlidingWindowSpec(
         block_size=HASH_BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32, sliding_window=tokens
     )
 
 
-def state(block_size=HASH_BLOCK):
+def state(block_size: int = HASH_BLOCK) -> Any:
     return MambaSpec(block_size=block_size, shapes=((2, 4),), dtypes=(torch.float32,), mamba_cache_mode="align")
 
 
 # Name -> the groups of a model. "coarse" has blocks of more than one hash: partial hits and copies on write.
-MODELS = {
+MODELS: dict[str, Callable[[], list[Any]]] = {
     "full": lambda: [full()],
     "full and two windows": lambda: [full(), window(9), window(17)],
     "full and window": lambda: [full(), window(9)],
@@ -51,7 +53,7 @@ MODELS = {
 class Traffic:
     """`log` gets one entry for each call: what it returned, the free blocks in eviction order, and the events."""
 
-    def __init__(self, model, num_blocks, seed, *, caching=True):
+    def __init__(self, model: str, num_blocks: int, seed: int, *, caching: bool = True) -> None:
         init_none_hash(sha256)
         specs = MODELS[model]()
         config = KVCacheConfig(
@@ -70,13 +72,13 @@ class Traffic:
         self.pool = self.manager.block_pool
         self.random = random.Random(seed)
         self.hasher = get_request_block_hasher(HASH_BLOCK, sha256)
-        self.running = []
-        self.copied = []  # pinned by somebody who copies them away
-        self.cursor = None
+        self.running: list[Any] = []
+        self.copied: list[Any] = []  # blocks that an offload manager pins while it copies them
+        self.cursor: Any = None
         self.count = 0
-        self.log = []
+        self.log: list[tuple[Any, ...]] = []
 
-    def step(self):
+    def step(self) -> None:
         draw = self.random.random()
         if draw < 0.35:
             done = self.admit()
@@ -99,7 +101,7 @@ class Traffic:
         free = [block.block_id for block in self.pool.free_block_queue.get_all_free_blocks()]
         self.log.append((done, copies, free, self.manager.take_events(), self.pool.get_num_free_blocks()))
 
-    def admit(self):
+    def admit(self) -> Any:
         """Few distinct prompts, cut at random places: shared prefixes, partial blocks, duplicates in one step."""
         self.count += 1
         stem = self.random.randrange(3)
@@ -125,7 +127,7 @@ class Traffic:
         self.running.append(request)
         return num_computed, self.manager.get_block_ids(request.request_id)
 
-    def decode(self):
+    def decode(self) -> Any:
         if not self.running:
             return None
         request = self.random.choice(self.running)
@@ -139,15 +141,15 @@ class Traffic:
         request.num_computed_tokens += chunk
         return self.manager.get_block_ids(request.request_id)
 
-    def finish(self):
+    def finish(self) -> Any:
         return self.free(self.random.choice(self.running)) if self.running else None
 
-    def free(self, request):
+    def free(self, request: Any) -> tuple[str, str]:
         self.running.remove(request)
         self.manager.free(request)
         return "freed", request.request_id
 
-    def offload(self):
+    def offload(self) -> list[int]:
         """The lazy CPU-offload manager: walks on from its cursor in eviction order and pins what is cached."""
         if self.cursor is not None and self.cursor.ref_cnt > 0:
             self.cursor = None
@@ -163,7 +165,7 @@ class Traffic:
         self.copied += pinned
         return [block.block_id for block in walked]
 
-    def reset(self):
+    def reset(self) -> Any:
         while self.running:
             self.free(self.running[0])
         self.pool.free_blocks(self.copied)

@@ -6,22 +6,40 @@ tuple of ints, one for each block; the key of block i is the prompt up to and wi
 
 import random
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Generic, Protocol, TypeVar
 
 Prefix = tuple[int, ...]
+
+
+class Driven(Protocol):
+    """The verbs of `EvictionOrder` that the engine calls: `pin` and `uncache` in rough steps only."""
+
+    def cache(self, block: int, key: Any, parent: Any, position: int) -> None: ...
+    def uncache(self, block: int) -> None: ...
+    def hit(self, block: int) -> None: ...
+    def pin(self, block: int) -> None: ...
+    def release(self, blocks: Sequence[int]) -> None: ...
+    def discard(self, blocks: Sequence[int]) -> None: ...
+    def pop(self) -> int: ...
+
+
+D = TypeVar("D", bound=Driven)
 
 
 @dataclass
 class Request:
     prompt: Prefix
     blocks: list[int] = field(default_factory=list)
-    pinned: bool = False  # not a request: somebody who copies blocks
+    pinned: bool = False  # not a request, but an offload manager that copies blocks
 
 
-class ToyEngine:
-    """`order` has the verbs of `EvictionOrder`. `on_pop(block)` sees each victim before the engine forgets it."""
+class ToyEngine(Generic[D]):
+    """An engine of `num_blocks` blocks over `order`. `victims` lists each popped block and the key that it lost."""
 
-    def __init__(self, order, num_blocks, seed, *, windowed=False):
+    def __init__(self, order: D, num_blocks: int, seed: int, *, windowed: bool = False) -> None:
         self.order = order
         self.random = random.Random(seed)
         self.num_blocks = num_blocks
@@ -37,8 +55,11 @@ class ToyEngine:
         return sum(refs == 0 for refs in self.refs)
 
     def admit(self, prompt: Prefix, *, share: bool = True) -> bool:
-        """Hits what is cached (not with `share` False: two requests of one step), computes the rest."""
-        hits = []
+        """Start a request: hit what is cached and compute the rest. Return False if there is no room for it.
+
+        With `share` False nothing is hit, as for the second of two requests in one step.
+        """
+        hits: list[int] = []
         while share and len(hits) < len(prompt) and (found := self.blocks_of.get(prompt[: len(hits) + 1])):
             hits.append(found[0])
         missing = len(prompt) - len(hits)
@@ -55,7 +76,7 @@ class ToyEngine:
         return True
 
     def grow(self, request: Request) -> None:
-        """A generated block; with a window the request gives back its first one."""
+        """Add a generated block to the request. With a window, the request gives back its first block."""
         if request.pinned or not self.num_free:
             return
         request.prompt += (self.random.randrange(1_000_000),)
@@ -128,11 +149,11 @@ class ToyEngine:
             self.finish(self.random.choice(self.running))
 
 
-def count_lines(call):
-    """Lines of the package that the call executes: its cost in steps, whatever the clock says."""
+def count_lines(call: Callable[[], object]) -> int:
+    """Return how many lines of the package the call executes: its cost in steps, which no clock disturbs."""
     lines = 0
 
-    def trace(frame, event, _):
+    def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
         if "engine_patches/orders" not in frame.f_code.co_filename or "tests" in frame.f_code.co_filename:
             return None

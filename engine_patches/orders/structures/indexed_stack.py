@@ -1,40 +1,43 @@
-"""A stack of small ints from which any one can be taken out. Every operation is O(1)."""
+"""A stack of distinct small ints from which any one can be removed. Every operation is O(1)."""
 
 from collections.abc import Iterator
 
 
 class IndexedStack:
-    """Numbers below `size`, each at most once; filled at the start, so that 0, 1, 2 ... come out first.
+    """A stack of numbers below `size`. It starts full, so that 0, 1, 2 ... are popped first.
 
-    To be read only, the same two lists for good: `stack`, and `place`: by number, its place there, -1 if it is not in
-    it.
+    `stack` holds the numbers, the next one to pop last. `index_of[number]` is the number's index in `stack`, or -1 if
+    it is not there. Both lists may be read from outside (they are never replaced), but only the methods may change
+    them.
     """
 
     def __init__(self, size: int) -> None:
         self.stack = list(range(size - 1, -1, -1))
-        self.place = list(range(size - 1, -1, -1))
+        self.index_of = list(range(size - 1, -1, -1))
 
     def __contains__(self, number: int) -> bool:
-        return self.place[number] >= 0
+        return self.index_of[number] >= 0
 
     def add(self, number: int) -> None:
-        self.place[number] = len(self.stack)
+        """Push `number`, which is not in the stack."""
+        self.index_of[number] = len(self.stack)
         self.stack.append(number)
 
     def remove(self, number: int) -> None:
-        """The last one moves into the gap."""
-        place, last = self.place[number], self.stack.pop()
+        """Remove `number`, which is in the stack. The number on top moves into the gap."""
+        index, last = self.index_of[number], self.stack.pop()
         if last != number:
-            self.stack[place] = last
-            self.place[last] = place
-        self.place[number] = -1
+            self.stack[index] = last
+            self.index_of[last] = index
+        self.index_of[number] = -1
 
     def pop(self) -> int:
+        """Remove and return the number on top. IndexError if the stack is empty."""
         number = self.stack.pop()
-        self.place[number] = -1
+        self.index_of[number] = -1
         return number
 
     def walk(self, after: int | None = None) -> Iterator[int]:
-        """As they would be popped; from behind `after` if given."""
-        top = len(self.stack) if after is None else self.place[after]
-        return (self.stack[place] for place in range(top - 1, -1, -1))
+        """Yield the numbers in the order in which they would be popped, starting behind `after` if it is given."""
+        top = len(self.stack) if after is None else self.index_of[after]
+        return (self.stack[index] for index in range(top - 1, -1, -1))

@@ -1,31 +1,33 @@
 """What every registered order keeps, whatever it prefers."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from engine_patches.orders import ORDERS
-from tests.support.toy_engine import ToyEngine
+from engine_patches.orders import ORDERS, EvictionOrder
+from tests.support.toy_engine import Prefix, ToyEngine
 
 NUM_BLOCKS = 24
 
 pytestmark = pytest.mark.parametrize("name", sorted(ORDERS))
 
 
-def counters(order):
+def counters(order: EvictionOrder) -> tuple[int, ...]:
     return order.free, order.cached, order.hits, order.evictions, order.phases, order.marked
 
 
-def fill(order, chains):
-    """Each chain a request of its own, run one after the other."""
+def fill(order: EvictionOrder, chains: Sequence[Sequence[str]]) -> None:
+    """Run one request after the other, one for each chain."""
     for chain in chains:
         blocks = [order.pop() for _ in chain]
-        parent = None
+        parent: str | None = None
         for position, (block, key) in enumerate(zip(blocks, chain, strict=True)):
             order.cache(block, key, parent, position)
             parent = key
         order.release(blocks[::-1])
 
 
-def test_is_named_and_starts_empty(name):
+def test_is_named_and_starts_empty(name: str) -> None:
     order = ORDERS[name](5)
     assert order.name == name
     assert counters(order) == (5, 0, 0, 0, 0, 0)
@@ -34,7 +36,7 @@ def test_is_named_and_starts_empty(name):
         order.pop()
 
 
-def test_worthless_blocks_are_reused_first_and_in_order(name):
+def test_worthless_blocks_are_reused_first_and_in_order(name: str) -> None:
     order = ORDERS[name](6)
     blocks = [order.pop() for _ in range(6)]
     for block in blocks[:3]:
@@ -45,8 +47,8 @@ def test_worthless_blocks_are_reused_first_and_in_order(name):
     assert order.evictions == 0
 
 
-def test_same_seed_same_victims(name):
-    def victims(seed):
+def test_same_seed_same_victims(name: str) -> None:
+    def victims(seed: int) -> list[tuple[int, Prefix | None]]:
         engine = ToyEngine(ORDERS[name](NUM_BLOCKS, seed), NUM_BLOCKS, seed=3)
         for _ in range(800):
             engine.step(rough=False)
@@ -57,7 +59,7 @@ def test_same_seed_same_victims(name):
 
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_use_keeps_count_and_never_takes_a_block_in_use(name, seed, windowed):
+def test_random_use_keeps_count_and_never_takes_a_block_in_use(name: str, seed: int, windowed: bool) -> None:
     order = ORDERS[name](NUM_BLOCKS, seed)
     engine = ToyEngine(order, NUM_BLOCKS, seed, windowed=windowed)
     for _ in range(1500):
@@ -72,7 +74,7 @@ def test_random_use_keeps_count_and_never_takes_a_block_in_use(name, seed, windo
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_walk_goes_on_behind_a_block_and_changes_nothing(name, seed):
+def test_walk_goes_on_behind_a_block_and_changes_nothing(name: str, seed: int) -> None:
     order = ORDERS[name](NUM_BLOCKS, seed)
     engine = ToyEngine(order, NUM_BLOCKS, seed)
     checked = 0
@@ -90,7 +92,7 @@ def test_walk_goes_on_behind_a_block_and_changes_nothing(name, seed):
     assert checked > 500
 
 
-def test_walk_has_children_before_parents(name):
+def test_walk_has_children_before_parents(name: str) -> None:
     order = ORDERS[name](9)
     fill(order, [("a", "ab", "abc"), ("d", "de"), ("f", "fg", "fgh", "fghi")])
     walk = list(order.walk())
@@ -98,7 +100,7 @@ def test_walk_has_children_before_parents(name):
         assert [block for block in walk if block in chain] == chain[::-1]
 
 
-def test_a_pinned_block_stays(name):
+def test_a_pinned_block_stays(name: str) -> None:
     order = ORDERS[name](4)
     fill(order, [("a",), ("b",), ("c",), ("d",)])
     order.hit(1)
@@ -111,7 +113,7 @@ def test_a_pinned_block_stays(name):
     assert {order.pop(), order.pop()} == {1, 2}
 
 
-def test_losing_the_last_copy_counts_as_an_eviction(name):
+def test_losing_the_last_copy_counts_as_an_eviction(name: str) -> None:
     order = ORDERS[name](3)
     blocks = [order.pop() for _ in range(3)]
     order.cache(0, "a", None, 0)
@@ -125,7 +127,7 @@ def test_losing_the_last_copy_counts_as_an_eviction(name):
     assert order.cached == 0
 
 
-def test_a_moved_key_is_the_targets(name):
+def test_a_moved_key_is_the_targets(name: str) -> None:
     order = ORDERS[name](3)
     for _ in range(3):
         order.pop()
@@ -139,7 +141,7 @@ def test_a_moved_key_is_the_targets(name):
     assert [order.pop() for _ in range(3)] == [1, 2, 0]
 
 
-def test_clear_voids_the_keys_and_keeps_the_blocks(name):
+def test_clear_voids_the_keys_and_keeps_the_blocks(name: str) -> None:
     order = ORDERS[name](6)
     fill(order, [("a", "ab", "abc"), ("d", "de")])
     order.clear()
@@ -149,7 +151,7 @@ def test_clear_voids_the_keys_and_keeps_the_blocks(name):
     assert order.evictions == 0
 
 
-def test_a_released_block_without_a_key_does_not_go_first(name):
+def test_a_released_block_without_a_key_does_not_go_first(name: str) -> None:
     order = ORDERS[name](3)
     for _ in range(3):
         order.pop()

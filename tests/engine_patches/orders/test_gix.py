@@ -1,44 +1,52 @@
 """GIX's books against the definitions, recomputed from what the toy engine did."""
 
 from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeVar
 
 import pytest
 
-from engine_patches.orders import ORDERS
-from engine_patches.orders.gix import ANCIENT, GHOSTS_IN_CAPACITY, SLOTS
+from engine_patches.orders import GIX, RLTGIX
+from engine_patches.orders.gix import ANCIENT, GHOSTS_IN_CAPACITY, SLOTS, GittinsNode, GittinsOrder
 from engine_patches.orders.structures.hazard import CLASSES, HORIZON
 from tests.support.toy_engine import ToyEngine, count_lines
 
-LEARNED = ["gix", "rlt_gix"]
+LEARNED = pytest.mark.parametrize("order_class", [GIX, RLTGIX], ids=["gix", "rlt_gix"])
+G = TypeVar("G", bound=GittinsOrder[Any])
+Cached = dict[Hashable, int]  # the block of each cached key
 
 
-def build(name, num_blocks, seed=0, *, epoch=20):
-    """Short epochs, so that small runs pass the horizon."""
-    order = ORDERS[name](num_blocks, seed)
-    order._length = order._accesses_left = order._hazards._length = epoch
+def build(order_class: type[G], num_blocks: int, seed: int = 0, *, epoch: int = 20) -> G:
+    """An order with epochs of `epoch` accesses: short, so that small runs pass the horizon."""
+    order = order_class(num_blocks, seed)
+    order._epoch_length = order._accesses_left = order._hazards._epoch_length = epoch
     return order
 
 
-def check(order, engine):
+def check(order: GittinsOrder[Any], engine: ToyEngine[Any]) -> None:
     """Every count from its definition: what is at risk, which bucket each leaf is in, and that no other is filled."""
-    nodes = {node for node in order._node if node is not None}
-    at_risk = Counter((node.cell, node.epoch) for node in nodes if node.free and order._epoch - node.epoch < HORIZON)
+    nodes = {node for node in order._node_of if node is not None}
+    at_risk = Counter(
+        (node.reuse_class, node.epoch) for node in nodes if node.free and order._epoch - node.epoch < HORIZON
+    )
     for entry in order._ghosts._entries.values():
-        cell, epoch = entry >> 4 & 15, (entry & (1 << 48) - 1) >> 8
+        reuse_class, epoch = entry >> 4 & 15, (entry & (1 << 48) - 1) >> 8
         if order._epoch - epoch < HORIZON:
-            at_risk[cell, epoch] += 1
-    assert sum(order._alive) == sum(at_risk.values())
-    assert all(order._alive[cell * HORIZON + epoch % HORIZON] == n for (cell, epoch), n in at_risk.items())
+            at_risk[reuse_class, epoch] += 1
+    assert sum(order._at_risk) == sum(at_risk.values())
+    assert all(
+        order._at_risk[reuse_class * HORIZON + epoch % HORIZON] == n for (reuse_class, epoch), n in at_risk.items()
+    )
     parents = {node.parent for node in nodes if node.free}
     leaves = {node for node in nodes if node.free and node not in parents}
     found = set()
     filled = 0
     for bucket in range(CLASSES * SLOTS):
-        cell, slot = divmod(bucket, SLOTS)
-        lists = [order._buckets[bucket]] if slot != ANCIENT else list(order._ancient[cell].values())
+        reuse_class, slot = divmod(bucket, SLOTS)
+        lists = [order._buckets[bucket]] if slot != ANCIENT else list(order._ancient[reuse_class].values())
         for place, node in ((place, node) for leaves_ in lists for place, node in enumerate(leaves_)):
-            assert node.place == place
-            assert node.cell == cell
+            assert node.leaf_index == place
+            assert node.reuse_class == reuse_class
             assert (order._epoch - node.epoch >= HORIZON) if slot == ANCIENT else node.epoch % HORIZON == slot
             found.add(node)
         if any(lists):
@@ -54,11 +62,11 @@ def check(order, engine):
     }
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@LEARNED
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_books_agree_with_the_definitions(name, seed, windowed):
-    order = build(name, 30, seed)
+def test_books_agree_with_the_definitions(order_class: type[G], seed: int, windowed: bool) -> None:
+    order = build(order_class, 30, seed)
     engine = ToyEngine(order, 30, seed, windowed=windowed)
     for step in range(2500):
         engine.step(rough=True)
@@ -69,8 +77,8 @@ def test_books_agree_with_the_definitions(name, seed, windowed):
     assert sum(order._events) > 10
 
 
-def serve(order, cached, request):
-    """One request after another, as a replay does; `cached`: key -> block."""
+def serve(order: GittinsOrder[Any], cached: Cached, request: Sequence[Hashable]) -> int:
+    """Run one request from start to end, as a replay does. Return its hits."""
     hits = 0
     while hits < len(request) and request[hits] in cached:
         order.hit(cached[request[hits]])
@@ -89,14 +97,20 @@ def serve(order, cached, request):
     return hits
 
 
-def node_of(order, cached, key):
-    return order._node[cached[key]]
+def node_of(order: GIX, cached: Cached, key: Hashable) -> GittinsNode:
+    node = order._node_of[cached[key]]
+    assert node is not None
+    return node
 
 
-def test_classes_are_hits_branch_and_half():
+def test_classes_are_hits_branch_and_half() -> None:
     """Worked by hand: a prompt of four blocks, a sibling below its second block, then the next turn of the first."""
-    order, cached = build("gix", 20, epoch=1000), {}
-    classes = lambda *keys: [node_of(order, cached, key).cell for key in keys]  # noqa: E731
+    order = build(GIX, 20, epoch=1000)
+    cached: Cached = {}
+
+    def classes(*keys: str) -> list[int]:
+        return [node_of(order, cached, key).reuse_class for key in keys]
+
     serve(order, cached, ["s", "t", "a", "b"])  # new at the root: hits 0, no branch, back half from block 2
     assert classes("s", "t", "a", "b") == [0, 0, 1, 1]
     serve(order, cached, ["s", "t", "c", "d"])  # below t, which has a child: born at a branch
@@ -108,8 +122,9 @@ def test_classes_are_hits_branch_and_half():
     assert classes("s") == [13]  # hits stay at 3; a request's only block is in its back half
 
 
-def test_what_is_known_of_an_evicted_key_lives_on():
-    order, cached = build("gix", 3, epoch=1000), {}
+def test_what_is_known_of_an_evicted_key_lives_on() -> None:
+    order = build(GIX, 3, epoch=1000)
+    cached: Cached = {}
     serve(order, cached, ["a", "b"])
     serve(order, cached, ["a", "b"])
     serve(order, cached, ["x", "y", "z"])  # evicts both
@@ -121,8 +136,9 @@ def test_what_is_known_of_an_evicted_key_lives_on():
     assert [node_of(order, cached, key).hits for key in "ab"] == [2, 2]
 
 
-def test_a_hit_in_use_is_no_event_and_a_pin_does_not_rejuvenate():
-    order, cached = build("gix", 4, epoch=5), {}
+def test_a_hit_in_use_is_no_event_and_a_pin_does_not_rejuvenate() -> None:
+    order = build(GIX, 4, epoch=5)
+    cached: Cached = {}
     serve(order, cached, ["a"])
     serve(order, cached, ["b"])
     node = node_of(order, cached, "a")
@@ -141,22 +157,22 @@ def test_a_hit_in_use_is_no_event_and_a_pin_does_not_rejuvenate():
     assert node.epoch == epoch
 
 
-def test_length_is_final_and_counts_in_each_group():
+def test_length_is_final_and_counts_in_each_group() -> None:
     """Two groups of unlike block size given back in one call: each block's half is that of its own group."""
-    order = build("gix", 8, epoch=1000)
+    order = build(GIX, 8, epoch=1000)
     for block, (key, parent, position) in enumerate(
         [("a0", None, 0), ("a1", "a0", 1), ("a2", "a1", 2), ("a3", "a2", 3), ("b0", None, 0), ("b1", "b0", 1)]
     ):
         assert order.pop() == block
         order.cache(block, key, parent, position)
     order.release([3, 2, 1, 0, 5, 4])
-    assert [order._node[block].cell for block in range(6)] == [0, 0, 1, 1, 0, 1]
+    assert [node.reuse_class for node in order._node_of[:6] if node is not None] == [0, 0, 1, 1, 0, 1]
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_ghosts_reach_their_cap_and_stay_there(name):
-    order = build(name, 10)
-    cached = {}
+@LEARNED
+def test_ghosts_reach_their_cap_and_stay_there(order_class: type[G]) -> None:
+    order = build(order_class, 10)
+    cached: Cached = {}
     for number in range(200):
         serve(order, cached, [number])
     assert len(order._ghosts) == GHOSTS_IN_CAPACITY * 10
@@ -165,12 +181,12 @@ def test_ghosts_reach_their_cap_and_stay_there(name):
     assert len(order._ghosts) == GHOSTS_IN_CAPACITY * 10
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_no_verb_scans_the_pool(name):
+@LEARNED
+def test_no_verb_scans_the_pool(order_class: type[G]) -> None:
     """Steps of the costliest verb, the end of an epoch apart, and of that: the same at any size."""
 
-    def costs(num_blocks):
-        order = ORDERS[name](num_blocks, 1)
+    def costs(num_blocks: int) -> tuple[list[int], int]:
+        order = order_class(num_blocks, 1)
         cached = {}
         for number in range(2 * num_blocks):  # full, with a ghost for every other block
             block = order.pop()

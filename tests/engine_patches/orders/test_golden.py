@@ -3,13 +3,15 @@
 After one that is meant, `python -m tests.engine_patches.orders.test_golden` prints the new numbers.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.eviction.replay import Cache, replay
+from router.sim.eviction.replay import Cache, Replayed, replay
 from router.sim.eviction.workload import Workload
+from router.sim.trace import Request
 
 CAPACITY = 2500
 GOLDEN = {
@@ -24,22 +26,22 @@ GOLDEN = {
 }
 
 
-def requests():
+def requests() -> Iterator[Request]:
     """Shared prefixes by popularity, then conversations: 300 requests of each."""
     yield from islice(Workload("zipf").open(CAPACITY), 300)
     yield from islice(Workload("chat").open(CAPACITY), 300)
 
 
-def count(name):
+def count(name: str) -> Replayed:
     return replay(Cache(ORDERS[name](CAPACITY, 1)), requests())
 
 
-def test_every_order_has_its_number():
+def test_every_order_has_its_number() -> None:
     assert set(GOLDEN) == set(ORDERS)
 
 
 @pytest.mark.parametrize("name", sorted(ORDERS))
-def test_hits(name):
+def test_hits(name: str) -> None:
     assert count(name).hits == GOLDEN[name]
 
 

@@ -3,7 +3,7 @@
 from engine_patches.orders import LRU
 
 
-def test_least_recently_used_goes_first_and_tails_before_heads():
+def test_least_recently_used_goes_first_and_tails_before_heads() -> None:
     order = LRU(5)
     for block in range(5):
         assert order.pop() == block

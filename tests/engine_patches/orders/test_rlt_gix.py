@@ -1,53 +1,59 @@
 """The guard: its shadow against the definitions, and the bound against an adversary, at every step."""
 
 import random
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from engine_patches.orders import ORDERS, RLT, RLTGIX
-from engine_patches.orders.rlt_gix import EPSILON
+from engine_patches.orders import ORDERS, RLT, RLTGIX, EvictionOrder
+from engine_patches.orders.rlt_gix import EPSILON, GuardedNode
 from router.sim.eviction.replay import Cache, replay
 from router.sim.trace import Request
 from tests.engine_patches.orders.test_gix import build
 from tests.support.toy_engine import ToyEngine
 
 
-def check_shadow(order, *, whole_prefixes):
-    nodes = {node for node in order._node if node is not None and node.key is not None}
-    held = {twin for twin in order._shadow._nodes.values() if twin.block >= 0}
+def check_shadow(order: RLTGIX, *, whole_prefixes: bool) -> None:
+    nodes = {node for node in order._node_of if node is not None and node.key is not None}
+    held = {node for node in order._shadow._nodes.values() if node.block >= 0}
     in_use = {node for node in nodes if not node.free}
-    assert order._shadow.held == len(held)
-    assert order._shadow.in_use == len(in_use)
-    assert all(node.twin in held and not node.twin.free for node in in_use)
-    assert {twin for twin in held if not twin.free} == {node.twin for node in in_use}
-    assert all(twin.own is None or twin.own.twin is twin for twin in held)
-    assert {node.key for node in nodes if node.twin is not None} == {node.key for node in nodes} & {t.key for t in held}
+    assert order._shadow.num_keys == len(held)
+    assert order._shadow.num_in_use == len(in_use)
+    assert all(node.shadow_node in held and not node.shadow_node.free for node in in_use)
+    assert {node for node in held if not node.free} == {node.shadow_node for node in in_use}
+    assert all(
+        shadow_node.guarded_node is None or shadow_node.guarded_node.shadow_node is shadow_node for shadow_node in held
+    )
+    assert {node.key for node in nodes if node.shadow_node is not None} == {node.key for node in nodes} & {
+        t.key for t in held
+    }
     standing = [*order._shadow._unmarked, *order._shadow._marked]
-    parents = {twin.parent for twin in held if twin.free}
-    assert set(standing) == {twin for twin in held if twin.free and twin not in parents}
+    parents = {node.parent for node in held if node.free}
+    assert set(standing) == {node for node in held if node.free and node not in parents}
     assert len(standing) == len(set(standing))
     assert len(order._shadow._nodes) <= 2 * order._size
-    assert all(node.out == place for place, node in enumerate(order._out))
+    assert all(node.outside_index == place for place, node in enumerate(order._outside))
     if whole_prefixes:
         assert len(held) <= order._size
-        assert all(len(twin.key) == 1 or twin.parent in held for twin in held)
-        assert set(order._out) == {node for node in nodes if node.place >= 0 and node.twin is None}
+        # The toy engine's keys are tuples, one longer than their parent's.
+        assert all((isinstance(node.key, tuple) and len(node.key) == 1) or node.parent in held for node in held)
+        assert set(order._outside) == {node for node in nodes if node.leaf_index >= 0 and node.shadow_node is None}
 
 
 @pytest.mark.parametrize("budget", [None, 0.0], ids=["quiet", "at once"])
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_shadow_pins_and_holds_what_it_should(seed, windowed, budget):
-    order = build("rlt_gix", 30, seed)
+def test_the_shadow_pins_and_holds_what_it_should(seed: int, windowed: bool, budget: float | None) -> None:
+    order = build(RLTGIX, 30, seed)
     if budget is not None:
         order._budget = budget
     release = order.release
 
-    def watched(blocks):
+    def watched(blocks: Sequence[int]) -> None:
         release(blocks)
-        assert order._shadow.held - order._shadow.in_use <= order.free
+        assert order._shadow.num_keys - order._shadow.num_in_use <= order.free
 
-    order.release = watched
+    order.release = watched  # type: ignore[method-assign]
     engine = ToyEngine(order, 30, seed, windowed=windowed)
     for step in range(2500):
         engine.step(rough=windowed)
@@ -60,36 +66,36 @@ def test_the_shadow_pins_and_holds_what_it_should(seed, windowed, budget):
         assert order.fallbacks > 3
 
 
-def test_in_charge_the_guard_evicts_what_the_shadow_does_not_hold():
+def test_in_charge_the_guard_evicts_what_the_shadow_does_not_hold() -> None:
     """Steps 2 and 3 of the proof: the victim is outside S, and |S \\ A| falls by one with each miss of ours alone."""
-    order = build("rlt_gix", 40, 1)
+    order = build(RLTGIX, 40, 1)
     order._budget = 0.0
     engine = ToyEngine(order, 40, 1)
     guarded = 0
-    draw = order._draw
+    draw = order._choose_victim
 
-    def watched():
+    def watched() -> GuardedNode:
         nonlocal guarded
         node = draw()
         if order.fallback:
-            assert node.key is None or node.twin is None
+            assert node.key is None or node.shadow_node is None
             guarded += 1
         return node
 
-    order._draw = watched
+    order._choose_victim = watched  # type: ignore[method-assign]
     for _ in range(4000):
         engine.step(rough=False)
     assert guarded > 100
 
 
-class Forest:
+class DriftingTree:
     """Requests over random paths of a tree whose popularity drifts: chance, but the same for every order."""
 
-    def __init__(self, seed, requests):
+    def __init__(self, seed: int, requests: int) -> None:
         self.random = random.Random(seed)
         self.requests = requests
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Request]:
         for number in range(self.requests):
             hot = number // 500
             root = (hot + int(self.random.expovariate(0.4))) % 40
@@ -99,21 +105,21 @@ class Forest:
             yield Request(tuple(path))
 
 
-def test_the_shadow_misses_what_rlt_misses():
+def test_the_shadow_misses_what_rlt_misses() -> None:
     """The same requests, the shadow of a guarded order against the order `rlt` itself: ten seeds each, means."""
     ours, theirs = [], []
     for seed in range(10):
         server = Cache(RLTGIX(120, seed))
-        counted = replay(server, Forest(3, 3000))
+        counted = replay(server, DriftingTree(3, 3000))
         ours.append(server.order.shadow_misses)
-        theirs.append(counted.accesses - replay(Cache(RLT(120, 100 + seed)), Forest(3, 3000)).hits)
+        theirs.append(counted.accesses - replay(Cache(RLT(120, 100 + seed)), DriftingTree(3, 3000)).hits)
     spread = max(theirs) - min(theirs)
     assert spread < 0.05 * min(theirs)
     assert abs(sum(ours) - sum(theirs)) / 10 < spread / 2
 
 
-def attack(order, *, chains, length, requests):
-    """An adaptive adversary: asks for the whole chain of the block that went last. Yields after every request."""
+def attack(order: EvictionOrder, *, chains: int, length: int, requests: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """An adaptive adversary: it requests the whole chain of the block evicted last. Yields requests and their hits."""
     server = Cache(order)
     last = 0
     for number in range(requests):
@@ -121,12 +127,14 @@ def attack(order, *, chains, length, requests):
         path = tuple(range(chain * length, (chain + 1) * length))
         hits = server.serve(Request(path))
         if server.evicted:
-            last = server.evicted[-1]
+            block = server.evicted[-1]
+            assert isinstance(block, int)
+            last = block
         yield path, hits
 
 
 @pytest.mark.parametrize(("chains", "length"), [(110, 10), (1050, 1), (60, 20)])
-def test_the_bound_holds_at_every_step_and_on_every_interval(chains, length):
+def test_the_bound_holds_at_every_step_and_on_every_interval(chains: int, length: int) -> None:
     """C <= (1 + eps) C_RLT + 2 B + n + L between any two moments, against an adversary that sees every eviction."""
     capacity, requests = 1000, 4000 if length > 1 else 20_000
     order = RLTGIX(capacity, 0)
@@ -147,7 +155,7 @@ def test_the_bound_holds_at_every_step_and_on_every_interval(chains, length):
     assert accesses - hits <= (1 + EPSILON) * order.shadow_misses + 2.5 * capacity + length
 
 
-def test_unguarded_the_adversary_wins():
+def test_unguarded_the_adversary_wins() -> None:
     """What the guard is for: the same adversary against `gix` alone; its requests are easy for `rlt`."""
     paths, hits = [], 0
     for path, found in attack(ORDERS["gix"](1000, 0), chains=1050, length=1, requests=20_000):
@@ -157,30 +165,30 @@ def test_unguarded_the_adversary_wins():
     assert replay(Cache(RLT(1000, 5)), paths).hit_rate > 0.9
 
 
-def test_a_voided_key_goes_in_both():
+def test_a_voided_key_goes_in_both() -> None:
     order = RLTGIX(4, 0)
     for position, key in enumerate(["a", "ab"]):
         assert order.pop() == position
         order.cache(position, key, key[:-1] or None, position)
     order.release([1, 0])
     order.uncache(1)
-    assert (order._shadow.held, order._shadow.in_use) == (1, 0)
+    assert (order._shadow.num_keys, order._shadow.num_in_use) == (1, 0)
     order.hit(0)
     order.uncache(0)  # in use
-    assert (order._shadow.held, order._shadow.in_use) == (0, 0)
+    assert (order._shadow.num_keys, order._shadow.num_in_use) == (0, 0)
     order.discard([0])
     order.clear()
-    assert order._shadow.held == order.marked == 0
+    assert order._shadow.num_keys == order.marked == 0
 
 
-def test_the_guard_stays_quiet_where_the_learned_order_is_better():
+def test_the_guard_stays_quiet_where_the_learned_order_is_better() -> None:
     order = RLTGIX(300, 0)
-    replay(Cache(order), Forest(1, 6000))
+    replay(Cache(order), DriftingTree(1, 6000))
     assert order.debt == -order._budget
     assert order.fallbacks == 0
 
 
-def test_keys_whose_parents_go_in_a_circle_stop_nothing():
+def test_keys_whose_parents_go_in_a_circle_stop_nothing() -> None:
     """No prefix hash does that; an engine must not fall over it all the same."""
     order = RLTGIX(4, 0)
     chance = random.Random(1)

@@ -1,23 +1,26 @@
 import pytest
 
-from engine_patches.orders import S3FIFO
+from engine_patches.orders import S3FIFO, Key
 from tests.support.flat_requests import Textbook, access, draw_accesses, drive, free_leaves, standing, victims_of
-from tests.support.toy_engine import ToyEngine
+from tests.support.toy_engine import Prefix, ToyEngine
 
 
 class TextbookS3FIFO(Textbook):
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         super().__init__(size)
         self.cap = max(1, size // 10)
-        self.small, self.main, self.ghosts, self.uses = [], [], [], {}
+        self.small: list[Prefix] = []
+        self.main: list[Prefix] = []
+        self.ghosts: list[Prefix] = []
+        self.uses: dict[Prefix, int] = {}
 
-    def contents(self):
+    def contents(self) -> list[Prefix]:
         return self.small + self.main
 
-    def hit(self, key):
+    def hit(self, key: Prefix) -> None:
         self.uses[key] = min(3, self.uses[key] + 1)
 
-    def insert(self, key):
+    def insert(self, key: Prefix) -> None:
         self.uses[key] = 0
         if key in self.ghosts:
             self.ghosts.remove(key)
@@ -25,7 +28,7 @@ class TextbookS3FIFO(Textbook):
         else:
             self.small.append(key)
 
-    def evict(self):
+    def evict(self) -> Prefix:
         while True:
             if self.small and (len(self.small) >= self.cap or not self.main):
                 key = self.small.pop(0)
@@ -44,7 +47,7 @@ class TextbookS3FIFO(Textbook):
 
 @pytest.mark.parametrize("size", [20, 35])
 @pytest.mark.parametrize("seed", range(4))
-def test_is_the_published_algorithm_on_single_blocks(seed, size):
+def test_is_the_published_algorithm_on_single_blocks(seed: int, size: int) -> None:
     accesses = list(draw_accesses(seed, 3000, 40))
     textbook = TextbookS3FIFO(size)
     expected = [textbook.access(key) for key in accesses]
@@ -52,22 +55,22 @@ def test_is_the_published_algorithm_on_single_blocks(seed, size):
     assert sum(map(len, expected)) > 500
 
 
-def mains(order):
-    return {node.key for node in order._node if node is not None and node.mark == 1}
+def mains(order: S3FIFO) -> set[Key | None]:
+    return {node.key for node in order._node_of if node is not None and node.mark == 1}
 
 
-def test_a_key_that_moves_to_the_main_queue_takes_its_ancestors_along():
+def test_a_key_that_moves_to_the_main_queue_takes_its_ancestors_along() -> None:
     engine = ToyEngine(S3FIFO(4), 4, seed=0)
     for _ in range(3):
         access(engine, (1, 1, 1))
-    assert engine.order.small == 3
+    assert engine.order.small_size == 3
     access(engine, (2, 2))
     assert engine.victims[-1][1] == (1, 1, 1)  # moved, and then judged there, for want of another leaf
     assert mains(engine.order) == {(1,), (1, 1)}
-    assert engine.order.small == 2
+    assert engine.order.small_size == 2
 
 
-def test_a_ghost_that_returns_joins_the_main_queue():
+def test_a_ghost_that_returns_joins_the_main_queue() -> None:
     engine = ToyEngine(S3FIFO(10), 10, seed=0)
     for key in range(11):
         access(engine, (key,))
@@ -76,14 +79,14 @@ def test_a_ghost_that_returns_joins_the_main_queue():
     assert mains(engine.order) == {(0,)}
 
 
-def test_a_parent_joins_at_the_back():
+def test_a_parent_joins_at_the_back() -> None:
     engine = ToyEngine(S3FIFO(4), 4, seed=0)
     access(engine, (1, 1))
     access(engine, (2, 2))
     assert [access(engine, (key,)) for key in (3, 4, 5)] == [[(1, 1)], [(2, 2)], [(1,)]]
 
 
-def test_a_key_in_use_keeps_its_place_until_its_turn():
+def test_a_key_in_use_keeps_its_place_until_its_turn() -> None:
     engine = ToyEngine(S3FIFO(3), 3, seed=0)
     for key in ((1,), (2,), (3,)):
         access(engine, key)
@@ -99,20 +102,20 @@ def test_a_key_in_use_keeps_its_place_until_its_turn():
 
 @pytest.mark.parametrize("windowed", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_leaf_stands_in_one_queue_and_sizes_are_right(seed, windowed):
+def test_every_leaf_stands_in_one_queue_and_sizes_are_right(seed: int, windowed: bool) -> None:
     order = S3FIFO(24)
     for _ in drive(order, 24, seed, windowed=windowed):
         small, main = standing(*order._queues)
-        assert free_leaves(order) == {id(node) for node in small + main if node.place >= 0}
+        assert free_leaves(order) == {id(node) for node in small + main if node.leaf_index >= 0}
         assert all(node.mark < 1 for node in small)
         assert all(node.mark == 1 for node in main)
-        keyed = {id(node): node for node in order._node if node is not None and node.key is not None}.values()
-        assert order.small == sum(node.mark == 0 for node in keyed)
+        keyed = {id(node): node for node in order._node_of if node is not None and node.key is not None}.values()
+        assert order.small_size == sum(node.mark == 0 for node in keyed)
         assert all(node.mark >= 0 and 0 <= node.count <= 3 for node in keyed)
     assert order.evictions > 50
 
 
-def test_ghosts_reach_their_cap_and_hold_it():
+def test_ghosts_reach_their_cap_and_hold_it() -> None:
     order = S3FIFO(50)
     engine = ToyEngine(order, 50, seed=0)
     sizes = []

@@ -13,12 +13,12 @@ from engine_patches.orders.structures.hazard import (
     HORIZON,
     STARTS,
     WIDTHS,
-    Hazards,
+    HazardTable,
     gittins,
 )
 
 
-def gittins_by_definition(hazards):
+def gittins_by_definition(hazards: list[float]) -> list[float]:
     """max over x >= b of P(reuse in b..x) / E[epochs held in b..x], every x tried."""
     found = []
     for first in range(BINS):
@@ -33,28 +33,28 @@ def gittins_by_definition(hazards):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_index_is_the_best_rate_over_every_stretch(seed):
+def test_the_index_is_the_best_rate_over_every_stretch(seed: int) -> None:
     chance = random.Random(seed)
     hazards = [math.exp(chance.uniform(-12, 2)) for _ in range(BINS)]
     assert gittins(hazards) == pytest.approx(gittins_by_definition(hazards), rel=1e-9)
 
 
-def test_the_index_of_falling_hazards_is_the_hazard_and_rising_ones_look_ahead():
+def test_the_index_of_falling_hazards_is_the_hazard_and_rising_ones_look_ahead() -> None:
     falling = [2.0**-b for b in range(BINS)]
     assert gittins(falling) == pytest.approx(falling)
     rising = gittins(falling[::-1])
     assert all(index > hazard for index, hazard in zip(rising[:-1], falling[::-1][:-1], strict=True))
 
 
-def test_bins_cover_every_age_once():
+def test_bins_cover_every_age_once() -> None:
     assert len(BIN_OF_AGE) == HORIZON == sum(WIDTHS)
     assert [BIN_OF_AGE.index(bin_) for bin_ in range(BINS)] == list(STARTS)
 
 
-def test_exposure_counts_each_block_and_epoch_half_of_the_first():
+def test_exposure_counts_each_block_and_epoch_half_of_the_first() -> None:
     """Ten blocks of class 3 born in epoch 0 and never used again: in bin b they are exposed for its width."""
-    table = Hazards(length=100, capacity=1000)
-    table.alive[3 * HORIZON] = 10
+    table = HazardTable(epoch_length=100, capacity=1000)
+    table.at_risk[3 * HORIZON] = 10
     for _ in range(STARTS[5]):
         table.advance()
     exposure = [0.0] * BINS  # the same with a loop over epochs
@@ -65,19 +65,19 @@ def test_exposure_counts_each_block_and_epoch_half_of_the_first():
     assert sum(table._exposure) == pytest.approx(sum(exposure))
 
 
-def test_blocks_past_the_horizon_are_in_no_statistics():
-    table = Hazards(length=100, capacity=1000)
-    table.alive[0] = 10
+def test_blocks_past_the_horizon_are_in_no_statistics() -> None:
+    table = HazardTable(epoch_length=100, capacity=1000)
+    table.at_risk[0] = 10
     for _ in range(HORIZON):
         table.advance()
-    assert sum(table.alive) == 0
+    assert sum(table.at_risk) == 0
 
 
-def test_hazards_follow_the_formulas_of_the_shrinkage():
+def test_hazards_follow_the_formulas_of_the_shrinkage() -> None:
     """One class with 30 reuses in 200 block-epochs of age 0, capacity 1000, epochs of 100, worked by hand:
     lam = 31/1200; g[0] = (30 + 5 lam 16/8.5)/205; level(0) = (30 + 100 lam)/(200 (30 + lam)/201 + 100 lam);
     hazard = (30 + 400 level g)/600."""
-    table = Hazards(length=100, capacity=1000)
+    table = HazardTable(epoch_length=100, capacity=1000)
     table.events[0], table._exposure[0] = 30.0, 200.0
     lam = 31 / 1200
     shape = (30 + 5 * lam * 16 / 8.5) / 205
@@ -90,8 +90,8 @@ def test_hazards_follow_the_formulas_of_the_shrinkage():
     assert min(hazards) > 0
 
 
-def test_levels_are_steps_of_a_factor_one_and_a_half():
-    table = Hazards(length=256, capacity=2048)
+def test_levels_are_steps_of_a_factor_one_and_a_half() -> None:
+    table = HazardTable(epoch_length=256, capacity=2048)
     chance = random.Random(1)
     table.events[:] = [chance.uniform(0, 50) for _ in table.events]
     table._exposure = [chance.uniform(0, 500) for _ in table._exposure]

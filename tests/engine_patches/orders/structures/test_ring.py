@@ -5,13 +5,13 @@ import random
 import pytest
 
 from engine_patches.orders import ORDERS
-from engine_patches.orders.structures.ring import Linked, Ring
+from engine_patches.orders.structures.ring import Ring, RingNode
 from tests.support.flat_requests import access
 from tests.support.toy_engine import ToyEngine, count_lines
 
 
-def test_oldest_first():
-    ring, nodes = Ring(), [Linked() for _ in range(4)]
+def test_oldest_first() -> None:
+    ring, nodes = Ring(), [RingNode() for _ in range(4)]
     assert not ring
     for node in nodes[:3]:
         ring.add(node)
@@ -28,14 +28,14 @@ def test_oldest_first():
 
 
 @pytest.mark.parametrize("name", ["arc", "lfu", "s3fifo", "sieve"])
-def test_an_access_costs_the_same_at_any_size(name):
-    def cost(num_blocks):
+def test_an_access_costs_the_same_at_any_size(name: str) -> None:
+    def cost(num_blocks: int) -> float:
         """Lines of code for each access, over many rounds of the cache."""
         engine = ToyEngine(ORDERS[name](num_blocks), num_blocks, seed=0)
         chance = random.Random(1)
         accesses = 0
 
-        def run():
+        def run() -> None:
             nonlocal accesses
             for number in range(6 * num_blocks):
                 group = int(chance.paretovariate(0.5)) % (num_blocks // 2)

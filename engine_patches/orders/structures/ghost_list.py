@@ -1,4 +1,4 @@
-"""Evicted keys that are remembered: what was known of them, in one int each, first in first out."""
+"""A ghost list: evicted keys that are remembered for a while, with one int of state each, first in first out."""
 
 from collections import deque
 
@@ -8,15 +8,15 @@ _BITS = 48
 _MASK = (1 << _BITS) - 1
 
 
-class Ghosts:
-    """At most `cap` keys. `state` is an int below 2**48. Every operation is O(1), `add` amortised.
+class GhostList:
+    """At most `capacity` keys, each with a `state` from 0 to 2**48 - 1. Every operation is O(1), `add` amortised.
 
-    A key that returns leaves its place in the queue behind; a number in the upper bits of a key's entry tells its
-    present place from such ones. The queue is kept to 2 `cap` places.
+    A key that is popped leaves its place in the queue behind, empty. The upper bits of a key's entry hold the number of
+    its present place, which tells it from such empty ones. The queue never has more than 2 `capacity` places.
     """
 
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
         self._entries: dict[Key, int] = {}
         self._queue: deque[Key] = deque()
         self._first = 0  # number of the queue's first place
@@ -25,11 +25,11 @@ class Ghosts:
         return len(self._entries)
 
     def add(self, key: Key, state: int) -> int:
-        """Remembers a key that is not among them. The state of the one that is forgotten for it, or -1."""
+        """Remember `key`, which is not in the list. Return the state of the key that is forgotten for it, or -1."""
         entries, queue = self._entries, self._queue
         entries[key] = (self._first + len(queue)) << _BITS | state
         queue.append(key)
-        while len(entries) > self._cap or len(queue) > 2 * self._cap:
+        while len(entries) > self._capacity or len(queue) > 2 * self._capacity:
             oldest = queue.popleft()
             entry = entries.get(oldest, -1)
             self._first += 1
@@ -38,7 +38,7 @@ class Ghosts:
                 return entry & _MASK
         return -1
 
-    def take(self, key: Key) -> int:
-        """The state of a key that returns, which is forgotten here; -1 if it is not remembered."""
+    def pop(self, key: Key) -> int:
+        """Forget `key` and return its state, or -1 if it is not in the list."""
         entry = self._entries.pop(key, -1)
         return entry if entry < 0 else entry & _MASK
