@@ -45,9 +45,9 @@ from router.cli.flags import integer, seeds
 from router.cli.progress import Watch, show
 from router.cli.simulate import BLOCK, options_set
 from router.errors import LeafcutterError
-from router.sim.fleet.play import play
 from router.sim.fleet.result import WARM_UP, summarize
 from router.sim.fleet.scenario import FleetSpec, Run, Slowdown
+from router.sim.fleet.simulation import simulate
 from router.sim.fleet.traffic import TRACE_BLOCK, Replay, Workload, replay
 from router.sim.parallel import measure_all
 from router.sim.trace import TraceFile
@@ -81,7 +81,7 @@ def build(scene: Scene, entrant: Entrant, seed: int, trace: str) -> Run:
         (scene.hardware,),
         TRACE_BLOCK if of_trace else BLOCK,
         cache_tokens=scene.cache_tokens,
-        told=entrant.told,
+        reported_cache_ratio=entrant.told,
         unstreamed=entrant.unstreamed,
         slow=((0, scene.slow),) if scene.slow != 1.0 else (),
         degrade=(Slowdown(0, *scene.degrade),) if scene.degrade else (),
@@ -96,7 +96,7 @@ def observe(run: Run, report: Callable[[float], None]) -> Values:
     def watch(decision: Decision) -> None:
         expected[decision.request.request_id] = decision.hit_tokens
 
-    played = play(run, report, watch)
+    played = simulate(run, report, watch)
     start = WARM_UP * played.requests
     errors = [
         abs(expected[str(served.number)] - served.cached_tokens) / served.prompt_tokens

@@ -91,7 +91,7 @@ TOLD_WRONG = (*KNOWN_ERROR, "gsp half kv 9")
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A policy over engines of one order; `told`, `unstreamed`: as in `sim.setup.FleetSpec`."""
+    """A policy over engines of one order; `told` is `FleetSpec.reported_cache_ratio`, `unstreamed` its namesake."""
 
     policy: str
     order: str = "lru"

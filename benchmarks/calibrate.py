@@ -46,8 +46,8 @@ from router.engines import demo_model as model
 from router.engines.launch import Engine, Launch, plan
 from router.engines.up import GPU_MODEL, count_gpus, start_all
 from router.sim.fleet.hardware import HARDWARE, Hardware
-from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import simulate as simulate_run
 
 HERE = Path(__file__).parent
 HALVINGS = 12
@@ -105,7 +105,7 @@ def simulate(args: argparse.Namespace, talks: Talks, slowness: float = 1.0) -> t
     """The figures, and the share of the time that the engine was busy."""
     cache_tokens = (args.num_gpu_blocks - 1) * args.block_size  # one block is null
     fleet = FleetSpec(1, (args.profile.name,), args.block_size, cache_tokens, slow=((0, slowness),))
-    played = play(Run(talks, fleet, "round_robin", args.order, args.seed))
+    played = simulate_run(Run(talks, fleet, "round_robin", args.order, args.seed))
     assert not played.failed, "every request fits the engine's cache"
     taken = [Taken(s.done_s - s.arrival_s, s.first_s - s.arrival_s) for s in played.served]
     hit_rate = sum(s.cached_tokens for s in played.served) / sum(s.prompt_tokens for s in played.served)

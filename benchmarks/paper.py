@@ -25,9 +25,9 @@ from paper_traffic import SCRIPTS, Scripted
 
 from router.cli.flags import integer, names, seeds
 from router.cli.progress import Watch, show
-from router.sim.fleet.play import play
 from router.sim.fleet.result import percentile
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import simulate
 from router.sim.fleet.traffic import Traffic, Workload
 from router.sim.parallel import measure_all
 
@@ -188,7 +188,7 @@ class Result:
 
 
 def measure(job: Job, report: Callable[[float], None]) -> Result:
-    played = play(job.run(), report)
+    played = simulate(job.run(), report)
     served = played.served
     latencies, firsts = sorted(s.done_s - s.arrival_s for s in served), sorted(s.first_s - s.arrival_s for s in served)
     begin_s, end_s = min(s.arrival_s for s in served), max(s.done_s for s in served)

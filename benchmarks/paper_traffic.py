@@ -22,7 +22,7 @@ from itertools import count, cycle, islice
 from statistics import fmean
 
 from router.sim.fleet.dialog import Turn
-from router.sim.fleet.traffic import GROUPS, LENGTHS, OWN_IDS, Session, Writer
+from router.sim.fleet.traffic import GROUPS, LENGTHS, TOKEN_IDS_PER_SESSION, Sampler, Session
 from router.types import Prompt
 
 CLIENTS = 128
@@ -35,7 +35,7 @@ CHARACTERS = 0.55  # of a random token: standard deviation over mean, an estimat
 Begun = Iterator[tuple[Prompt, tuple[Turn, ...]]]
 
 
-def gsp_text(write: Writer, rate: float, *, rotating: bool = False) -> Begun:  # noqa: ARG001  (asked one by one)
+def gsp_text(write: Sampler, rate: float, *, rotating: bool = False) -> Begun:  # noqa: ARG001  (asked one by one)
     halves = [length // 2 for length in islice(cycle(LENGTHS), GROUPS)]
     write.rng.shuffle(halves)
 
@@ -52,14 +52,14 @@ def gsp_text(write: Writer, rate: float, *, rotating: bool = False) -> Begun:  #
             yield head, (Turn(0.0, round(half - more + surplus(half)), ANSWER),)
 
 
-def turns(write: Writer, rate: float) -> Begun:
+def turns(write: Sampler, rate: float) -> Begun:
     start, pause_s = write.text(0), CLIENTS / rate
     for number in count():
         asked = range(TURNS[number % len(TURNS)])
         yield start, tuple(Turn(write.rng.expovariate(1 / pause_s), TURN, ANSWER) for _ in asked)
 
 
-def documents(write: Writer, rate: float) -> Begun:  # noqa: ARG001  (asked one by one)
+def documents(write: Sampler, rate: float) -> Begun:  # noqa: ARG001  (asked one by one)
     while True:
         heads = [write.text(length) for length in islice(cycle(LONG), DOCUMENTS)] * QUESTIONS
         write.rng.shuffle(heads)
@@ -67,7 +67,7 @@ def documents(write: Writer, rate: float) -> Begun:  # noqa: ARG001  (asked one 
             yield head, (Turn(0.0, QUESTION, ANSWER),)
 
 
-SCRIPTS: Mapping[str, Callable[[Writer, float], Begun]] = {
+SCRIPTS: Mapping[str, Callable[[Sampler, float], Begun]] = {
     "gsp_text": gsp_text,
     "gsp_text_rotating": partial(gsp_text, rotating=True),
     "turns": turns,
@@ -89,10 +89,10 @@ class Scripted:
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
         times, now, asked = random.Random(~seed), 0.0, 0
-        begun = SCRIPTS[self.label](Writer(random.Random(seed), block_tokens), self.request_rate)
+        begun = SCRIPTS[self.label](Sampler(random.Random(seed), block_tokens), self.request_rate)
         for number, (head, said) in enumerate(begun, start=1):
             now += times.expovariate(self.rate)
-            yield Session(now, head, said, number * OWN_IDS, told=True)
+            yield Session(now, head, said, number * TOKEN_IDS_PER_SESSION, sets_max_tokens=True)
             asked += len(said)
             if asked >= self.requests:
                 return

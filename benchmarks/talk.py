@@ -17,7 +17,7 @@ import httpx
 
 from router.sim.fleet import dialog
 from router.sim.fleet.dialog import chain_tokens
-from router.sim.fleet.traffic import OWN_IDS, Session
+from router.sim.fleet.traffic import TOKEN_IDS_PER_SESSION, Session
 
 if TYPE_CHECKING:
     import workload
@@ -62,7 +62,7 @@ class Talks:
             turns = [dialog.Turn(turn.think_s, len(turn.tokens), turn.output_tokens) for turn in later]
             opening = dialog.Turn(0.0, 0, first.output_tokens)
             head = chain_tokens(first.tokens, block_tokens)
-            yield Session(talk.at_s, head, (opening, *turns), number * OWN_IDS, told=True)
+            yield Session(talk.at_s, head, (opening, *turns), number * TOKEN_IDS_PER_SESSION, sets_max_tokens=True)
 
 
 @dataclass(frozen=True)

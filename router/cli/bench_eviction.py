@@ -17,7 +17,7 @@ from router.cli.flags import integer, names, seeds, words
 from router.cli.progress import Watch, show
 from router.errors import ConfigError
 from router.sim.eviction.report import BASELINE, Table, draw, plotter, to_json
-from router.sim.eviction.study import NAMES, OPTIMUM, Row, study
+from router.sim.eviction.sweep import OPTIMUM, ORDER_CHOICES, Row, sweep
 from router.sim.eviction.workload import WORKLOADS, Workload
 from router.sim.trace import Trace, TraceFile
 
@@ -41,7 +41,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The options of `bench eviction`."""
     workloads = ", ".join(WORKLOADS)
     files = "files of one request a line, its block ids, or Mooncake JSONL; gzip too"
-    orders = f"of {', '.join(NAMES)} ({OPTIMUM}: furthest next use; default: all)"
+    orders = f"of {', '.join(ORDER_CHOICES)} ({OPTIMUM}: furthest next use; default: all)"
     for flag, metavar, help_text in (
         ("--trace", "FILE|NAME[,...]", f"{files}; or workloads: {workloads}"),
         ("--workload", "NAME[,...]", "workloads by name"),
@@ -65,7 +65,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     return Plan(
         traces=_traces(arguments.trace, arguments.workload, limit, seed),
         capacities=[integer("capacity", word, high=MOST_BLOCKS) for word in words("capacity", arguments.capacity)],
-        orders=names("orders", arguments.orders or [",".join(NAMES)], NAMES),
+        orders=names("orders", arguments.orders or [",".join(ORDER_CHOICES)], ORDER_CHOICES),
         seeds=seeds(arguments.seeds),
         json=arguments.json,
         plot=arguments.plot,
@@ -107,7 +107,7 @@ def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, Row], None, None]
     """What is printed, line after line, and the row that it shows."""
     # A table says how each order compares with these two, asked for or not.
     orders = plan.orders if plan.json else list(dict.fromkeys([*plan.orders, BASELINE, OPTIMUM]))
-    rows = study(plan.traces, plan.capacities, orders, plan.seeds, jobs=plan.jobs, watch=watch)
+    rows = sweep(plan.traces, plan.capacities, orders, plan.seeds, jobs=plan.jobs, watch=watch)
     with closing(rows):
         if plan.json:
             for row in rows:

@@ -23,9 +23,9 @@ from router.policies import TABLE
 from router.sim.eviction.report import plotter
 from router.sim.fleet.chart import draw
 from router.sim.fleet.hardware import HARDWARE
-from router.sim.fleet.result import Row, Table, mean_of, measure, to_json
+from router.sim.fleet.result import Row, Table, mean_row, measure, to_json
 from router.sim.fleet.scenario import ORDER_NAMES, FleetSpec, Run, Slowdown
-from router.sim.fleet.traffic import SHAPES, TRACE_BLOCK, Replay, Traffic, Workload, replay
+from router.sim.fleet.traffic import TRACE_BLOCK, WORKLOADS, Replay, Traffic, Workload, replay
 from router.sim.fleet.verdict import judge
 from router.sim.parallel import measure_all
 from router.sim.trace import TraceFile
@@ -54,7 +54,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """The options of `simulate`."""
     add = command.add_argument
     many: dict[str, Any] = {"action": "append", "default": []}
-    add("--workload", metavar="NAME[,...]", help=", ".join(SHAPES), **many)
+    add("--workload", metavar="NAME[,...]", help=", ".join(WORKLOADS), **many)
     add("--rate", metavar="R[,...]", help="sessions a second; of a trace: its times are scaled to it", **many)
     add(
         "--requests", metavar="N", help="about so many; of a trace: its first N; default: 1024 an engine, 2048 of chats"
@@ -95,7 +95,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
             usual = TRACE_BLOCK if trace.id_tokens is None else BLOCK
             loads.append((trace, fleet_of(arguments, engines, block or usual)))
     if not loads:
-        raise ConfigError("workload", "", f"one of {', '.join(SHAPES)}, or a --trace")
+        raise ConfigError("workload", "", f"one of {', '.join(WORKLOADS)}, or a --trace")
     return Plan(
         loads=loads,
         policies=names("policies", arguments.policies or [",".join(TABLE)], tuple(TABLE)),
@@ -113,8 +113,8 @@ def workloads(arguments: argparse.Namespace, engines: int) -> list[Traffic]:
         return []
     rates = [number("rate", word) for word in words("rate", arguments.rate)]
     found: list[Traffic] = []
-    for name in names("workload", arguments.workload, tuple(SHAPES)):
-        usual = REQUESTS_AN_ENGINE[SHAPES[name].named] * engines
+    for name in names("workload", arguments.workload, tuple(WORKLOADS)):
+        usual = REQUESTS_AN_ENGINE[WORKLOADS[name].sends_session_id] * engines
         requests = usual if arguments.requests is None else integer("requests", arguments.requests)
         found += [Workload(name, rate, requests) for rate in rates]
     return found
@@ -149,7 +149,7 @@ def fleet_of(arguments: argparse.Namespace, engines: int, block: int) -> FleetSp
         tuple(hardware),
         block,
         cache_tokens=size,
-        told=number("told", arguments.told, low=0),
+        reported_cache_ratio=number("told", arguments.told, low=0),
         unstreamed=number("unstreamed", arguments.unstreamed, low=0, high=1),
         slo_ttft_s=bound_s("slo-ttft-ms", arguments.slo_ttft_ms),
         slo_tpot_s=bound_s("slo-tpot-ms", arguments.slo_tpot_ms),
@@ -236,7 +236,7 @@ def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None,
             for _ in range(len(plan.policies) * len(plan.orders)):
                 cell = list(islice(rows, len(plan.seeds)))
                 cells.append(cell)
-                yield head + table.line(mean_of(cell)), cell
+                yield head + table.line(mean_row(cell)), cell
                 head = ""
             verdicts.append(judge(cells))
         yield "\n" + "\n".join(verdicts), []

@@ -45,7 +45,7 @@ class Request:
     output_tokens: int | None = None
     block_tokens: float | None = None
     """Tokens that an id stands for."""
-    left_s: float | None = None
+    abandon_after_s: float | None = None
     """It ended without a whole answer, so long after its arrival; None: it was answered."""
     max_tokens: int | None = None
     stream: bool | None = None
@@ -166,14 +166,14 @@ class TraceFile:
             self._number(number, entry, "input_length", (int,)),
             self._number(number, entry, "output_length", (int,)),
             self._number(number, entry, "block_tokens", (int, float)) or None,
-            self._left_s(number, entry),
+            self._abandon_after_s(number, entry),
             self._number(number, entry, "max_tokens", (int,)) or None,
             self._value(number, entry, "stream", bool, "true or false"),
             self._value(number, entry, "route", str, "text"),
             self._value(number, entry, "session", str, "text"),
         )
 
-    def _left_s(self, number: int, entry: dict[str, Any]) -> float | None:
+    def _abandon_after_s(self, number: int, entry: dict[str, Any]) -> float | None:
         if self._value(number, entry, "ending", str, "text") in (None, Ending.OK):
             return None
         latency_ms = self._number(number, entry, "latency_ms", (int, float))

@@ -17,14 +17,14 @@ from tempfile import TemporaryFile
 from time import thread_time
 from typing import IO
 
-from router.sim.eviction.replay import chain_of
+from router.sim.eviction.replay import prefix_keys
 from router.sim.trace import Request
 
 NEVER = 1 << 62
 _FIRST_NUMBERS = 1 << 16
 
 
-class Column:
+class DiskArray:
     """Numbers in a file, zero until set. It grows, on the disk."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -57,10 +57,10 @@ def next_uses(requests: Iterable[Request], capacity: int) -> Iterator[Iterator[i
     last: dict[int, int] = {}
     now = 0
     with TemporaryFile() as file:
-        column = Column(file)
+        column = DiskArray(file)
         try:
             for request in requests:
-                keys, _ = chain_of(request, capacity)
+                keys, _ = prefix_keys(request, capacity)
                 column.reserve(now + len(keys))
                 for key in keys:
                     if key in last:
@@ -74,7 +74,7 @@ def next_uses(requests: Iterable[Request], capacity: int) -> Iterator[Iterator[i
 
 
 class Optimum:
-    """A `Server` that knows the future. `uses`: from `next_uses`, of the same requests and capacity.
+    """A `PrefixCache` that knows the future. `uses`: from `next_uses`, of the same requests and capacity.
 
     The leaves stand in a heap by their next use. An entry is void once its block is used, evicted or a leaf no longer;
     void ones are dropped when they come up, or all at once when there are more than three for each block.
@@ -86,27 +86,27 @@ class Optimum:
         self.capacity = capacity
         self.seconds = 0.0
         self._uses = uses
-        self._use: dict[int, int] = {}  # the cached keys: when each is used next
+        self._next_use: dict[int, int] = {}  # the cached keys: when each is used next
         self._parent: dict[int, int | None] = {}
-        self._kids: dict[int, int] = {}
+        self._children: dict[int, int] = {}
         self._heap: list[tuple[int, int, int]] = []
         self._pushed = 0
 
     def serve(self, request: Request) -> int:
         """One request. Its hits, counted as `Cache` does."""
         start = thread_time()
-        keys, more = chain_of(request, self.capacity)
+        keys, more = prefix_keys(request, self.capacity)
         held = set(keys)
-        fresh = [position for position, key in enumerate(keys) if key not in self._use]
-        for _ in range(len(self._use) + len(fresh) - self.capacity):
+        fresh = [position for position, key in enumerate(keys) if key not in self._next_use]
+        for _ in range(len(self._next_use) + len(fresh) - self.capacity):
             self._evict(held)
         for position in fresh:
             key, parent = keys[position], keys[position - 1] if position else None
-            self._parent[key], self._kids[key] = parent, 0
+            self._parent[key], self._children[key] = parent, 0
             if parent is not None:
-                self._kids[parent] += 1
+                self._children[parent] += 1
         for key, use in zip(keys, self._uses, strict=False):
-            self._use[key] = use
+            self._next_use[key] = use
         if keys:
             self._push(keys[-1])
         self.seconds += thread_time() - start
@@ -114,23 +114,23 @@ class Optimum:
 
     def _push(self, key: int) -> None:
         """Among the leaves, if it is one."""
-        if self._kids[key]:
+        if self._children[key]:
             return
         self._pushed += 1
-        heappush(self._heap, (-self._use[key], self._pushed, key))
+        heappush(self._heap, (-self._next_use[key], self._pushed, key))
         if len(self._heap) > 3 * self.capacity + 64:
-            leaves = (key for key in self._use if not self._kids[key])
-            self._heap = [(-self._use[key], number, key) for number, key in enumerate(leaves)]
+            leaves = (key for key in self._next_use if not self._children[key])
+            self._heap = [(-self._next_use[key], number, key) for number, key in enumerate(leaves)]
             heapify(self._heap)
 
     def _evict(self, held: set[int]) -> None:
         while True:
             negative, _, key = heappop(self._heap)
-            if self._use.get(key) == -negative and not self._kids[key] and key not in held:
+            if self._next_use.get(key) == -negative and not self._children[key] and key not in held:
                 break
         parent = self._parent.pop(key)
-        del self._use[key], self._kids[key]
+        del self._next_use[key], self._children[key]
         if parent is not None:
-            self._kids[parent] -= 1
+            self._children[parent] -= 1
             if parent not in held:
                 self._push(parent)

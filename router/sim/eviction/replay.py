@@ -21,7 +21,7 @@ from router.sim.trace import Block, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayResult:
     """What a replay counted. `seconds`: of CPU, spent deciding. `fallback_requests`: ended with a guard in charge."""
 
     requests: int
@@ -45,7 +45,7 @@ class Replayed:
         return self.fallback_requests / max(1, self.requests)
 
 
-class Server(Protocol):
+class PrefixCache(Protocol):
     """What serves requests from a cache. `seconds`: of CPU, spent deciding so far."""
 
     seconds: float
@@ -60,7 +60,7 @@ class Server(Protocol):
         ...
 
 
-def replay(server: Server, requests: Iterable[Request]) -> Replayed:
+def replay(server: PrefixCache, requests: Iterable[Request]) -> ReplayResult:
     """Serves all requests in turn."""
     count = accesses = hits = fallback_requests = 0
     for request in requests:
@@ -68,10 +68,10 @@ def replay(server: Server, requests: Iterable[Request]) -> Replayed:
         count += 1
         accesses += len(request.blocks)
         fallback_requests += server.fallback
-    return Replayed(count, accesses, hits, server.seconds, fallback_requests)
+    return ReplayResult(count, accesses, hits, server.seconds, fallback_requests)
 
 
-def chain_of(request: Request, capacity: int) -> tuple[list[int], int]:
+def prefix_keys(request: Request, capacity: int) -> tuple[list[int], int]:
     """The keys of the blocks that a cache of `capacity` holds while the request runs, and its accesses beside these.
 
     Keys: of each block once, of the first `capacity` ones, 64-bit hashes of all blocks up to it. Accesses beside: how
@@ -98,7 +98,7 @@ class Cache:
         self.order, self.capacity = order, order.free
         self.seconds = 0.0
         self.evicted: list[Block] = []
-        self._number: dict[int, int] = {}  # of the order's block that holds a key
+        self._block_of: dict[int, int] = {}  # of the order's block that holds a key
         self._held: list[tuple[int, Block] | None] = [None] * self.capacity  # by number: key and id
 
     @property
@@ -107,10 +107,10 @@ class Cache:
 
     def serve(self, request: Request) -> int:
         """One request from admission to release. Its hits."""
-        keys, more = chain_of(request, self.capacity)
+        keys, more = prefix_keys(request, self.capacity)
         numbers = []
         for key in keys:
-            number = self._number.get(key)
+            number = self._block_of.get(key)
             if number is None:
                 break
             numbers.append(number)
@@ -122,10 +122,10 @@ class Cache:
         for key, number, block in zip(keys[hits:], numbers[hits:], ids, strict=False):
             old = self._held[number]
             if old is not None:
-                del self._number[old[0]]
+                del self._block_of[old[0]]
                 self.evicted.append(old[1])
-            assert key not in self._number, "the order evicted a parent before its child"
-            self._number[key], self._held[number] = number, (key, block)
+            assert key not in self._block_of, "the order evicted a parent before its child"
+            self._block_of[key], self._held[number] = number, (key, block)
         return hits + more
 
     def _drive(self, keys: list[int], numbers: list[int]) -> None:

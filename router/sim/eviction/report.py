@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from router.errors import ConfigError, SetupError
-from router.sim.eviction.study import OPTIMUM, Row
+from router.sim.eviction.sweep import OPTIMUM, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,81 +28,81 @@ from router.sim.eviction.replay import Cache
 from router.sim.trace import REPORT_EVERY, Block, Request, ignore
 
 Ids = Iterator[int]
-Paths = Iterator[list[int]]
+Prompts = Iterator[list[int]]
 
 LENGTHS_BLOCKS = (32, 64, 128, 256, 512)
 CHAIN_BLOCKS = 10
 CHAINS = 1100
-VICTIM = "gix"
+ATTACKED_ORDER = "gix"
 
 
-def take(ids: Ids, blocks: int) -> list[int]:
+def new_blocks(ids: Ids, blocks: int) -> list[int]:
     """So many new ids."""
     return list(islice(ids, blocks))
 
 
-def gsp(rng: random.Random, ids: Ids, groups: int = 128, prompts: int = 32) -> Paths:
+def gsp(rng: random.Random, ids: Ids, groups: int = 128, prompts: int = 32) -> Prompts:
     while True:
-        heads = [take(ids, rng.choice(LENGTHS_BLOCKS) // 2) for _ in range(groups)]
+        heads = [new_blocks(ids, rng.choice(LENGTHS_BLOCKS) // 2) for _ in range(groups)]
         asked = [head for head in heads for _ in range(prompts)]
         rng.shuffle(asked)
         for head in asked:
-            yield head + take(ids, len(head))
+            yield head + new_blocks(ids, len(head))
 
 
-def zipf(rng: random.Random, ids: Ids, groups: int = 512) -> Paths:
-    heads = [take(ids, rng.choice(LENGTHS_BLOCKS) // 2) for _ in range(groups)]
+def zipf(rng: random.Random, ids: Ids, groups: int = 512) -> Prompts:
+    heads = [new_blocks(ids, rng.choice(LENGTHS_BLOCKS) // 2) for _ in range(groups)]
     weights = [1 / rank for rank in range(1, groups + 1)]
     while True:
         for head in rng.choices(heads, weights, k=REPORT_EVERY):
-            yield head + take(ids, len(head))
+            yield head + new_blocks(ids, len(head))
 
 
-def cyclic(ids: Ids, chains: int = CHAINS) -> Paths:
-    return cycle([take(ids, CHAIN_BLOCKS) for _ in range(chains)])
+def cyclic(ids: Ids, chains: int = CHAINS) -> Prompts:
+    return cycle([new_blocks(ids, CHAIN_BLOCKS) for _ in range(chains)])
 
 
-def chat(rng: random.Random, ids: Ids, turns: float = 5.0, think: float = 26.0) -> Paths:
+def chat(rng: random.Random, ids: Ids, turns: float = 5.0, think: float = 26.0) -> Prompts:
     """`turns`: mean of a conversation; `think`: mean time between turns, in mean times between conversations."""
     events: list[tuple[float, int, list[int]]] = [(0.0, 0, [])]  # a conversation without blocks is one to begin
     for number in count(1):
         now, _, path = heapq.heappop(events)
         if path:
-            path = path + take(ids, 2 + round(rng.gammavariate(2.2, 13.5)))
+            path = path + new_blocks(ids, 2 + round(rng.gammavariate(2.2, 13.5)))
         else:
             heapq.heappush(events, (now + rng.expovariate(1.0), number, []))
-            path = take(ids, 1 + int(rng.expovariate(1 / 13)))
+            path = new_blocks(ids, 1 + int(rng.expovariate(1 / 13)))
         yield path
         if rng.random() > 1 / turns:
             heapq.heappush(events, (now + rng.expovariate(1 / think), -number, path))
 
 
-def mix(rng: random.Random, ids: Ids, requests: int = 2000) -> Paths:
+def mix(rng: random.Random, ids: Ids, requests: int = 2000) -> Prompts:
     while True:
         yield from islice(gsp(rng, ids, groups=64), requests)
         yield from islice(chat(rng, ids), requests)
 
 
-def anti(ids: Ids, loops: int = 4, apart: int = 450, pairs: int = 6150) -> Paths:
+def anti(ids: Ids, loops: int = 4, apart: int = 450, pairs: int = 6150) -> Prompts:
     while True:
         yield from islice(cyclic(ids), loops * CHAINS)
-        recent = deque(take(ids, CHAIN_BLOCKS) for _ in range(apart))
+        recent = deque(new_blocks(ids, CHAIN_BLOCKS) for _ in range(apart))
         yield from list(recent)
         for _ in range(pairs):
             yield recent.popleft()
-            recent.append(take(ids, CHAIN_BLOCKS))
+            recent.append(new_blocks(ids, CHAIN_BLOCKS))
             yield recent[-1]
 
 
-def adversary(ids: Ids, capacity: int, victim: str = VICTIM) -> Paths:
-    """One chain more than the cache holds; `victim`: the order that is made to miss.
+def adversary(ids: Ids, capacity: int, order: str = ATTACKED_ORDER) -> Prompts:
+    """One chain more than the cache holds; `order`: the one that is made to miss.
 
     So few chains leave its lots little choice: with other seeds it does as badly.
     """
     blocks = max(1, capacity // 7)
-    chains = [take(ids, blocks) for _ in range(capacity // blocks + 1)]
+    chains = [new_blocks(ids, blocks) for _ in range(capacity // blocks + 1)]
     chain_of: dict[Block, list[int]] = {block: chain for chain in chains for block in chain}
-    cache = Cache(ORDERS[victim](capacity, seed=0))
+    cache = Cache(ORDERS[order](capacity, seed=0))
     missing = dict.fromkeys(reversed(chain_of))  # what the cache does not hold, the last one evicted at the end
     while True:
         path = chain_of[next(reversed(missing))]
@@ -114,22 +114,22 @@ def adversary(ids: Ids, capacity: int, victim: str = VICTIM) -> Paths:
 
 
 @dataclass(frozen=True)
-class Shape:
+class WorkloadSpec:
     """`make(rng, capacity)`: an endless stream. `requests`: how many of them make the workload, unless said."""
 
-    make: Callable[[random.Random, int], Paths]
+    make: Callable[[random.Random, int], Prompts]
     requests: int
 
 
-WORKLOADS: Mapping[str, Shape] = MappingProxyType(
+WORKLOADS: Mapping[str, WorkloadSpec] = MappingProxyType(
     {
-        "gsp": Shape(lambda rng, _capacity: gsp(rng, count()), 4096),
-        "zipf": Shape(lambda rng, _capacity: zipf(rng, count()), 6000),
-        "cyclic": Shape(lambda _rng, _capacity: cyclic(count()), 8800),
-        "chat": Shape(lambda rng, _capacity: chat(rng, count()), 12000),
-        "mix": Shape(lambda rng, _capacity: mix(rng, count()), 12000),
-        "anti": Shape(lambda _rng, _capacity: anti(count()), 68600),
-        "adversary": Shape(lambda _rng, capacity: adversary(count(), capacity), 2000),
+        "gsp": WorkloadSpec(lambda rng, _capacity: gsp(rng, count()), 4096),
+        "zipf": WorkloadSpec(lambda rng, _capacity: zipf(rng, count()), 6000),
+        "cyclic": WorkloadSpec(lambda _rng, _capacity: cyclic(count()), 8800),
+        "chat": WorkloadSpec(lambda rng, _capacity: chat(rng, count()), 12000),
+        "mix": WorkloadSpec(lambda rng, _capacity: mix(rng, count()), 12000),
+        "anti": WorkloadSpec(lambda _rng, _capacity: anti(count()), 68600),
+        "adversary": WorkloadSpec(lambda _rng, capacity: adversary(count(), capacity), 2000),
     }
 )
 

@@ -28,19 +28,19 @@ class Turn:
     pause_s: float
     fresh_tokens: int
     output_tokens: int
-    left_s: float | None = None
+    abandon_after_s: float | None = None
     """The client leaves so long after it asked, the answer being longer than `output_tokens`; None: it stays."""
     max_tokens: int | None = None
     stream: bool | None = None
     route: str = ROUTE
 
 
-Bounds = tuple[float | None, float | None]
+LatencyBounds = tuple[float | None, float | None]
 """Seconds: on the first token, on each later one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PlannedRequest:
     """One request. keys: of the full blocks that prompt and answer fill together."""
 
     request: ParsedRequest
@@ -64,7 +64,7 @@ def chain_ids(ids: Sequence[Block], id_tokens: float, tokens: int, block_tokens:
     return Prompt(blocks.chain(ROOT, b"", 1).root, keys, block_tokens, count * block_tokens, (), True)
 
 
-def grow(prompt: Prompt, tokens: tuple[int, ...]) -> Prompt:
+def append_tokens(prompt: Prompt, tokens: tuple[int, ...]) -> Prompt:
     """The prompt with `tokens` behind it."""
     said = (*prompt.tail, *tokens)
     keys = (*prompt.keys, *blocks.extend(prompt, tokens))
@@ -77,20 +77,27 @@ def grow(prompt: Prompt, tokens: tuple[int, ...]) -> Prompt:
 class Dialog:
     """One session's talk so far. `token`: the first of the ids for what is new in it."""
 
-    def __init__(self, head: Prompt, token: int) -> None:
-        self._said, self._token = head, token
+    def __init__(self, prefix: Prompt, first_token_id: int) -> None:
+        self._said, self._next_token_id = prefix, first_token_id
 
-    def ask(
-        self, turn: Turn, name: str, session: str | None, *, stream: bool, told: bool, bounds_s: Bounds = (None, None)
-    ) -> Asked:
+    def next_request(
+        self,
+        turn: Turn,
+        request_id: str,
+        session_id: str | None,
+        *,
+        stream: bool,
+        sets_max_tokens: bool,
+        bounds_s: LatencyBounds = (None, None),
+    ) -> PlannedRequest:
         """The next request, as if it were answered already. `name`: its id; `told`: it says how long it will be."""
-        prompt = grow(self._said, self._new(turn.fresh_tokens))
+        prompt = append_tokens(self._said, self._new(turn.fresh_tokens))
         reply = self._new(turn.output_tokens)
-        self._said = grow(prompt, reply)
-        most = turn.output_tokens if told else turn.max_tokens
-        request = ParsedRequest(name, turn.route, MODEL, prompt, stream, most, 1, session, *bounds_s)
-        return Asked(request, reply, self._said.keys)
+        self._said = append_tokens(prompt, reply)
+        most = turn.output_tokens if sets_max_tokens else turn.max_tokens
+        request = ParsedRequest(request_id, turn.route, MODEL, prompt, stream, most, 1, session_id, *bounds_s)
+        return PlannedRequest(request, reply, self._said.keys)
 
     def _new(self, tokens: int) -> tuple[int, ...]:
-        first, self._token = self._token, self._token + tokens
+        first, self._next_token_id = self._next_token_id, self._next_token_id + tokens
         return tuple(range(first, first + tokens))

@@ -21,9 +21,9 @@ class Job:
     first_s: float | None = None
     preemptions: int = 0
     blocks: list[int] = field(default_factory=list)
-    keyed: int = 0  # of them, those that have their key
-    target: int = 0  # tokens to compute until a token comes out: prompt, and answer before a preemption
+    keyed_blocks: int = 0  # of them, those that have their key
+    prefill_tokens: int = 0  # tokens to compute until a token comes out: prompt, and answer before a preemption
     computed: int = 0  # tokens; while it decodes, those of the step numbered `since`
     generated: int = 0  # tokens, likewise
-    since: int = -1  # the step it decodes from; -1: it does not
-    stamp: int = 0  # counts preemptions in what is due, so that what was due before is void
+    decoding_since: int = -1  # the step it decodes from; -1: it does not
+    version: int = 0  # counts preemptions in what is due, so that what was due before is void

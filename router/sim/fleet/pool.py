@@ -13,15 +13,15 @@ from engine_patches.orders import EvictionOrder
 from router.types import BlockKey
 
 
-class Pool:
+class BlockPool:
     """As large as the new `order`. Holds an entry for each block and for each key that a block carries."""
 
     def __init__(self, order: EvictionOrder) -> None:
         self.order, self.size = order, order.free
         self._users = [0] * self.size
-        self._key: list[BlockKey | None] = [None] * self.size
-        self._block: dict[BlockKey, int] = {}
-        self._copies: dict[BlockKey, list[int]] = {}  # of a key that several blocks carry, those beside `_block`
+        self._key_of: list[BlockKey | None] = [None] * self.size
+        self._block_of: dict[BlockKey, int] = {}
+        self._copies: dict[BlockKey, list[int]] = {}  # of a key that several blocks carry, those beside `_block_of`
 
     @property
     def free(self) -> int:
@@ -31,7 +31,7 @@ class Pool:
     def find(self, keys: Sequence[BlockKey], most: int) -> list[int]:
         """The blocks of the longest cached prefix, `most` at most. Changes nothing."""
         found = []
-        block = self._block.get
+        block = self._block_of.get
         for key in keys[:most]:
             number = block(key)
             if number is None:
@@ -39,7 +39,7 @@ class Pool:
             found.append(number)
         return found
 
-    def room_beside(self, hits: Sequence[int]) -> int:
+    def free_besides(self, hits: Sequence[int]) -> int:
         """Blocks that are free once a request uses `hits`."""
         users = self._users
         return self.order.free - sum([users[block] == 0 for block in hits])
@@ -50,9 +50,9 @@ class Pool:
             hit(block)
             users[block] += 1
 
-    def take(self, count: int) -> list[int]:
+    def allocate(self, count: int) -> list[int]:
         """So many new blocks, in use, what they held evicted. There must be room."""
-        pop, users, keys = self.order.pop, self._users, self._key
+        pop, users, keys = self.order.pop, self._users, self._key_of
         taken = []
         for _ in range(count):
             block = pop()
@@ -72,13 +72,13 @@ class Pool:
         for position in range(start, end):
             block, key = blocks[position], keys[position]
             cache(block, key, parent, position)
-            self._key[block] = parent = key
-            if self._block.setdefault(key, block) != block:
+            self._key_of[block] = parent = key
+            if self._block_of.setdefault(key, block) != block:
                 self._copies.setdefault(key, []).append(block)
 
-    def give_back(self, blocks: Sequence[int]) -> None:
+    def release(self, blocks: Sequence[int]) -> None:
         """A request is over, or was preempted. blocks: all it used, the deepest first."""
-        users, keys = self._users, self._key
+        users, keys = self._users, self._key_of
         kept: list[int] = []
         worthless: list[int] = []
         for block in blocks:
@@ -91,10 +91,10 @@ class Pool:
     def _drop(self, key: BlockKey, block: int) -> None:
         copies = self._copies.get(key)
         if copies is None:
-            del self._block[key]
+            del self._block_of[key]
             return
-        if self._block[key] == block:
-            self._block[key] = copies.pop()
+        if self._block_of[key] == block:
+            self._block_of[key] = copies.pop()
         else:
             copies.remove(block)
         if not copies:

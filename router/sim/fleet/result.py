@@ -13,8 +13,8 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 
 from router.errors import SetupError
-from router.sim.fleet.play import Played, Served, play
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import RunResult, ServedRequest, simulate
 from router.sim.trace import ignore
 
 WARM_UP = 0.1
@@ -63,24 +63,24 @@ class Row:
     imbalance: float
     failed: float = 0
     preemptions: float = 0
-    slo: float = math.nan
+    slo_attainment: float = math.nan
     """Share of the answers that kept the bounds; nan: there were none."""
 
 
 def measure(run: Run, report: Callable[[float], None] = ignore) -> Row:
     """Plays a run. Raises TraceError, and SetupError if nothing was answered."""
-    return summarize(run, play(run, report))
+    return summarize(run, simulate(run, report))
 
 
-def summarize(run: Run, played: Played) -> Row:
-    start = WARM_UP * played.requests
-    counted = [s for s in played.served if s.number >= start and s.arrival_s <= played.last_arrival_s]
+def summarize(run: Run, result: RunResult) -> Row:
+    start = WARM_UP * result.requests
+    counted = [s for s in result.served if s.number >= start and s.arrival_s <= result.last_arrival_s]
     if not counted:
         raise SetupError(f"{run.policy} with {run.order}: no request that counts was answered; simulate more of them")
     latencies = sorted([s.done_s - s.arrival_s for s in counted])
     firsts = sorted([s.first_s - s.arrival_s for s in counted])
-    begin_s, end_s = min(s.arrival_s for s in counted), played.last_arrival_s
-    answered = sum(begin_s <= s.done_s <= end_s for s in played.served)
+    begin_s, end_s = min(s.arrival_s for s in counted), result.last_arrival_s
+    answered = sum(begin_s <= s.done_s <= end_s for s in result.served)
     return Row(
         run.traffic.label,
         run.policy,
@@ -96,14 +96,14 @@ def summarize(run: Run, played: Played) -> Row:
         percentile(firsts, 0.99),
         sum(s.cached_tokens for s in counted) / sum(s.prompt_tokens for s in counted),
         answered / (end_s - begin_s) if end_s > begin_s else 0.0,
-        max(played.busy_s) / fmean(played.busy_s),
-        played.failed,
-        played.preemptions,
-        fmean([keeps(s, run.fleet) for s in counted]) if run.fleet.slo_ttft_s or run.fleet.slo_tpot_s else math.nan,
+        max(result.busy_s) / fmean(result.busy_s),
+        result.failed,
+        result.preemptions,
+        fmean([meets_slo(s, run.fleet) for s in counted]) if run.fleet.slo_ttft_s or run.fleet.slo_tpot_s else math.nan,
     )
 
 
-def keeps(served: Served, fleet: FleetSpec) -> bool:
+def meets_slo(served: ServedRequest, fleet: FleetSpec) -> bool:
     """Whether an answer kept the bounds."""
     late = fleet.slo_ttft_s is not None and served.first_s - served.arrival_s > fleet.slo_ttft_s
     later = max(1, served.output_tokens - 1)
@@ -116,7 +116,7 @@ def percentile(ordered: Sequence[float], part: float) -> float:
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
-def mean_of(rows: Sequence[Row]) -> Row:
+def mean_row(rows: Sequence[Row]) -> Row:
     """The rows of one cell, that differ in the seed: means; the seed of the first."""
     first = astuple(rows[0])
     numbers = [fmean(column) for column in zip(*[astuple(row)[6:] for row in rows], strict=True)]
@@ -165,6 +165,6 @@ class Table:
 
     def line(self, row: Row) -> str:
         names = [n.ljust(w) for n, w in zip((row.workload, row.policy, row.order), self._widths, strict=True)]
-        shown = (row.engines, row.rate, *astuple(row)[6:16], row.slo)
+        shown = (row.engines, row.rate, *astuple(row)[6:16], row.slo_attainment)
         cells = [f"{value:{width}{form}}" for value, (_, width, form) in zip(shown, self._columns, strict=False)]
         return "| " + " | ".join(names + cells) + " |"

@@ -34,7 +34,7 @@ class FleetSpec:
     block_tokens: int
     cache_tokens: int | None = None
     """Of each engine; None: as the hardware has it."""
-    told: float = 1.0
+    reported_cache_ratio: float = 1.0
     """The cache size that engines tell over the one they have; 0: they tell none."""
     unstreamed: float = 0.0
     """Share of the requests that show no first token."""
@@ -76,7 +76,7 @@ def build_engine(run: Run, index: int) -> Engine:
 
 def describe_engine(run: Run, index: int, engine: Engine) -> EngineInfo:
     """What the router is told of it."""
-    blocks = round(engine.pool.size * run.fleet.told)
+    blocks = round(engine.pool.size * run.fleet.reported_cache_ratio)
     return EngineInfo(
         models=(MODEL,),
         order=order_of(run, index),

@@ -37,7 +37,7 @@ from router.types import Prompt
 LENGTHS = (512, 1024, 2048, 4096, 8192)
 GROUPS = 128
 TRACE_BLOCK = 512  # tokens for each id of a trace that does not tell
-OWN_IDS = 1 << 32  # token ids a session may use up
+TOKEN_IDS_PER_SESSION = 1 << 32  # token ids a session may use up
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class Session:
     """One client's turns. head: what its first prompt begins with; its further tokens are numbered from `token`."""
 
     arrival_s: float
-    head: Prompt
+    prefix: Prompt
     turns: tuple[Turn, ...]
-    token: int
-    name: str | None = None
+    first_token_id: int
+    session_id: str | None = None
     """Told to the router as the session; None: not told."""
-    told: bool = False
+    sets_max_tokens: bool = False
     """Each request bounds its output to what it will be (max_tokens)."""
 
 
@@ -70,7 +70,7 @@ class Traffic(Protocol):
 
 
 @dataclass(slots=True)
-class Writer:
+class Sampler:
     """Makes the content of a workload, every token new."""
 
     rng: random.Random
@@ -92,105 +92,107 @@ class Writer:
         return min(most, 1 + int(math.log(1 - u) / math.log(1 - 1 / mean)))
 
 
-Begun = Iterator[tuple[Prompt, tuple[Turn, ...]]]
+SessionContents = Iterator[tuple[Prompt, tuple[Turn, ...]]]
 
 
-def gsp(write: Writer, *, rotating: bool = False, hot: float = 0.0) -> Begun:
+def gsp(sample: Sampler, *, rotating: bool = False, hot: float = 0.0) -> SessionContents:
     lengths = [LENGTHS[group % len(LENGTHS)] for group in range(GROUPS)]
-    write.rng.shuffle(lengths)
-    heads = [write.text(length // 2) for length in lengths]
+    sample.rng.shuffle(lengths)
+    heads = [sample.text(length // 2) for length in lengths]
     favourite = heads[lengths.index(2048)]
 
     def deal() -> Iterator[Prompt]:
         while True:
-            write.rng.shuffle(deck)
+            sample.rng.shuffle(deck)
             yield from deck
 
     deck = heads * 32
     for head in cycle(heads) if rotating else deal():
-        chosen = favourite if hot and write.rng.random() < hot else head
+        chosen = favourite if hot and sample.rng.random() < hot else head
         yield chosen, (Turn(0.0, chosen.units, 4),)
 
 
-def chat(write: Writer, most_turns: int, question: float) -> Begun:
-    start = write.text(0)
+def chat(sample: Sampler, most_turns: int, question: float) -> SessionContents:
+    start = sample.text(0)
     while True:
         yield (
             start,
             tuple(
-                Turn(write.rng.expovariate(0.1), write.length(question), write.length(311, 0.4))
-                for _ in range(write.rng.randint(1, most_turns))
+                Turn(sample.rng.expovariate(0.1), sample.length(question), sample.length(311, 0.4))
+                for _ in range(sample.rng.randint(1, most_turns))
             ),
         )
 
 
-def longdoc(write: Writer, documents: int = 32) -> Begun:
+def longdoc(sample: Sampler, documents: int = 32) -> SessionContents:
     def document() -> list[Prompt]:
-        return [write.text(write.length(12_000, 0.5, 32_000))] * write.rng.randint(4, 12)
+        return [sample.text(sample.length(12_000, 0.5, 32_000))] * sample.rng.randint(4, 12)
 
     asked = [document() for _ in range(documents)]
     while True:
-        index = write.rng.randrange(documents)
-        yield asked[index].pop(), (Turn(0.0, write.length(40), write.length(60)),)
+        index = sample.rng.randrange(documents)
+        yield asked[index].pop(), (Turn(0.0, sample.length(40), sample.length(60)),)
         asked[index] = asked[index] or document()
 
 
-def heavy(write: Writer) -> Begun:
-    heads = [write.text(1280) for _ in range(64)]
+def heavy(sample: Sampler) -> SessionContents:
+    heads = [sample.text(1280) for _ in range(64)]
     while True:
-        yield write.rng.choice(heads), (Turn(0.0, write.length(960), write.length(170, 1.1, 4096)),)
+        yield sample.rng.choice(heads), (Turn(0.0, sample.length(960), sample.length(170, 1.1, 4096)),)
 
 
-def agents(write: Writer) -> Begun:
-    heads = [write.text(2048) for _ in range(4)]
+def agents(sample: Sampler) -> SessionContents:
+    heads = [sample.text(2048) for _ in range(4)]
     while True:
-        steps = write.turns(12, 40)
-        first = Turn(0.0, write.length(300), write.length(120))
+        steps = sample.turns(12, 40)
+        first = Turn(0.0, sample.length(300), sample.length(120))
         later = (
-            Turn(write.length(2000, 0.8) / 1e3, write.length(500, 0.8), write.length(120)) for _ in range(steps - 1)
+            Turn(sample.length(2000, 0.8) / 1e3, sample.length(500, 0.8), sample.length(120)) for _ in range(steps - 1)
         )
-        yield write.rng.choice(heads), (first, *later)
+        yield sample.rng.choice(heads), (first, *later)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """named: sessions tell their name; told: requests bound their output to what it will be."""
+class WorkloadSpec:
+    """sends_session_id: sessions tell their name; sets_max_tokens: requests bound their output to what it will be."""
 
-    begin: Callable[[Writer], Begun]
-    named: bool = False
-    told: bool = False
+    make: Callable[[Sampler], SessionContents]
+    sends_session_id: bool = False
+    sets_max_tokens: bool = False
 
 
-SHAPES: Mapping[str, Shape] = MappingProxyType(
+WORKLOADS: Mapping[str, WorkloadSpec] = MappingProxyType(
     {
-        "gsp": Shape(gsp, told=True),
-        "gsp_rotating": Shape(lambda write: gsp(write, rotating=True), told=True),
-        "hot": Shape(lambda write: gsp(write, hot=0.3), told=True),
-        "chat": Shape(lambda write: chat(write, 11, 310), named=True),
-        "chat_long": Shape(lambda write: chat(write, 15, 720), named=True),
-        "longdoc": Shape(longdoc),
-        "heavy": Shape(heavy),
-        "agents": Shape(agents, named=True),
+        "gsp": WorkloadSpec(gsp, sets_max_tokens=True),
+        "gsp_rotating": WorkloadSpec(lambda sample: gsp(sample, rotating=True), sets_max_tokens=True),
+        "hot": WorkloadSpec(lambda sample: gsp(sample, hot=0.3), sets_max_tokens=True),
+        "chat": WorkloadSpec(lambda sample: chat(sample, 11, 310), sends_session_id=True),
+        "chat_long": WorkloadSpec(lambda sample: chat(sample, 15, 720), sends_session_id=True),
+        "longdoc": WorkloadSpec(longdoc),
+        "heavy": WorkloadSpec(heavy),
+        "agents": WorkloadSpec(agents, sends_session_id=True),
     }
 )
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One of `SHAPES`: sessions until they have `requests` turns or a few more."""
+    """One of `WORKLOADS`: sessions until they have `requests` turns or a few more."""
 
     label: str
     rate: float
     requests: int
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
-        shape = SHAPES[self.label]
+        spec = WORKLOADS[self.label]
         times, now, turns = random.Random(~seed), 0.0, 0
-        for number, (head, asked) in enumerate(shape.begin(Writer(random.Random(seed), block_tokens)), start=1):
+        contents = spec.make(Sampler(random.Random(seed), block_tokens))
+        for number, (prefix, planned) in enumerate(contents, start=1):
             now += times.expovariate(self.rate)
-            name = f"{self.label}-{number}" if shape.named else None
-            yield Session(now, head, asked, number * OWN_IDS, name, shape.told)
-            turns += len(asked)
+            session_id = f"{self.label}-{number}" if spec.sends_session_id else None
+            first_token_id = number * TOKEN_IDS_PER_SESSION
+            yield Session(now, prefix, planned, first_token_id, session_id, spec.sets_max_tokens)
+            turns += len(planned)
             if turns >= self.requests:
                 return
 
@@ -218,27 +220,29 @@ class Replay:
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:  # noqa: ARG002  (a trace is what it is)
         lines = islice(self.file.open(0), self.skip, self.skip + self.requests)
-        facts = (facts_of(self.file, number, request) for number, request in enumerate(lines, self.skip + 1))
+        timed = (timed_request(self.file, number, request) for number, request in enumerate(lines, self.skip + 1))
         start_s: float | None = None
-        for number, (arrival_s, (request, prompt_tokens, output_tokens)) in enumerate(paced(facts, self.spread), 1):
+        for number, (arrival_s, details) in enumerate(ordered_in_time(timed, self.spread), 1):
+            request, prompt_tokens, output_tokens = details
             start_s = arrival_s if start_s is None else start_s
-            head = chain_ids(request.blocks, self.id_tokens or TRACE_BLOCK, prompt_tokens, block_tokens)
+            prefix = chain_ids(request.blocks, self.id_tokens or TRACE_BLOCK, prompt_tokens, block_tokens)
             turn = Turn(
                 0.0,
-                prompt_tokens - head.units,
+                prompt_tokens - prefix.units,
                 output_tokens,
-                request.left_s,
+                request.abandon_after_s,
                 request.max_tokens,
                 request.stream,
                 request.route or ROUTE,
             )
-            yield Session((arrival_s - start_s) * self.scale, head, (turn,), number * OWN_IDS, request.session)
+            at_s, first_token_id = (arrival_s - start_s) * self.scale, number * TOKEN_IDS_PER_SESSION
+            yield Session(at_s, prefix, (turn,), first_token_id, request.session)
 
 
-Facts = tuple[float, tuple[Request, int, int]]  # arrival; request, prompt tokens, output tokens
+TimedRequest = tuple[float, tuple[Request, int, int]]  # arrival; request, prompt tokens, output tokens
 
 
-def facts_of(file: TraceFile, number: int, request: Request) -> Facts:
+def timed_request(file: TraceFile, number: int, request: Request) -> TimedRequest:
     """Raises TraceError if the trace does not tell one of them."""
     if request.arrival_s is None or not request.prompt_tokens or request.output_tokens is None:
         raise TraceError(
@@ -247,16 +251,16 @@ def facts_of(file: TraceFile, number: int, request: Request) -> Facts:
     return request.arrival_s, (request, request.prompt_tokens, max(1, request.output_tokens))
 
 
-def paced(facts: Iterator[Facts], spread: bool) -> Iterator[Facts]:
+def ordered_in_time(timed: Iterator[TimedRequest], spread: bool) -> Iterator[TimedRequest]:
     """In the order of the file, no time before the one above it; with `spread` those of one time until the next."""
-    together: list[Facts] = []
-    for arrival_s, what in facts:
+    together: list[TimedRequest] = []
+    for arrival_s, details in timed:
         last_s = together[-1][0] if together else arrival_s
         if not spread or arrival_s > last_s:
             step_s = (arrival_s - last_s) / max(1, len(together)) if spread else 0.0
             yield from ((at_s + index * step_s, each) for index, (at_s, each) in enumerate(together))
             together.clear()
-        together.append((max(arrival_s, last_s), what))
+        together.append((max(arrival_s, last_s), details))
     yield from together
 
 
@@ -271,7 +275,7 @@ def replay(
     id_tokens: float | None = None
     count = 0
     for number, request in enumerate(islice(file.open(0), skip, None if requests is None else skip + requests), 1):
-        arrival_s, _ = facts_of(file, skip + number, request)
+        arrival_s, _ = timed_request(file, skip + number, request)
         if number == 1:
             first_s, id_tokens = arrival_s, request.block_tokens
         last_s, count = max(last_s, arrival_s), number

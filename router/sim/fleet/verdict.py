@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from statistics import fmean
 
-from router.sim.fleet.result import Row, mean_of, percentile
+from router.sim.fleet.result import Row, mean_row, percentile
 
 SAMPLES = 2000
 
@@ -26,8 +26,8 @@ def ratio(mine: Sequence[Row], others: Sequence[Row]) -> tuple[float, float, flo
 
 def judge(cells: Sequence[Sequence[Row]]) -> str:
     """The sentence. A cell: the rows of one policy and order, by seed; all of the same traffic and engines."""
-    best = min(cells, key=lambda cell: mean_of(cell).mean_s)
-    row = mean_of(best)
+    best = min(cells, key=lambda cell: mean_row(cell).mean_s)
+    row = mean_row(best)
     said = f"{row.workload}, {row.rate:g}/s, {row.engines} engines: best mean {row.mean_s:.3f} s, {_name(best)}"
     others = [cell for cell in cells if cell is not best]
     if not others:

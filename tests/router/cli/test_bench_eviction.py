@@ -11,7 +11,7 @@ import time
 import pytest
 
 from router.cli.main import main
-from router.sim.eviction.study import NAMES
+from router.sim.eviction.sweep import ORDER_CHOICES
 
 KEYS = ["trace", "capacity", "order", "hit_rate", "hit_rate_min", "hit_rate_max", "us_per_access", "fallback_share"]
 
@@ -43,7 +43,7 @@ def test_table(capsys, trace):
 def test_all_orders_by_default(capsys, trace):
     _, out, _ = run(capsys, "--trace", trace, "--capacity", "4,5")
     shown = [line.split("|")[3].strip() for line in out.splitlines()[2:]]
-    assert shown == [*NAMES, *NAMES]
+    assert shown == [*ORDER_CHOICES, *ORDER_CHOICES]
 
 
 def test_json(capsys, trace):

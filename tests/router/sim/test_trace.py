@@ -66,7 +66,7 @@ def test_what_a_recording_adds(write):
     lines = [told, {**told, "ending": "cancelled", "latency_ms": 2500}, {**told, "max_tokens": None, "session": None}]
     whole, left, plain = read(write("".join(json.dumps(line) + "\n" for line in lines)))
     assert whole == Request([1], max_tokens=9, stream=False, route="/v1/x", session="me")
-    assert left == replace(whole, left_s=2.5)
+    assert left == replace(whole, abandon_after_s=2.5)
     assert plain == replace(whole, max_tokens=None, session=None)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from router.errors import ConfigError, SetupError
 from router.sim.eviction.report import Table, draw, plotter, to_json
-from router.sim.eviction.study import Row
+from router.sim.eviction.sweep import Row
 
 LRU = Row("conv", 5000, "lru", 0.1, 0.1, 0.1, 1.25, 0.0)
 OPT = Row("conv", 5000, "opt", 0.4, 0.4, 0.4, 2.0, 0.0)

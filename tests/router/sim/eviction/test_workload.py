@@ -7,7 +7,7 @@ import pytest
 
 from engine_patches.orders import ORDERS
 from router.sim.eviction.replay import Cache, replay
-from router.sim.eviction.workload import VICTIM, WORKLOADS, Workload, adversary, anti, chat, cyclic, gsp, zipf
+from router.sim.eviction.workload import ATTACKED_ORDER, WORKLOADS, Workload, adversary, anti, chat, cyclic, gsp, zipf
 from router.sim.trace import Request
 
 
@@ -97,12 +97,12 @@ def test_anti_asks_for_every_chain_of_its_stream_twice():
     assert {len(twice) for twice in places.values()} == {2}
 
 
-@pytest.mark.parametrize("victim", ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("capacity", [1, 7, 60])
-def test_the_adversary_asks_for_what_was_just_evicted(victim, capacity):
-    cache = Cache(ORDERS[victim](capacity, seed=0))
+def test_the_adversary_asks_for_what_was_just_evicted(order, capacity):
+    cache = Cache(ORDERS[order](capacity, seed=0))
     evicted = []
-    for path in islice(adversary(count(), capacity, victim), 400):
+    for path in islice(adversary(count(), capacity, order), 400):
         assert not evicted or evicted[-1] in path
         assert cache.serve(Request(path)) < len(path)
         evicted = list(cache.evicted)
@@ -113,4 +113,4 @@ def test_the_adversary_harms_its_victim_alone():
     def hit_rate(name, seed):
         return replay(Cache(ORDERS[name](300, seed=seed)), Workload("adversary", 600).open(300)).hit_rate
 
-    assert max(hit_rate(VICTIM, seed) for seed in (0, 1)) < hit_rate("rlt", 0) - 0.1
+    assert max(hit_rate(ATTACKED_ORDER, seed) for seed in (0, 1)) < hit_rate("rlt", 0) - 0.1

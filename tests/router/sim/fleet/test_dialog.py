@@ -3,21 +3,21 @@
 import pytest
 
 from router.prefix import blocks
-from router.sim.fleet.dialog import Dialog, Turn, chain_ids, chain_tokens, grow
+from router.sim.fleet.dialog import Dialog, Turn, append_tokens, chain_ids, chain_tokens
 
 
 def test_growing_is_chaining_the_whole():
     prompt = chain_tokens(range(37), 10)
-    grown = grow(prompt, tuple(range(37, 64)))
+    grown = append_tokens(prompt, tuple(range(37, 64)))
     assert grown == chain_tokens(range(64), 10)
-    assert grow(grown, ()) == grown
-    assert grow(chain_tokens(range(20), 10), (20,)) == chain_tokens(range(21), 10)
+    assert append_tokens(grown, ()) == grown
+    assert append_tokens(chain_tokens(range(20), 10), (20,)) == chain_tokens(range(21), 10)
 
 
 def test_each_prompt_repeats_what_was_said():
-    dialog = Dialog(chain_tokens(range(25), 10), token=1000)
-    first = dialog.ask(Turn(0, 12, 9), "0", "me", stream=True, told=False)
-    second = dialog.ask(Turn(0, 30, 5), "1", "me", stream=False, told=True)
+    dialog = Dialog(chain_tokens(range(25), 10), first_token_id=1000)
+    first = dialog.next_request(Turn(0, 12, 9), "0", "me", stream=True, sets_max_tokens=False)
+    second = dialog.next_request(Turn(0, 30, 5), "1", "me", stream=False, sets_max_tokens=True)
     one, two = first.request.prompt, second.request.prompt
     assert (one.units, two.units) == (37, 37 + 9 + 30)
     assert first.keys == (*one.keys, *blocks.extend(one, first.reply))
@@ -29,7 +29,10 @@ def test_each_prompt_repeats_what_was_said():
 
 def test_dialogs_share_no_more_than_their_head():
     head = chain_tokens(range(30), 10)
-    one, two = (Dialog(head, token).ask(Turn(0, 20, 1), "0", None, stream=True, told=False) for token in (500, 900))
+    one, two = (
+        Dialog(head, token).next_request(Turn(0, 20, 1), "0", None, stream=True, sets_max_tokens=False)
+        for token in (500, 900)
+    )
     shared = [a == b for a, b in zip(one.keys, two.keys, strict=True)]
     assert shared == [True] * 3 + [False] * 2
 

@@ -27,7 +27,7 @@ def job(number, prompt, output, shared=()):
 class Slow(Engine):
     """Every step is an event."""
 
-    def _stretch(self):
+    def _steps_until_change(self):
         return 1
 
 
@@ -164,7 +164,7 @@ def test_a_request_that_is_left_goes_with_its_step():
     engine.submit(other, 0.0)  # behind the first step
     engine.advance()
     engine.advance()
-    began_s = engine.next_s - engine._lasting_s(engine._steps)
+    began_s = engine.next_s - engine._duration_s(engine._steps_under_way)
     engine.abort(left, began_s + 0.012 * 3.5)  # 10 + 2 ms a step
     assert engine.next_s == pytest.approx(began_s + 0.012 * 4)
     assert engine.advance() == ([], [])
@@ -234,8 +234,8 @@ def test_stretches_of_decoding_change_nothing(order, blocks):
             assert engine.pool.free == blocks
             assert not engine.running
             assert not engine.waiting
-            assert not engine._decoding
-            assert engine._context == 0
+            assert not engine._decoding_count
+            assert engine._context_tokens == 0
             facts = [(each.tag, each.cached_tokens, each.preemptions) for _, each in arrivals]
             seen.append((facts, [first[tag] for tag in sorted(first)], [done[tag] for tag in sorted(done)]))
         (facts, first, done), (slow_facts, slow_first, slow_done) = seen

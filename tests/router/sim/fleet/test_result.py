@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from router.errors import SetupError
-from router.sim.fleet.play import Played, Served
-from router.sim.fleet.result import KEYS, Row, Table, mean_of, measure, percentile, summarize, to_json
+from router.sim.fleet.result import KEYS, Row, Table, mean_row, measure, percentile, summarize, to_json
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import RunResult, ServedRequest
 from router.sim.fleet.traffic import Workload
 
 RUN = Run(Workload("gsp", 2.0, 10), FleetSpec(2, ("l40-8b",), 128), "lbgr", "lru", 4)
@@ -17,14 +17,14 @@ ROW = Row("gsp", "lbgr", "rlt_gix", 4, 11.0, 0, 1.5, 1.25, 3.0, 4.0, 0.75, 2.0, 
 
 
 def served(number, arrival_s, first_s, done_s, cached=50):
-    return Served(number, arrival_s, first_s, done_s, 100, cached, 10, 0)
+    return ServedRequest(number, arrival_s, first_s, done_s, 100, cached, 10, 0)
 
 
 def test_counted_by_hand():
     # Of 20 requests numbers 0 and 1 are the warm-up; 7 came after the last session had begun.
     rows = [served(0, 0, 5, 9), served(1, 1, 2, 3), *(served(n, n, n + 0.5, n + 2) for n in (2, 3, 4, 5))]
     rows += [served(6, 6, 7, 10, cached=0), served(7, 11, 18, 19)]
-    row = summarize(RUN, Played(rows, 20, 10.0, 3, 1, [6.0, 2.0]))
+    row = summarize(RUN, RunResult(rows, 20, 10.0, 3, 1, [6.0, 2.0]))
     assert (row.mean_s, row.p50_s, row.p95_s, row.p99_s) == (2.4, 2.0, 4.0, 4.0)
     assert (row.ttft_mean_s, row.ttft_p99_s) == (pytest.approx(0.6), 1.0)
     assert row.hit_rate == 200 / 500
@@ -35,7 +35,7 @@ def test_counted_by_hand():
 
 def test_nothing_that_counts():
     with pytest.raises(SetupError, match="lbgr with lru: no request"):
-        summarize(RUN, Played([served(0, 0, 1, 2)], 20, 10.0, 19, 0, [1.0, 1.0]))
+        summarize(RUN, RunResult([served(0, 0, 1, 2)], 20, 10.0, 19, 0, [1.0, 1.0]))
 
 
 def test_measured():
@@ -62,7 +62,7 @@ def test_json_has_exactly_these_keys():
 
 def test_the_mean_of_seeds():
     other = Row(*("gsp", "lbgr", "rlt_gix", 4, 11.0, 1), *[2 * value for value in tuple_of(ROW)[6:]])
-    mean = mean_of([ROW, other])
+    mean = mean_row([ROW, other])
     assert mean.mean_s == 2.25
     assert mean.failed == 0
     assert mean.seed == 0
@@ -78,14 +78,16 @@ def cells(line):
 
 def test_bounds_that_are_kept_are_a_share_and_a_column():
     rows = [served(n, n, n + 0.1 * n, n + 0.1 * n + 0.9) for n in range(2, 8)]  # 0.1 s for each of nine later tokens
-    played = Played(rows, 8, 10.0, 0, 0, [1.0, 1.0])
+    result = RunResult(rows, 8, 10.0, 0, 0, [1.0, 1.0])
     fleet = replace(RUN.fleet, slo_ttft_s=0.45)
-    assert summarize(replace(RUN, fleet=fleet), played).slo == pytest.approx(3 / 6)
+    assert summarize(replace(RUN, fleet=fleet), result).slo_attainment == pytest.approx(3 / 6)
     fleet = replace(RUN.fleet, slo_tpot_s=0.09)
-    assert summarize(replace(RUN, fleet=fleet), played).slo == 0.0
-    assert math.isnan(summarize(RUN, played).slo)
+    assert summarize(replace(RUN, fleet=fleet), result).slo_attainment == 0.0
+    assert math.isnan(summarize(RUN, result).slo_attainment)
     table = Table(["gsp"], ["lbgr"], ["rlt_gix"], slo=True)
-    shown = dict(zip(cells(table.head().splitlines()[0]), cells(table.line(replace(ROW, slo=0.875))), strict=True))
+    shown = dict(
+        zip(cells(table.head().splitlines()[0]), cells(table.line(replace(ROW, slo_attainment=0.875))), strict=True)
+    )
     assert (shown["failed"], shown["in SLO"]) == ("0", "0.875")
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from router.errors import TraceError
-from router.sim.fleet.traffic import GROUPS, SHAPES, Workload, replay
+from router.sim.fleet.traffic import GROUPS, WORKLOADS, Workload, replay
 from router.sim.trace import TraceFile
 
 
@@ -15,13 +15,13 @@ def sessions(name, requests=400, rate=10.0, seed=0, block=128):
     return list(Workload(name, rate, requests).open(seed, block))
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_the_same_for_the_same_seed(name):
     assert sessions(name) == sessions(name)
     assert sessions(name) != sessions(name, seed=1)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_arrivals_and_number(name):
     found = sessions(name)
     turns = sum(len(session.turns) for session in found)
@@ -29,14 +29,14 @@ def test_arrivals_and_number(name):
     times = [session.arrival_s for session in found]
     assert times == sorted(times)
     assert times[-1] == pytest.approx(len(found) / 10, rel=0.35)
-    assert len({session.token for session in found}) == len(found)
+    assert len({session.first_token_id for session in found}) == len(found)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_blocks_change_no_lengths(name):
     small, large = sessions(name, block=16), sessions(name, block=128)
     assert [session.turns for session in small] == [session.turns for session in large]
-    assert [session.head.units for session in small] == [session.head.units for session in large]
+    assert [session.prefix.units for session in small] == [session.prefix.units for session in large]
 
 
 def test_gsp():
@@ -44,22 +44,22 @@ def test_gsp():
     by_head = {}
     for session in found:
         (turn,) = session.turns
-        assert turn.fresh_tokens == session.head.units
+        assert turn.fresh_tokens == session.prefix.units
         assert turn.output_tokens == 4
-        by_head[session.head.keys] = by_head.get(session.head.keys, 0) + 1
+        by_head[session.prefix.keys] = by_head.get(session.prefix.keys, 0) + 1
     assert set(by_head.values()) == {32}
     assert len(by_head) == GROUPS
-    assert fmean(2 * session.head.units for session in found) == pytest.approx(3174, rel=0.02)
+    assert fmean(2 * session.prefix.units for session in found) == pytest.approx(3174, rel=0.02)
 
 
 def test_gsp_in_turn():
-    heads = [session.head for session in sessions("gsp_rotating", requests=2 * GROUPS)]
+    heads = [session.prefix for session in sessions("gsp_rotating", requests=2 * GROUPS)]
     assert heads[:GROUPS] == heads[GROUPS:]
     assert len({head.keys for head in heads}) == GROUPS
 
 
 def test_a_hot_group():
-    heads = [session.head for session in sessions("hot", requests=3000)]
+    heads = [session.prefix for session in sessions("hot", requests=3000)]
     most = max(set(heads), key=heads.count)
     assert heads.count(most) / 3000 == pytest.approx(0.3, abs=0.03)
     assert most.units == 1024
@@ -68,14 +68,14 @@ def test_a_hot_group():
 def test_chats_have_turns_and_names():
     found = sessions("chat", requests=2000)
     assert fmean(len(session.turns) for session in found) == pytest.approx(6, rel=0.1)
-    assert len({session.name for session in found}) == len(found)
+    assert len({session.session_id for session in found}) == len(found)
     turns = [turn for session in found for turn in session.turns]
     assert fmean(turn.output_tokens for turn in turns) == pytest.approx(311, rel=0.05)
     assert fmean(turn.pause_s for turn in turns) == pytest.approx(10, rel=0.1)
 
 
 def test_documents_are_asked_about_several_times():
-    heads = [session.head.keys for session in sessions("longdoc", requests=800)]
+    heads = [session.prefix.keys for session in sessions("longdoc", requests=800)]
     assert 4 <= len(heads) / len(set(heads)) <= 9
 
 
@@ -103,9 +103,9 @@ def test_a_trace(tmp_path):
     file = write(tmp_path, line(1000), line(3000, 1100, 9, (1, 3, 4)), line(5000, output=0))
     found = list(traffic(file).open(0, 512))
     assert [session.arrival_s for session in found] == [0.0, 2.0, 4.0]
-    assert [session.head.units + session.turns[0].fresh_tokens for session in found] == [600, 1100, 600]
+    assert [session.prefix.units + session.turns[0].fresh_tokens for session in found] == [600, 1100, 600]
     assert [session.turns[0].output_tokens for session in found] == [7, 9, 1]
-    assert found[0].head.keys == found[1].head.keys[:1]
+    assert found[0].prefix.keys == found[1].prefix.keys[:1]
 
 
 def test_scaled_times(tmp_path):
@@ -171,6 +171,6 @@ def test_a_recording_tells_the_tokens_of_its_ids(tmp_path):
     trace = replay(TraceFile(str(path)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
     assert trace.id_tokens == 32.5
     first, second, _ = trace.open(0, 16)
-    assert len(first.head.keys) == 6  # 97.5 tokens have ids
-    assert first.head.keys[:4] == second.head.keys[:4]  # 64 of 65 tokens
-    assert first.head.keys[4] != second.head.keys[4]
+    assert len(first.prefix.keys) == 6  # 97.5 tokens have ids
+    assert first.prefix.keys[:4] == second.prefix.keys[:4]  # 64 of 65 tokens
+    assert first.prefix.keys[4] != second.prefix.keys[4]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.sim.fleet.dialog import Asked, Dialog
+from router.sim.fleet.dialog import Dialog, PlannedRequest
 from router.sim.fleet.engine import Engine
 from router.sim.fleet.job import Job
 from router.sim.fleet.traffic import Session
@@ -12,41 +12,41 @@ from router.types import Decision, EngineId
 
 
 @dataclass(slots=True)
-class Visit:
-    """A session in progress; `number`: of its first request."""
+class ActiveSession:
+    """A session in progress; `first_number`: of its first request."""
 
-    session: Session
+    plan: Session
     dialog: Dialog
-    number: int
-    turn: int = 0
+    first_number: int
+    turns_begun: int = 0
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class ActiveRequest:
     """A request on its way; `decision`: of the latest try."""
 
-    visit: Visit
-    asked: Asked
+    session: ActiveSession
+    planned: PlannedRequest
     number: int
     arrival_s: float
-    left_s: float | None
+    abandon_after_s: float | None
     """The client leaves so long after the arrival, if it has no answer by then; None: it stays."""
     tried: list[EngineId] = field(default_factory=list)
     breaks: int = 0
     decision: Decision | None = None
-    place: tuple[Engine, Job] | None = None
+    placement: tuple[Engine, Job] | None = None
     """Where it is; None: nowhere, as it is over."""
 
-    def tokens(self, engine: Engine) -> int:
+    def output_tokens(self, engine: Engine) -> int:
         """Of the answer that the engine would give. One that was left was to be longer, nobody knows how much: as long
         as its bound and the cache allow."""
-        known, request = len(self.asked.reply), self.asked.request
-        if self.left_s is None:
+        known, request = len(self.planned.reply), self.planned.request
+        if self.abandon_after_s is None:
             return known
         room = engine.most_tokens - request.prompt.units
         return max(known, room if request.max_tokens is None else min(room, request.max_tokens))
 
 
-def call_of(job: Job) -> Call:
-    assert isinstance(job.tag, Call), "every job is of a call"
+def request_of(job: Job) -> ActiveRequest:
+    assert isinstance(job.tag, ActiveRequest), "every job is of a request"
     return job.tag

@@ -10,12 +10,12 @@ from statistics import fmean
 
 from engine_patches.orders import ORDERS
 from router.sim.eviction.optimum import Optimum, next_uses
-from router.sim.eviction.replay import Cache, Replayed, replay
+from router.sim.eviction.replay import Cache, ReplayResult, replay
 from router.sim.parallel import Watch, measure_all
 from router.sim.trace import Trace, ignore
 
 OPTIMUM = "opt"
-NAMES = (*ORDERS, OPTIMUM)
+ORDER_CHOICES = (*ORDERS, OPTIMUM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Row:
     fallback_share: float
 
 
-def measure(run: Run, report: Callable[[float], None] = ignore) -> Replayed:
+def measure(run: Run, report: Callable[[float], None] = ignore) -> ReplayResult:
     """One run from its first request to its last. Raises TraceError."""
     trace, capacity = run.trace, run.capacity
     if run.order != OPTIMUM:
@@ -52,7 +52,7 @@ def measure(run: Run, report: Callable[[float], None] = ignore) -> Replayed:
         return replay(Optimum(capacity, uses), trace.open(capacity, lambda part: report((1 + part) / 2)))
 
 
-def study(
+def sweep(
     traces: Sequence[Trace],
     capacities: Sequence[int],
     orders: Sequence[str],
@@ -66,7 +66,7 @@ def study(
     An order without chance runs once. Raises TraceError, and SetupError if a process dies.
     """
     cells = [
-        [Run(trace, capacity, order, seed) for seed in (seeds if draws_lots(order) else seeds[:1])]
+        [Run(trace, capacity, order, seed) for seed in (seeds if is_randomized(order) else seeds[:1])]
         for trace in traces
         for capacity in capacities
         for order in orders
@@ -77,11 +77,11 @@ def study(
             yield summarize(cell[0], list(islice(results, len(cell))))
 
 
-def draws_lots(order: str) -> bool:
+def is_randomized(order: str) -> bool:
     return order != OPTIMUM and ORDERS[order].randomized
 
 
-def summarize(run: Run, results: Sequence[Replayed]) -> Row:
+def summarize(run: Run, results: Sequence[ReplayResult]) -> Row:
     rates = [result.hit_rate for result in results]
     return Row(
         run.trace.label,

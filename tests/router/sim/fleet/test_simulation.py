@@ -8,10 +8,10 @@ import pytest
 
 from router.errors import NoEngine
 from router.policies import TABLE
-from router.sim.fleet import play as module
-from router.sim.fleet.play import play
+from router.sim.fleet import simulation as module
 from router.sim.fleet.scenario import FleetSpec, Run, Slowdown
-from router.sim.fleet.traffic import SHAPES, Workload, replay
+from router.sim.fleet.simulation import simulate
+from router.sim.fleet.traffic import WORKLOADS, Workload, replay
 from router.sim.trace import TraceFile
 
 L40 = FleetSpec(3, ("l40-8b",), 128)
@@ -21,31 +21,31 @@ def run_of(name="gsp", rate=6.0, requests=150, fleet=L40, policy="lbgr", order="
     return Run(Workload(name, rate, requests), fleet, policy, order, seed, options)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_every_request_is_answered_once(name):
-    played = play(run_of(name, rate=1.5, requests=120))
-    assert sorted(served.number for served in played.served) == list(range(played.requests))
-    assert (played.failed, played.requests >= 120) == (0, True)
-    for served in played.served:
+    result = simulate(run_of(name, rate=1.5, requests=120))
+    assert sorted(served.number for served in result.served) == list(range(result.requests))
+    assert (result.failed, result.requests >= 120) == (0, True)
+    for served in result.served:
         assert served.arrival_s < served.first_s <= served.done_s
         assert 0 <= served.cached_tokens < served.prompt_tokens
-    assert all(0 < busy <= max(s.done_s for s in played.served) for busy in played.busy_s)
+    assert all(0 < busy <= max(s.done_s for s in result.served) for busy in result.busy_s)
 
 
 @pytest.mark.parametrize("policy", TABLE)
 def test_every_policy_routes(policy):
-    played = play(run_of(policy=policy, requests=60))
-    assert len(played.served) == 60
+    result = simulate(run_of(policy=policy, requests=60))
+    assert len(result.served) == 60
 
 
 def test_the_same_seed_the_same_run():
-    assert play(run_of()) == play(run_of())
-    assert play(run_of()) != play(run_of(seed=1))
+    assert simulate(run_of()) == simulate(run_of())
+    assert simulate(run_of()) != simulate(run_of(seed=1))
 
 
 def test_a_chat_waits_for_its_answers():
     run = run_of("chat", rate=0.5, requests=80)
-    at = {served.number: served for served in play(run).served}
+    at = {served.number: served for served in simulate(run).served}
     number = 0
     for session in run.traffic.open(0, 128):
         assert at[number].arrival_s == session.arrival_s
@@ -56,15 +56,15 @@ def test_a_chat_waits_for_its_answers():
 
 
 def test_what_a_chat_said_is_cached():
-    played = play(run_of("chat", rate=0.05, requests=60))
-    later = [s for s in played.served if s.cached_tokens]
+    result = simulate(run_of("chat", rate=0.05, requests=60))
+    later = [s for s in result.served if s.cached_tokens]
     assert len(later) > 30
     assert sum(s.cached_tokens for s in later) / sum(s.prompt_tokens for s in later) > 0.6
 
 
 def decisions_of(run):
     seen = []
-    play(run, watcher=seen.append)
+    simulate(run, on_decision=seen.append)
     return seen
 
 
@@ -73,11 +73,11 @@ def test_the_router_is_told_of_engines():
     assert {score.engine for score in decision.scores} == {"engine-0", "engine-1", "engine-2"}
 
 
-@pytest.mark.parametrize(("told", "blocks"), [(1.0, 78), (3.0, 234), (0.0, None)])
-def test_the_size_that_engines_tell(told, blocks, monkeypatch):
+@pytest.mark.parametrize(("ratio", "blocks"), [(1.0, 78), (3.0, 234), (0.0, None)])
+def test_the_size_that_engines_tell(ratio, blocks, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "describe_engine", lambda *a: seen.append(describe(*a)) or seen[-1])
-    play(run_of(requests=5, fleet=replace(L40, cache_tokens=10_000, told=told)))
+    simulate(run_of(requests=5, fleet=replace(L40, cache_tokens=10_000, reported_cache_ratio=ratio)))
     assert {info.capacity_blocks for info in seen} == {blocks}
     assert {(info.block_size, info.order) for info in seen} == {(128, "rlt_gix")}
 
@@ -89,7 +89,7 @@ def test_orders_and_hardware_in_turn(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "describe_engine", lambda *a: note(seen, *a))
     monkeypatch.setattr(module.Router, "route", refuse)
-    play(run_of(requests=1, order="lru+gix", fleet=replace(L40, hardware=("l40-8b", "h100-8b"))))
+    simulate(run_of(requests=1, order="lru+gix", fleet=replace(L40, hardware=("l40-8b", "h100-8b"))))
     assert seen == [("l40-8b", "lru"), ("h100-8b", "gix"), ("l40-8b", "lru")]
 
 
@@ -106,25 +106,25 @@ def refuse(*_args, **_kwargs):
 def test_a_request_without_an_engine_fails(monkeypatch):
     monkeypatch.setattr(module.Router, "route", refuse)
     monkeypatch.setattr(module, "describe_engine", describe)
-    played = play(run_of(requests=7))
-    assert (len(played.served), played.failed) == (0, 7)
+    result = simulate(run_of(requests=7))
+    assert (len(result.served), result.failed) == (0, 7)
 
 
-def shares(played):
-    return Counter(served.engine for served in played.served)
+def shares(result):
+    return Counter(served.engine for served in result.served)
 
 
 def test_a_slow_engine_gets_less():
     for fleet in (replace(L40, slow=((1, 3.0),)), replace(L40, degrade=(Slowdown(1, 3.0, 0.0, 1e9),))):
         work = Counter[int]()
-        for served in play(run_of(requests=400, fleet=fleet)).served:
+        for served in simulate(run_of(requests=400, fleet=fleet)).served:
             work[served.engine] += served.prompt_tokens - served.cached_tokens
         assert work[1] < 0.6 * min(work[0], work[2]), work
 
 
 def test_a_spell_ends():
     fleet = replace(L40, engines=1, degrade=(Slowdown(0, 10.0, 50.0, 100.0),))
-    served = play(run_of(rate=0.2, requests=40, fleet=fleet)).served
+    served = simulate(run_of(rate=0.2, requests=40, fleet=fleet)).served
     slowest = max(served, key=lambda s: (s.done_s - s.first_s) / (s.output_tokens - 1))
     assert 50 <= slowest.first_s <= 100
     usual = [s.done_s - s.first_s for s in served if s.first_s > 102]
@@ -140,14 +140,16 @@ def test_unstreamed_requests():
 
 def test_an_engine_fails():
     seen = []
-    played = play(run_of("heavy", rate=8, requests=400, fleet=replace(L40, fail=((1, 20.0),))), watcher=seen.append)
-    assert len(played.served) + played.failed == played.requests
-    assert 0 < played.failed < 60  # those that had begun their answers
-    assert max(s.done_s for s in played.served if s.engine == 1) <= 20.0
+    result = simulate(
+        run_of("heavy", rate=8, requests=400, fleet=replace(L40, fail=((1, 20.0),))), on_decision=seen.append
+    )
+    assert len(result.served) + result.failed == result.requests
+    assert 0 < result.failed < 60  # those that had begun their answers
+    assert max(s.done_s for s in result.served if s.engine == 1) <= 20.0
     again = Counter(decision.request.request_id for decision in seen)
     assert set(again.values()) <= {1, 2, 3}
     retried = {int(name) for name, count in again.items() if count > 1}
-    assert retried & {s.number for s in played.served}
+    assert retried & {s.number for s in result.served}
     # The first refusal marks it; nothing goes there any more.
     late = [d for d in seen if d.dispatched_s > 21]
     assert late
@@ -156,14 +158,14 @@ def test_an_engine_fails():
 
 def test_unstreamed_requests_survive_their_engine():
     fleet = replace(L40, fail=((1, 20.0),), unstreamed=1.0)
-    played = play(run_of("heavy", rate=8, requests=300, fleet=fleet))
-    assert (played.failed, len(played.served)) == (0, 300)
+    result = simulate(run_of("heavy", rate=8, requests=300, fleet=fleet))
+    assert (result.failed, len(result.served)) == (0, 300)
 
 
 def test_the_last_engine_fails():
-    played = play(run_of("heavy", rate=2, requests=100, fleet=replace(L40, engines=1, fail=((0, 20.0),))))
-    assert played.failed + len(played.served) == 100
-    assert max(s.done_s for s in played.served) <= 20.0
+    result = simulate(run_of("heavy", rate=2, requests=100, fleet=replace(L40, engines=1, fail=((0, 20.0),))))
+    assert result.failed + len(result.served) == 100
+    assert max(s.done_s for s in result.served) <= 20.0
 
 
 def test_a_check_finds_a_dead_engine():
@@ -173,9 +175,9 @@ def test_a_check_finds_a_dead_engine():
 
 
 def test_an_engine_joins():
-    played = play(run_of(requests=300, fleet=replace(L40, join=((2, 20.0),))))
-    assert (len(played.served), played.failed) == (300, 0)
-    joined = [s for s in played.served if s.engine == 2]
+    result = simulate(run_of(requests=300, fleet=replace(L40, join=((2, 20.0),))))
+    assert (len(result.served), result.failed) == (300, 0)
+    joined = [s for s in result.served if s.engine == 2]
     assert joined
     assert min(s.arrival_s for s in joined) >= 20.0
 
@@ -183,35 +185,35 @@ def test_an_engine_joins():
 def test_an_engine_comes_back_empty():
     fleet = replace(L40, engines=1, fail=((0, 40.0),), join=((0, 41.0),))
     run = run_of("chat", rate=0.05, requests=40, fleet=fleet)
-    played = play(run)
-    before = [s for s in played.served if s.done_s <= 40.0]
-    first = min((s for s in played.served if s.done_s > 41.0), key=lambda s: s.arrival_s)
+    result = simulate(run)
+    before = [s for s in result.served if s.done_s <= 40.0]
+    first = min((s for s in result.served if s.done_s > 41.0), key=lambda s: s.arrival_s)
     assert before
     assert first.cached_tokens == 0
 
 
 def test_all_engines_join_late():
-    played = play(run_of(rate=1.0, requests=20, fleet=replace(L40, engines=1, join=((0, 10.0),))))
-    assert 0 < played.failed < 20
-    assert len(played.served) == 20 - played.failed
+    result = simulate(run_of(rate=1.0, requests=20, fleet=replace(L40, engines=1, join=((0, 10.0),))))
+    assert 0 < result.failed < 20
+    assert len(result.served) == 20 - result.failed
 
 
 def test_a_request_longer_than_the_cache_is_refused():
-    played = play(run_of(requests=60, fleet=replace(L40, cache_tokens=2000)))
-    assert played.failed > 0
-    assert all(s.prompt_tokens < 2000 for s in played.served)
-    assert len(played.served) + played.failed == 60
+    result = simulate(run_of(requests=60, fleet=replace(L40, cache_tokens=2000)))
+    assert result.failed > 0
+    assert all(s.prompt_tokens < 2000 for s in result.served)
+    assert len(result.served) + result.failed == 60
 
 
 def test_preemptions_are_counted():
-    played = play(run_of("heavy", rate=40, requests=200, fleet=replace(L40, cache_tokens=30_000)))
-    assert played.preemptions > 0
-    assert len(played.served) == 200
+    result = simulate(run_of("heavy", rate=40, requests=200, fleet=replace(L40, cache_tokens=30_000)))
+    assert result.preemptions > 0
+    assert len(result.served) == 200
 
 
 def test_options_reach_the_router():
     plain, other = run_of(order="lru"), run_of(order="lru", lbgr_duplication_weight=0.0)
-    assert play(plain) != play(other)
+    assert simulate(plain) != simulate(other)
 
 
 def test_a_trace_is_replayed(tmp_path):
@@ -221,10 +223,10 @@ def test_a_trace_is_replayed(tmp_path):
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     traffic = replay(TraceFile(str(path)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
-    played = play(Run(traffic, FleetSpec(2, ("h100-8b",), 512), "lbgr", "lru", 0))
-    assert {s.prompt_tokens for s in played.served} == {1000}
-    assert {s.cached_tokens for s in played.served} == {0, 512}
-    assert [s.arrival_s for s in sorted(played.served)] == pytest.approx([0.1 * n for n in range(30)])
+    result = simulate(Run(traffic, FleetSpec(2, ("h100-8b",), 512), "lbgr", "lru", 0))
+    assert {s.prompt_tokens for s in result.served} == {1000}
+    assert {s.cached_tokens for s in result.served} == {0, 512}
+    assert [s.arrival_s for s in sorted(result.served)] == pytest.approx([0.1 * n for n in range(30)])
 
 
 def recorded(path, *lines, requests=None):
@@ -253,43 +255,43 @@ def test_a_request_that_was_left_holds_its_engine_until_then(tmp_path, max_token
     gone = line_of(0, output_length=3, max_tokens=max_tokens, ending="cancelled", latency_ms=30_000)
     runs = {}
     for name, lines in (("gone", [gone, line_of(1000), line_of(40_000)]), ("alone", [line_of(1000), line_of(40_000)])):
-        played = play(Run(recorded(tmp_path / name, *lines), FleetSpec(1, ("h100-8b",), 512), "lbgr", "lru", 0))
-        runs[name] = played, [s.done_s - s.arrival_s for s in played.served]
-    played, (beside, after) = runs["gone"]
-    assert (played.left, played.failed, played.requests) == (1, 0, 3)
+        result = simulate(Run(recorded(tmp_path / name, *lines), FleetSpec(1, ("h100-8b",), 512), "lbgr", "lru", 0))
+        runs[name] = result, [s.done_s - s.arrival_s for s in result.served]
+    result, (beside, after) = runs["gone"]
+    assert (result.abandoned, result.failed, result.requests) == (1, 0, 3)
     assert beside > 1.001 * runs["alone"][1][0]
     assert after == pytest.approx(runs["alone"][1][1])
-    assert played.busy_s[0] == pytest.approx(30 + after, abs=0.1)
+    assert result.busy_s[0] == pytest.approx(30 + after, abs=0.1)
 
 
 def test_a_request_that_was_left_is_answered_if_its_bound_is_reached_before(tmp_path):
     gone = line_of(0, output_length=3, max_tokens=50, ending="timeout", latency_ms=30_000)
-    played = play(Run(recorded(tmp_path / "t", gone), FleetSpec(1, ("h100-8b",), 512), "lbgr", "lru", 0))
-    assert (played.left, [s.output_tokens for s in played.served]) == (0, [50])
+    result = simulate(Run(recorded(tmp_path / "t", gone), FleetSpec(1, ("h100-8b",), 512), "lbgr", "lru", 0))
+    assert (result.abandoned, [s.output_tokens for s in result.served]) == (0, [50])
 
 
 def test_a_client_leaves_while_its_request_waits(tmp_path):
     lines = [line_of(n, ending="cancelled", latency_ms=5 + n) for n in range(40)]
-    played = play(Run(recorded(tmp_path / "t", *lines), FleetSpec(2, ("l40-8b",), 512), "lbgr", "rlt_gix", 0))
-    assert (played.left, played.served, played.failed) == (40, [], 0)
-    assert sum(played.busy_s) < 2  # not one prompt after another
+    result = simulate(Run(recorded(tmp_path / "t", *lines), FleetSpec(2, ("l40-8b",), 512), "lbgr", "rlt_gix", 0))
+    assert (result.abandoned, result.served, result.failed) == (40, [], 0)
+    assert sum(result.busy_s) < 2  # not one prompt after another
 
 
 def test_an_engine_fails_under_requests_that_are_left(tmp_path):
     lines = [line_of(100 * n, ending="cancelled", latency_ms=4000) for n in range(40)]
     fleet = FleetSpec(2, ("l40-8b",), 512, fail=((0, 2.0),))
-    played = play(Run(recorded(tmp_path / "t", *lines), fleet, "lbgr", "lru", 0))
-    assert played.served == []
-    assert played.failed > 0
-    assert played.left + played.failed == 40
+    result = simulate(Run(recorded(tmp_path / "t", *lines), fleet, "lbgr", "lru", 0))
+    assert result.served == []
+    assert result.failed > 0
+    assert result.abandoned + result.failed == 40
 
 
 def test_many_engines():
-    played = play(run_of(rate=200.0, requests=250, fleet=replace(L40, engines=256)))
-    assert len(shares(played)) > 50
+    result = simulate(run_of(rate=200.0, requests=250, fleet=replace(L40, engines=256)))
+    assert len(shares(result)) > 50
 
 
 def test_progress():
     parts = []
-    play(run_of(requests=600), parts.append)
+    simulate(run_of(requests=600), parts.append)
     assert parts == [256 / 600, 512 / 600]

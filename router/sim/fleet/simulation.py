@@ -16,7 +16,7 @@ from typing import NamedTuple
 from router.config import Config
 from router.core.router import Router
 from router.errors import NoEngine
-from router.sim.fleet.call import Call, Visit, call_of
+from router.sim.fleet.client import ActiveRequest, ActiveSession, request_of
 from router.sim.fleet.dialog import Dialog
 from router.sim.fleet.engine import NEVER, Engine
 from router.sim.fleet.job import Job
@@ -29,7 +29,7 @@ GOLDEN = 0.618033988749895  # its multiples are spread evenly over 0 to 1
 MOST_BREAKS = 2  # of the connection, for one request, as in the gateway
 
 
-class Served(NamedTuple):
+class ServedRequest(NamedTuple):
     """One request that was answered, by its number in the order of the sessions. Times in seconds, lengths in tokens.
 
     first_s: when the engine had its first token, whether the client could see it or not.
@@ -46,35 +46,37 @@ class Served(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class RunResult:
     """All that came of a run.
 
     last_arrival_s: when the last session began; failed: requests without an answer; busy_s: of each engine; left: those
     whose clients did not wait for the answer.
     """
 
-    served: list[Served]
+    served: list[ServedRequest]
     requests: int
     last_arrival_s: float
     failed: int
     preemptions: int
     busy_s: list[float]
-    left: int = 0
+    abandoned: int = 0
 
 
-Watcher = Callable[[Decision], None]
+OnDecision = Callable[[Decision], None]
 
 
-def play(run: Run, report: Callable[[float], None] = ignore, watcher: Watcher = lambda _decision: None) -> Played:
-    """One run from its first arrival to its last answer. `watcher` sees every decision. Raises TraceError."""
-    return Player(run, report, watcher).play()
+def simulate(
+    run: Run, report: Callable[[float], None] = ignore, on_decision: OnDecision = lambda _decision: None
+) -> RunResult:
+    """One run from its first arrival to its last answer. `on_decision` sees every decision. Raises TraceError."""
+    return Simulation(run, report, on_decision).run()
 
 
-class Player:
+class Simulation:
     """The state of one run. Events are calls, in the order of their times; at one time in the order they were set."""
 
-    def __init__(self, run: Run, report: Callable[[float], None], watcher: Watcher) -> None:
-        self._run, self._report, self._watcher = run, report, watcher
+    def __init__(self, run: Run, report: Callable[[float], None], on_decision: OnDecision) -> None:
+        self._run, self._report, self._on_decision = run, report, on_decision
         self._config = replace(Config(policy=run.policy), **dict(run.options))  # type: ignore[arg-type]  # checked names
         self._router = Router(self._config, rng=random.Random(run.seed))
         self._now = 0.0
@@ -85,42 +87,42 @@ class Player:
         self._index = {engine: index for index, engine in enumerate(self._ids)}
         self._busy_s = [0.0] * run.fleet.engines
         self._sessions: Iterator[Session] = run.traffic.open(run.seed, run.fleet.block_tokens)
-        self._requests = self._failed = self._left = self._preemptions = 0
+        self._requests = self._failed = self._abandoned = self._preemptions = 0
         self._last_arrival_s = 0.0
-        self._served: list[Served] = []
+        self._served: list[ServedRequest] = []
 
-    def play(self) -> Played:
-        self._prepare()
-        self._next_session()
+    def run(self) -> RunResult:
+        self._schedule_fleet()
+        self._schedule_session()
         while self._events:
             self._now, _, action, what = heappop(self._events)
             action(*what)
         for engine in list(self._engines):
-            self._count(engine)
+            self._retire(engine)
         assert self._router.fleet.in_flight == 0
         counts = self._requests, self._last_arrival_s, self._failed, self._preemptions
-        return Played(self._served, *counts, self._busy_s, self._left)
+        return RunResult(self._served, *counts, self._busy_s, self._abandoned)
 
-    def _at(self, time_s: float, action: Callable[..., None], *what: object) -> None:
+    def _schedule(self, time_s: float, action: Callable[..., None], *what: object) -> None:
         heappush(self._events, (time_s, next(self._serial), action, what))
 
     # --- engines --------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
+    def _schedule_fleet(self) -> None:
         fleet = self._run.fleet
         late = {index for index, join_s in fleet.join if not any(i == index and s < join_s for i, s in fleet.fail)}
         for index in range(fleet.engines):
             if index not in late:
-                self._start(index)
+                self._start_engine(index)
         for index, join_s in fleet.join:
-            self._at(join_s, self._start, index)
+            self._schedule(join_s, self._start_engine, index)
         for index, fail_s in fleet.fail:
-            self._at(fail_s, self._fail, index)
+            self._schedule(fail_s, self._fail_engine, index)
         for slowdown in fleet.degrade:
-            self._at(slowdown.start_s, self._slow_down, slowdown.engine, slowdown.factor)
-            self._at(slowdown.end_s, self._slow_down, slowdown.engine, 1 / slowdown.factor)
+            self._schedule(slowdown.start_s, self._slow_engine, slowdown.engine, slowdown.factor)
+            self._schedule(slowdown.end_s, self._slow_engine, slowdown.engine, 1 / slowdown.factor)
 
-    def _start(self, index: int) -> None:
+    def _start_engine(self, index: int) -> None:
         name, fleet = self._ids[index], self._router.fleet
         if name in self._engines:
             return
@@ -129,170 +131,172 @@ class Player:
         fleet.set_info(name, describe_engine(self._run, index, engine))
         fleet.set_health(name, True)
 
-    def _fail(self, index: int) -> None:
+    def _fail_engine(self, index: int) -> None:
         """The engine's process dies: its connections break. New ones are refused, or checks find it out."""
         name = self._ids[index]
         if name not in self._engines:
             return
         lost = self._engines[name].kill()
-        self._count(name)
+        self._retire(name)
         checks_s = self._config.health_check_interval_secs * self._config.health_failure_threshold
-        self._at(self._now + checks_s, self._check, name)
+        self._schedule(self._now + checks_s, self._find_failure, name)
         for job in lost:
-            call = call_of(job)
-            if call.place is not None:  # else its client has left just before
-                self._lose(call, job.first_s)
+            active = request_of(job)
+            if active.placement is not None:  # else its client has left just before
+                self._lose(active, job.first_s)
 
-    def _check(self, name: EngineId) -> None:
+    def _find_failure(self, name: EngineId) -> None:
         if name not in self._engines:
             self._router.fleet.set_health(name, False)
 
-    def _slow_down(self, index: int, factor: float) -> None:
+    def _slow_engine(self, index: int, factor: float) -> None:
         engine = self._engines.get(self._ids[index])
         if engine is not None:
             engine.slow_down(engine.slowness * factor, self._now)
-            self._watch(engine)
+            self._schedule_steps(engine)
 
-    def _count(self, name: EngineId) -> None:
+    def _retire(self, name: EngineId) -> None:
         engine = self._engines.pop(name)
         self._busy_s[self._index[name]] += engine.busy_s
         self._preemptions += engine.preemptions
 
-    def _watch(self, engine: Engine) -> None:
+    def _schedule_steps(self, engine: Engine) -> None:
         if engine.next_s < NEVER:
-            self._at(engine.next_s, self._wake, engine)
+            self._schedule(engine.next_s, self._advance, engine)
 
-    def _wake(self, engine: Engine) -> None:
+    def _advance(self, engine: Engine) -> None:
         if engine.next_s != self._now:
             return  # its steps end at another time by now
         first, done = engine.advance()
-        self._watch(engine)
+        self._schedule_steps(engine)
         for job in first:
-            call = call_of(job)
-            assert call.decision is not None
-            if call.asked.request.stream:
-                self._router.first_token(call.decision, self._now)
+            active = request_of(job)
+            assert active.decision is not None
+            if active.planned.request.stream:
+                self._router.first_token(active.decision, self._now)
         for job in done:
             self._finish(job)
 
     # --- clients --------------------------------------------------------------------------------------------------
 
-    def _next_session(self) -> None:
+    def _schedule_session(self) -> None:
         session = next(self._sessions, None)
         if session is None:
             return
-        visit = Visit(session, Dialog(session.head, session.token), self._requests)
+        active = ActiveSession(session, Dialog(session.prefix, session.first_token_id), self._requests)
         self._requests += len(session.turns)
-        self._at(session.arrival_s, self._arrive, visit)
+        self._schedule(session.arrival_s, self._begin_session, active)
 
-    def _arrive(self, visit: Visit) -> None:
+    def _begin_session(self, session: ActiveSession) -> None:
         self._last_arrival_s = self._now
-        self._next_session()
-        self._ask(visit)
+        self._schedule_session()
+        self._send(session)
 
-    def _ask(self, visit: Visit) -> None:
+    def _send(self, session: ActiveSession) -> None:
         """A client sends its next request."""
-        number, session = visit.number + visit.turn, visit.session
-        turn = session.turns[visit.turn]
+        number, plan = session.first_number + session.turns_begun, session.plan
+        turn = plan.turns[session.turns_begun]
         stream = turn.stream
         if stream is None:
             stream = number * GOLDEN % 1.0 >= self._run.fleet.unstreamed  # the same ones under any policy
         bounds_s = self._run.fleet.slo_ttft_s, self._run.fleet.slo_tpot_s
-        asked = visit.dialog.ask(turn, str(number), session.name, stream=stream, told=session.told, bounds_s=bounds_s)
-        visit.turn += 1
-        call = Call(visit, asked, number, self._now, turn.left_s)
-        if turn.left_s is not None:
-            self._at(self._now + turn.left_s, self._leave, call)
-        self._dispatch(call)
+        planned = session.dialog.next_request(
+            turn, str(number), plan.session_id, stream=stream, sets_max_tokens=plan.sets_max_tokens, bounds_s=bounds_s
+        )
+        session.turns_begun += 1
+        active = ActiveRequest(session, planned, number, self._now, turn.abandon_after_s)
+        if turn.abandon_after_s is not None:
+            self._schedule(self._now + turn.abandon_after_s, self._abandon, active)
+        self._dispatch(active)
 
-    def _dispatch(self, call: Call) -> None:
+    def _dispatch(self, active: ActiveRequest) -> None:
         """Tries engines as the gateway does, until one takes the request."""
-        request, router = call.asked.request, self._router
-        while len(call.tried) <= self._config.retry_max_retries and call.breaks < MOST_BREAKS:
+        request, router = active.planned.request, self._router
+        while len(active.tried) <= self._config.retry_max_retries and active.breaks < MOST_BREAKS:
             try:
-                decision = router.route(request, self._now, exclude=call.tried)
+                decision = router.route(request, self._now, exclude=active.tried)
             except NoEngine:
                 break
-            self._watcher(decision)
-            call.decision = decision
-            call.tried.append(decision.engine)
+            self._on_decision(decision)
+            active.decision = decision
+            active.tried.append(decision.engine)
             engine = self._engines.get(decision.engine)
             if engine is not None:
-                self._submit(call, decision, engine)
+                self._submit(active, decision, engine)
                 return
             router.complete(decision, Outcome(Ending.ENGINE_LOST, self._now))
             router.fleet.set_health(decision.engine, False)
         self._failed += 1
 
-    def _submit(self, call: Call, decision: Decision, engine: Engine) -> None:
-        asked = call.asked
-        job = Job(asked.keys, asked.request.prompt.units, call.tokens(engine), call)
+    def _submit(self, active: ActiveRequest, decision: Decision, engine: Engine) -> None:
+        planned = active.planned
+        job = Job(planned.keys, planned.request.prompt.units, active.output_tokens(engine), active)
         if not engine.fits(job):
             self._router.complete(decision, Outcome(Ending.REJECTED, self._now))
             self._failed += 1
             return
-        call.place = engine, job
+        active.placement = engine, job
         before = engine.next_s
         engine.submit(job, self._now)
         if engine.next_s != before:
-            self._watch(engine)
+            self._schedule_steps(engine)
 
-    def _leave(self, call: Call) -> None:
+    def _abandon(self, active: ActiveRequest) -> None:
         """A client waits no longer. Nothing happens if it has its answer, or knows that there is none."""
-        if call.place is None:
+        if active.placement is None:
             return
-        assert call.decision is not None
-        (engine, job), call.place = call.place, None
+        assert active.decision is not None
+        (engine, job), active.placement = active.placement, None
         engine.abort(job, self._now)
-        self._watch(engine)
-        seen_s = job.first_s if call.asked.request.stream else None
-        self._router.complete(call.decision, Outcome(Ending.CANCELLED, self._now, seen_s))
-        self._left += 1
+        self._schedule_steps(engine)
+        seen_s = job.first_s if active.planned.request.stream else None
+        self._router.complete(active.decision, Outcome(Ending.CANCELLED, self._now, seen_s))
+        self._abandoned += 1
 
-    def _lose(self, call: Call, first_s: float | None) -> None:
+    def _lose(self, active: ActiveRequest, first_s: float | None) -> None:
         """The connection broke. Another engine is tried, once, unless the client has seen part of an answer."""
-        assert call.decision is not None
-        call.place = None
-        seen_s = first_s if call.asked.request.stream else None
-        self._router.complete(call.decision, Outcome(Ending.ENGINE_LOST, self._now, seen_s))
-        call.breaks += 1
+        assert active.decision is not None
+        active.placement = None
+        seen_s = first_s if active.planned.request.stream else None
+        self._router.complete(active.decision, Outcome(Ending.ENGINE_LOST, self._now, seen_s))
+        active.breaks += 1
         if seen_s is None:
-            self._dispatch(call)
+            self._dispatch(active)
         else:
             self._failed += 1
 
     def _finish(self, job: Job) -> None:
-        call = call_of(job)
-        assert call.decision is not None
+        active = request_of(job)
+        assert active.decision is not None
         assert job.first_s is not None
         assert job.cached_tokens is not None
-        call.place = None
-        now, asked = self._now, call.asked
+        active.placement = None
+        now, planned = self._now, active.planned
         outcome = Outcome(
             Ending.OK,
             now,
-            job.first_s if asked.request.stream else None,
+            job.first_s if planned.request.stream else None,
             job.prompt_tokens,
             job.cached_tokens,
             job.output_tokens,
-            asked.reply,
+            planned.reply,
         )
-        self._router.complete(call.decision, outcome)
+        self._router.complete(active.decision, outcome)
         self._served.append(
-            Served(
-                call.number,
-                call.arrival_s,
+            ServedRequest(
+                active.number,
+                active.arrival_s,
                 job.first_s,
                 now,
                 job.prompt_tokens,
                 job.cached_tokens,
                 job.output_tokens,
-                self._index[call.decision.engine],
+                self._index[active.decision.engine],
             )
         )
         if len(self._served) % REPORT_EVERY == 0:
             self._report(min(1.0, len(self._served) / self._run.traffic.requests))
-        visit = call.visit
-        if visit.turn < len(visit.session.turns):
-            pause_s = visit.session.turns[visit.turn].pause_s
-            self._at(now + pause_s, self._ask, visit)
+        session = active.session
+        if session.turns_begun < len(session.plan.turns):
+            pause_s = session.plan.turns[session.turns_begun].pause_s
+            self._schedule(now + pause_s, self._send, session)
