@@ -1,4 +1,4 @@
-"""Many replays: every order on every trace at every capacity, one after another or on several processes."""
+"""The sweep: every order on every trace at every capacity, one after another or on several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDER_CHOICES = (*ORDERS, OPTIMUM)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One order with one seed on one trace; `capacity` in blocks."""
+    """The replay of one trace over one order with one seed, in a cache of `capacity` blocks."""
 
     trace: Trace
     capacity: int
@@ -30,7 +30,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the seeds of one order gave: means, and the range of the hit rate."""
+    """What the seeds of one order gave: the means, and the range of the hit rate."""
 
     trace: str
     capacity: int
@@ -43,7 +43,7 @@ class Row:
 
 
 def measure(run: Run, report: Callable[[float], None] = ignore) -> ReplayResult:
-    """One run from its first request to its last. Raises TraceError."""
+    """Replay one run from its first request to its last. Raises TraceError."""
     trace, capacity = run.trace, run.capacity
     if run.order != OPTIMUM:
         return replay(Cache(ORDERS[run.order](capacity, seed=run.seed)), trace.open(capacity, report))
@@ -61,9 +61,9 @@ def sweep(
     jobs: int = 1,
     watch: Watch = lambda _parts: None,
 ) -> Generator[Row, None, None]:
-    """A row for each trace, capacity and order, in this order, each as soon as it and those before are done.
+    """Give a row for each trace, capacity and order, in this nesting, each as soon as it and those before it are done.
 
-    An order without chance runs once. Raises TraceError, and SetupError if a process dies.
+    An order that draws no lots runs with the first seed only. Raises TraceError, and SetupError if a process dies.
     """
     cells = [
         [Run(trace, capacity, order, seed) for seed in (seeds if is_randomized(order) else seeds[:1])]
@@ -78,10 +78,12 @@ def sweep(
 
 
 def is_randomized(order: str) -> bool:
+    """Whether the seed matters to the order of this name."""
     return order != OPTIMUM and ORDERS[order].randomized
 
 
 def summarize(run: Run, results: Sequence[ReplayResult]) -> Row:
+    """Return the row of runs that differ only in the seed; `run` is any of them."""
     rates = [result.hit_rate for result in results]
     return Row(
         run.trace.label,

@@ -1,4 +1,4 @@
-"""Clients of a run: a session in progress, and one of its requests on its way."""
+"""The clients of a run: a session in progress, and one of its requests that is in flight."""
 
 from __future__ import annotations
 
@@ -13,33 +13,40 @@ from router.types import Decision, EngineId
 
 @dataclass(slots=True)
 class ActiveSession:
-    """A session in progress; `first_number`: of its first request."""
+    """A client's session that has begun: what it is going to ask, and how far it is."""
 
     plan: Session
     dialog: Dialog
     first_number: int
+    """The number of its first request; its later requests have the numbers behind it."""
     turns_begun: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class ActiveRequest:
-    """A request on its way; `decision`: of the latest try."""
+    """A client's request from its arrival to its end, over all the engines that it is tried on."""
 
     session: ActiveSession
     planned: PlannedRequest
     number: int
     arrival_s: float
     abandon_after_s: float | None
-    """The client leaves so long after the arrival, if it has no answer by then; None: it stays."""
+    """The client leaves this long after the arrival if it has no answer by then; None: it stays."""
     tried: list[EngineId] = field(default_factory=list)
+    """The engines of all its tries, the latest one last."""
     breaks: int = 0
+    """How many of its connections broke."""
     decision: Decision | None = None
+    """The decision of the latest try."""
     placement: tuple[Engine, Job] | None = None
-    """Where it is; None: nowhere, as it is over."""
+    """The engine that works on it and its job there; None before it is submitted and once it is over."""
 
     def output_tokens(self, engine: Engine) -> int:
-        """Of the answer that the engine would give. One that was left was to be longer, nobody knows how much: as long
-        as its bound and the cache allow."""
+        """Return how many tokens the engine would generate.
+
+        A recorded request that was abandoned would have had a longer answer than its client saw. Nobody knows how much
+        longer, so it is taken to be as long as max_tokens and the engine's cache allow.
+        """
         known, request = len(self.planned.reply), self.planned.request
         if self.abandon_after_s is None:
             return known
@@ -48,5 +55,6 @@ class ActiveRequest:
 
 
 def request_of(job: Job) -> ActiveRequest:
-    assert isinstance(job.tag, ActiveRequest), "every job is of a request"
+    """Return the request that a job belongs to."""
+    assert isinstance(job.tag, ActiveRequest), "every job belongs to a request"
     return job.tag

@@ -1,8 +1,8 @@
-"""The cache of one simulated engine: blocks under an eviction order, counted by the requests that use them.
+"""The prefix cache of one simulated engine: blocks under an eviction order, each with a count of its users.
 
-It tells the order what vLLM's block pool tells it (`engine_patches.adapter`): hits at admission, a key for each block
-that fills up, all blocks given back at the end, the deepest first. Requests that compute one prefix side by side each
-keep their copy.
+The pool tells the order what vLLM's block pool tells it (`engine_patches.adapter`): hits at admission, a key for each
+block that fills up, and the release of all blocks at the end, the deepest one first. Requests that compute the same
+prefix side by side each keep a copy of their own.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from router.types import BlockKey
 
 
 class BlockPool:
-    """As large as the new `order`. Holds an entry for each block and for each key that a block carries."""
+    """A pool of as many blocks as the new `order` has. It holds an entry for each block and each key of a block."""
 
     def __init__(self, order: EvictionOrder) -> None:
         self.order, self.size = order, order.free
         self._users = [0] * self.size
         self._key_of: list[BlockKey | None] = [None] * self.size
         self._block_of: dict[BlockKey, int] = {}
-        self._copies: dict[BlockKey, list[int]] = {}  # of a key that several blocks carry, those beside `_block_of`
+        self._copies: dict[BlockKey, list[int]] = {}  # the further blocks of a key that several carry
 
     @property
     def free(self) -> int:
-        """Blocks that no request uses."""
+        """How many blocks no request uses."""
         return self.order.free
 
     def find(self, keys: Sequence[BlockKey], most: int) -> list[int]:
-        """The blocks of the longest cached prefix, `most` at most. Changes nothing."""
+        """Return the blocks of the longest cached prefix of `keys`, at most `most` of them. Nothing changes."""
         found = []
         block = self._block_of.get
         for key in keys[:most]:
@@ -40,18 +40,22 @@ class BlockPool:
         return found
 
     def free_besides(self, hits: Sequence[int]) -> int:
-        """Blocks that are free once a request uses `hits`."""
+        """Return how many blocks would be free if a request used `hits`."""
         users = self._users
         return self.order.free - sum([users[block] == 0 for block in hits])
 
     def use(self, hits: Sequence[int]) -> None:
+        """One more request uses these cached blocks."""
         hit, users = self.order.hit, self._users
         for block in hits:
             hit(block)
             users[block] += 1
 
     def allocate(self, count: int) -> list[int]:
-        """So many new blocks, in use, what they held evicted. There must be room."""
+        """Evict what `count` free blocks hold and return them, in use by one request.
+
+        Raises IndexError if fewer are free.
+        """
         pop, users, keys = self.order.pop, self._users, self._key_of
         taken = []
         for _ in range(count):
@@ -66,7 +70,7 @@ class BlockPool:
         return taken
 
     def cache(self, blocks: Sequence[int], keys: Sequence[BlockKey], start: int, end: int) -> None:
-        """The blocks at positions `start` to `end` of a request are full now and get their keys."""
+        """The blocks of a request at the positions from `start` up to `end` are full now, and get their keys."""
         cache = self.order.cache
         parent = keys[start - 1] if start else None
         for position in range(start, end):
@@ -77,7 +81,7 @@ class BlockPool:
                 self._copies.setdefault(key, []).append(block)
 
     def release(self, blocks: Sequence[int]) -> None:
-        """A request is over, or was preempted. blocks: all it used, the deepest first."""
+        """A request is over or was preempted. `blocks` are all that it used, the deepest one first."""
         users, keys = self._users, self._key_of
         kept: list[int] = []
         worthless: list[int] = []

@@ -1,7 +1,7 @@
-"""Plays a run: clients, the gateway's router and engines on a clock that jumps from event to event.
+"""The simulation of one run: clients, the gateway's router and engines, on a clock that jumps from event to event.
 
-The router is the gateway's own object, and is told what a gateway sees: its dispatches, first tokens of streamed
-requests, answers with their usage, broken and refused connections, and what engines say of themselves.
+The router is the gateway's own object. It is told only what a gateway sees: dispatches, the first tokens of streamed
+requests, answers with their usage, broken and refused connections, and what engines report of themselves.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from router.sim.fleet.traffic import Session
 from router.sim.trace import REPORT_EVERY, ignore
 from router.types import Decision, Ending, EngineId, Outcome
 
-GOLDEN = 0.618033988749895  # its multiples are spread evenly over 0 to 1
-MOST_BREAKS = 2  # of the connection, for one request, as in the gateway
+GOLDEN = 0.618033988749895  # The fractional parts of its multiples are spread evenly over 0 to 1.
+MOST_BREAKS = 2  # After so many broken connections a request is given up, as in the gateway.
 
 
 class ServedRequest(NamedTuple):
-    """One request that was answered, by its number in the order of the sessions. Times in seconds, lengths in tokens.
-
-    first_s: when the engine had its first token, whether the client could see it or not.
-    """
+    """One request that was answered. Times are seconds from the start of the run."""
 
     number: int
+    """Requests are numbered from 0 in the order of their sessions, and of the turns within a session."""
     arrival_s: float
     first_s: float
+    """When the engine had the first token, whether the client could see it or not."""
     done_s: float
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
     engine: int
+    """The index of the engine that answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """All that came of a run.
-
-    last_arrival_s: when the last session began; failed: requests without an answer; busy_s: of each engine; left: those
-    whose clients did not wait for the answer.
-    """
+    """All that came of a run: the requests that were answered, in the order of their ends, and counts."""
 
     served: list[ServedRequest]
     requests: int
     last_arrival_s: float
+    """When the last session began."""
     failed: int
+    """Requests that got no answer."""
     preemptions: int
     busy_s: list[float]
+    """How long each engine worked."""
     abandoned: int = 0
+    """Requests whose clients left before the answer was whole."""
 
 
 OnDecision = Callable[[Decision], None]
@@ -68,12 +68,20 @@ OnDecision = Callable[[Decision], None]
 def simulate(
     run: Run, report: Callable[[float], None] = ignore, on_decision: OnDecision = lambda _decision: None
 ) -> RunResult:
-    """One run from its first arrival to its last answer. `on_decision` sees every decision. Raises TraceError."""
+    """Play one run from its first arrival to its last answer.
+
+    `report` is called now and then with the part of the run that is done, 0 to 1, and `on_decision` with every decision
+    of the router. Raises TraceError if the run replays a trace that cannot be read.
+    """
     return Simulation(run, report, on_decision).run()
 
 
 class Simulation:
-    """The state of one run. Events are calls, in the order of their times; at one time in the order they were set."""
+    """The state of one run, which is played once.
+
+    An event is a call at a time. Events are played in the order of their times, and those of one time in the order in
+    which they were scheduled.
+    """
 
     def __init__(self, run: Run, report: Callable[[float], None], on_decision: OnDecision) -> None:
         self._run, self._report, self._on_decision = run, report, on_decision
@@ -82,7 +90,7 @@ class Simulation:
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._serial = count()
-        self._engines: dict[EngineId, Engine] = {}  # those that live
+        self._engines: dict[EngineId, Engine] = {}  # those that are alive
         self._ids = [EngineId(f"engine-{index}") for index in range(run.fleet.engines)]
         self._index = {engine: index for index, engine in enumerate(self._ids)}
         self._busy_s = [0.0] * run.fleet.engines
@@ -132,7 +140,8 @@ class Simulation:
         fleet.set_health(name, True)
 
     def _fail_engine(self, index: int) -> None:
-        """The engine's process dies: its connections break. New ones are refused, or checks find it out."""
+        """The engine's process dies, and its connections break. From then on it refuses new ones; the router learns of
+        its death by the first refusal, or by the health checks that fail."""
         name = self._ids[index]
         if name not in self._engines:
             return
@@ -142,7 +151,7 @@ class Simulation:
         self._schedule(self._now + checks_s, self._find_failure, name)
         for job in lost:
             active = request_of(job)
-            if active.placement is not None:  # else its client has left just before
+            if active.placement is not None:  # else its client has just left
                 self._lose(active, job.first_s)
 
     def _find_failure(self, name: EngineId) -> None:
@@ -166,7 +175,7 @@ class Simulation:
 
     def _advance(self, engine: Engine) -> None:
         if engine.next_s != self._now:
-            return  # its steps end at another time by now
+            return  # The steps have been cut short since; another event is set for their new end.
         first, done = engine.advance()
         self._schedule_steps(engine)
         for job in first:
@@ -198,7 +207,7 @@ class Simulation:
         turn = plan.turns[session.turns_begun]
         stream = turn.stream
         if stream is None:
-            stream = number * GOLDEN % 1.0 >= self._run.fleet.unstreamed  # the same ones under any policy
+            stream = number * GOLDEN % 1.0 >= self._run.fleet.unstreamed  # so they are the same ones under any policy
         bounds_s = self._run.fleet.slo_ttft_s, self._run.fleet.slo_tpot_s
         planned = session.dialog.next_request(
             turn, str(number), plan.session_id, stream=stream, sets_max_tokens=plan.sets_max_tokens, bounds_s=bounds_s
@@ -210,7 +219,7 @@ class Simulation:
         self._dispatch(active)
 
     def _dispatch(self, active: ActiveRequest) -> None:
-        """Tries engines as the gateway does, until one takes the request."""
+        """Try one engine after another, as the gateway does, until one takes the request."""
         request, router = active.planned.request, self._router
         while len(active.tried) <= self._config.retry_max_retries and active.breaks < MOST_BREAKS:
             try:
@@ -242,7 +251,7 @@ class Simulation:
             self._schedule_steps(engine)
 
     def _abandon(self, active: ActiveRequest) -> None:
-        """A client waits no longer. Nothing happens if it has its answer, or knows that there is none."""
+        """The client leaves. Nothing happens if its request is over by then, answered or failed."""
         if active.placement is None:
             return
         assert active.decision is not None
@@ -254,7 +263,7 @@ class Simulation:
         self._abandoned += 1
 
     def _lose(self, active: ActiveRequest, first_s: float | None) -> None:
-        """The connection broke. Another engine is tried, once, unless the client has seen part of an answer."""
+        """The connection broke. Another engine is tried, once, unless the client has seen a part of the answer."""
         assert active.decision is not None
         active.placement = None
         seen_s = first_s if active.planned.request.stream else None

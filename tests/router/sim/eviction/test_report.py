@@ -1,13 +1,12 @@
 """Rows as a table, as JSON and as a figure."""
 
 import json
-import sys
 
 import pytest
 
-from router.errors import ConfigError, SetupError
-from router.sim.eviction.report import Table, draw, plotter, to_json
+from router.sim.eviction.report import Table, draw, to_json
 from router.sim.eviction.sweep import Row
+from router.sim.figure import plotter
 
 LRU = Row("conv", 5000, "lru", 0.1, 0.1, 0.1, 1.25, 0.0)
 OPT = Row("conv", 5000, "opt", 0.4, 0.4, 0.4, 2.0, 0.0)
@@ -65,15 +64,3 @@ def test_plot(tmp_path, suffix, start):
         [LRU, RLT, OPT, Row("gsp", 100, "rlt", 0.5, 0.4, 0.6, 1, 0), Row("gsp", 900, "rlt", 0, 0, 0, 1, 0)]
     )
     assert file.read_bytes().startswith(start)
-
-
-@pytest.mark.parametrize("path", ["figure.bmp", "figure", "none/figure.png"])
-def test_a_figure_that_cannot_be_written(tmp_path, path):
-    with pytest.raises(ConfigError, match="plot"):
-        plotter(str(tmp_path / path), draw)
-
-
-def test_without_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(SetupError, match="pip install"):
-        plotter(str(tmp_path / "figure.png"), draw)

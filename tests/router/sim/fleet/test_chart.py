@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.sim.eviction.report import plotter
+from router.sim.figure import plotter
 from router.sim.fleet.chart import draw
 from tests.router.sim.fleet.test_result import ROW
 
