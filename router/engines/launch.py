@@ -56,35 +56,11 @@ class Launch:
 def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[Launch]:
     """Return the engines to start: `config.engines` of them, or one for each GPU, or two on `cores` if `gpus` is 0."""
     count = config.engines or gpus or 2
-    local = Path(model).is_dir()
     launches = []
     for index in range(count):
         port = config.engine_port + index
-        args = [
-            "--model",
-            model,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--enable-prompt-tokens-details",
-        ]
-        if local:
-            args += ["--served-model-name", Path(model).resolve().name]
-        for flag, value in (
-            ("--num-gpu-blocks-override", config.num_gpu_blocks),
-            ("--block-size", config.block_size),
-            ("--max-model-len", config.max_model_len),
-        ):
-            args += [flag, str(value)] if value is not None else []
-        env = {"LEAFCUTTER_STATE_PORT": str(port + config.state_port_offset), "VLLM_NO_USAGE_STATS": "1"}
-        env["LEAFCUTTER_EVICTION"] = config.eviction
-        if config.eviction_seed is not None:
-            env["LEAFCUTTER_EVICTION_SEED"] = str(config.eviction_seed + index)
-        if local:
-            env["HF_HUB_OFFLINE"] = "1"
-        if config.worker_api_key:
-            env["VLLM_API_KEY"] = config.worker_api_key
+        args = _arguments(config, model, port)
+        env = _environment(config, model, index)
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
             share = -(-count // gpus)
@@ -102,6 +78,33 @@ def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[
         file = Path(config.log_dir) / f"{name}.log"
         launches.append(Launch(name, port, command, env, file, alone=0 < gpus <= index))
     return launches
+
+
+def _arguments(config: UpConfig, model: str, port: int) -> list[str]:
+    """Return the arguments of an engine that do not depend on the hardware."""
+    args = ["--model", model, "--host", "127.0.0.1", "--port", str(port), "--enable-prompt-tokens-details"]
+    if Path(model).is_dir():
+        args += ["--served-model-name", Path(model).resolve().name]
+    for flag, value in (
+        ("--num-gpu-blocks-override", config.num_gpu_blocks),
+        ("--block-size", config.block_size),
+        ("--max-model-len", config.max_model_len),
+    ):
+        args += [flag, str(value)] if value is not None else []
+    return args
+
+
+def _environment(config: UpConfig, model: str, index: int) -> dict[str, str]:
+    """Return the environment of the engine at this place in the fleet that does not depend on the hardware."""
+    state_port = config.engine_port + index + config.state_port_offset
+    env = {"LEAFCUTTER_STATE_PORT": str(state_port), "VLLM_NO_USAGE_STATS": "1", "LEAFCUTTER_EVICTION": config.eviction}
+    if config.eviction_seed is not None:
+        env["LEAFCUTTER_EVICTION_SEED"] = str(config.eviction_seed + index)
+    if Path(model).is_dir():
+        env["HF_HUB_OFFLINE"] = "1"
+    if config.worker_api_key:
+        env["VLLM_API_KEY"] = config.worker_api_key
+    return env
 
 
 def _cores_of(index: int, count: int, cores: Sequence[int]) -> str:

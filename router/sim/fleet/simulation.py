@@ -189,12 +189,12 @@ class Simulation:
     # --- clients --------------------------------------------------------------------------------------------------
 
     def _schedule_session(self) -> None:
-        session = next(self._sessions, None)
-        if session is None:
+        plan = next(self._sessions, None)
+        if plan is None:
             return
-        active = ActiveSession(session, Dialog(session.prefix, session.first_token_id), self._requests)
-        self._requests += len(session.turns)
-        self._schedule(session.arrival_s, self._begin_session, active)
+        session = ActiveSession(plan, Dialog(plan.prefix, plan.first_token_id), self._requests)
+        self._requests += len(plan.turns)
+        self._schedule(plan.arrival_s, self._begin_session, session)
 
     def _begin_session(self, session: ActiveSession) -> None:
         self._last_arrival_s = self._now
@@ -275,37 +275,20 @@ class Simulation:
             self._failed += 1
 
     def _finish(self, job: Job) -> None:
+        """The answer is whole. The router learns of it, and the client thinks about its next turn."""
         active = request_of(job)
         assert active.decision is not None
         assert job.first_s is not None
         assert job.cached_tokens is not None
         active.placement = None
-        now, planned = self._now, active.planned
-        outcome = Outcome(
-            Ending.OK,
-            now,
-            job.first_s if planned.request.stream else None,
-            job.prompt_tokens,
-            job.cached_tokens,
-            job.output_tokens,
-            planned.reply,
-        )
-        self._router.complete(active.decision, outcome)
-        self._served.append(
-            ServedRequest(
-                active.number,
-                active.arrival_s,
-                job.first_s,
-                now,
-                job.prompt_tokens,
-                job.cached_tokens,
-                job.output_tokens,
-                self._index[active.decision.engine],
-            )
-        )
+        lengths = job.prompt_tokens, job.cached_tokens, job.output_tokens
+        seen_s = job.first_s if active.planned.request.stream else None
+        self._router.complete(active.decision, Outcome(Ending.OK, self._now, seen_s, *lengths, active.planned.reply))
+        engine = self._index[active.decision.engine]
+        self._served.append(ServedRequest(active.number, active.arrival_s, job.first_s, self._now, *lengths, engine))
         if len(self._served) % REPORT_EVERY == 0:
             self._report(min(1.0, len(self._served) / self._run.traffic.requests))
         session = active.session
         if session.turns_begun < len(session.plan.turns):
             pause_s = session.plan.turns[session.turns_begun].pause_s
-            self._schedule(now + pause_s, self._send, session)
+            self._schedule(self._now + pause_s, self._send, session)

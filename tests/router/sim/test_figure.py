@@ -1,6 +1,7 @@
 """Figures: what would keep one from being written is found before the run, not after it."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +11,12 @@ from router.sim.figure import plotter
 
 
 @pytest.mark.parametrize("path", ["figure.bmp", "figure", "none/figure.png"])
-def test_a_figure_that_cannot_be_written(tmp_path, path):
+def test_a_figure_that_cannot_be_written(tmp_path: Path, path: str) -> None:
     with pytest.raises(ConfigError, match="plot"):
         plotter(str(tmp_path / path), draw)
 
 
-def test_without_matplotlib(tmp_path, monkeypatch):
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SetupError, match="pip install"):
         plotter(str(tmp_path / "figure.png"), draw)

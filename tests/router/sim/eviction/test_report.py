@@ -1,6 +1,7 @@
 """Rows as a table, as JSON and as a figure."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +14,11 @@ OPT = Row("conv", 5000, "opt", 0.4, 0.4, 0.4, 2.0, 0.0)
 RLT = Row("conv", 5000, "rlt", 0.2, 0.19, 0.21, 2.5, 0.125)
 
 
-def cells(line):
+def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_json_has_exactly_these_keys():
+def test_json_has_exactly_these_keys() -> None:
     assert json.loads(to_json(RLT)) == {
         "trace": "conv",
         "capacity": 5000,
@@ -30,7 +31,7 @@ def test_json_has_exactly_these_keys():
     }
 
 
-def test_table():
+def test_table() -> None:
     table = Table(["conv"])
     names, rule = table.head().splitlines()
     line = table.line(RLT, {"lru": LRU, "opt": OPT})
@@ -49,7 +50,7 @@ def test_table():
     }
 
 
-def test_ratio_to_nothing():
+def test_ratio_to_nothing() -> None:
     nothing = Row("conv", 5000, "lru", 0.0, 0.0, 0.0, 1.0, 0.0)
     beside = {"lru": nothing, "opt": OPT}
     table = Table(["conv"])
@@ -58,7 +59,7 @@ def test_ratio_to_nothing():
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
-def test_plot(tmp_path, suffix, start):
+def test_plot(tmp_path: Path, suffix: str, start: bytes) -> None:
     file = tmp_path / f"figure{suffix}"
     plotter(str(file), draw)(
         [LRU, RLT, OPT, Row("gsp", 100, "rlt", 0.5, 0.4, 0.6, 1, 0), Row("gsp", 900, "rlt", 0, 0, 0, 1, 0)]

@@ -6,7 +6,7 @@ from router.prefix import blocks
 from router.sim.fleet.dialog import Dialog, Turn, append_tokens, chain_ids, chain_tokens
 
 
-def test_growing_is_chaining_the_whole():
+def test_growing_is_chaining_the_whole() -> None:
     prompt = chain_tokens(range(37), 10)
     grown = append_tokens(prompt, tuple(range(37, 64)))
     assert grown == chain_tokens(range(64), 10)
@@ -14,7 +14,7 @@ def test_growing_is_chaining_the_whole():
     assert append_tokens(chain_tokens(range(20), 10), (20,)) == chain_tokens(range(21), 10)
 
 
-def test_each_prompt_repeats_what_was_said():
+def test_each_prompt_repeats_what_was_said() -> None:
     dialog = Dialog(chain_tokens(range(25), 10), first_token_id=1000)
     first = dialog.next_request(Turn(0, 12, 9), "0", "me", stream=True, sets_max_tokens=False)
     second = dialog.next_request(Turn(0, 30, 5), "1", "me", stream=False, sets_max_tokens=True)
@@ -27,7 +27,7 @@ def test_each_prompt_repeats_what_was_said():
     assert {first.request.session, second.request.session} == {"me"}
 
 
-def test_dialogs_share_no_more_than_their_head():
+def test_dialogs_share_no_more_than_their_head() -> None:
     head = chain_tokens(range(30), 10)
     one, two = (
         Dialog(head, token).next_request(Turn(0, 20, 1), "0", None, stream=True, sets_max_tokens=False)
@@ -38,7 +38,7 @@ def test_dialogs_share_no_more_than_their_head():
 
 
 @pytest.mark.parametrize("block", [16, 64, 512])
-def test_the_blocks_of_a_trace(block):
+def test_the_blocks_of_a_trace(block: int) -> None:
     one, two = chain_ids([5, 6, 7], 512, 1100, block), chain_ids([5, 6, 8], 512, 1536, block)
     each = 512 // block
     assert one.units == len(one.keys) * block == 1100 // block * block
@@ -50,11 +50,11 @@ def test_the_blocks_of_a_trace(block):
     assert chain_ids(["a", 2**64 - 1], 512, 1024, block).units == 1024
 
 
-def test_ids_that_do_not_cover_the_prompt():
+def test_ids_that_do_not_cover_the_prompt() -> None:
     assert chain_ids([5], 512, 2000, 128).units == 512
 
 
-def test_ids_of_any_length_share_blocks_as_far_as_all_of_their_ids_are_equal():
+def test_ids_of_any_length_share_blocks_as_far_as_all_of_their_ids_are_equal() -> None:
     """Recordings cut text by bytes, so an id is a fraction of tokens: three ids of 51.2 tokens in blocks of 32."""
     one = chain_ids([1, 2, 3], 51.2, 160, 32)
     two = chain_ids([1, 2, 9], 51.2, 160, 32)
