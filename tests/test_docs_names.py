@@ -165,7 +165,7 @@ def test_operations_has_every_ending_error_and_alert() -> None:
 
 
 def test_algorithms_has_every_policy_and_order() -> None:
-    from router.policies import TABLE
+    from router.policies.table import TABLE
 
     words = set(ticked(ROOT / "docs/algorithms.md"))
     assert words >= {*TABLE, *ORDERS}

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # A room of the router may import itself and the rooms that are named here. `types` stands for what all may use.
 TYPES = {"types", "errors", "options", "saved_state"}
 INNER = TYPES | {"prefix", "learners"}
-CORE = INNER | {"policies", "config", "core"}
+CORE = INNER | {"policies", "core"}
+EDGE = CORE | {"config"}
 ROOMS: dict[str, set[str]] = {
     "types": {"types"},
     "errors": {"types"},
@@ -20,17 +21,17 @@ ROOMS: dict[str, set[str]] = {
     "saved_state": {"errors"},
     "prefix": INNER,
     "learners": INNER,
-    "policies": INNER | {"policies", "config"},
-    "config": {"options"},
+    "policies": INNER | {"policies"},
     "core": CORE,
-    "gateway": CORE | {"gateway"},
-    "engines": CORE | {"engines"},
-    "sim": CORE | {"sim"},
-    "cli": CORE | {"gateway", "engines", "sim", "cli"},
+    "config": CORE,
+    "gateway": EDGE | {"gateway"},
+    "engines": EDGE | {"engines"},
+    "sim": EDGE | {"sim"},
+    "cli": EDGE | {"gateway", "engines", "sim", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-SANS_IO = CORE
+SANS_IO = EDGE
 NO_IO = {
     "fastapi",
     "starlette",

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import simulate
 from router.sim.fleet.traffic import Workload, replay
 from router.sim.trace import TraceFile
 from router.types import Ending
@@ -60,7 +60,7 @@ async def decide_live(run, path, **changes):
 
 def decide_simulated(run):
     decisions = []
-    play(run, watcher=decisions.append)
+    simulate(run, on_decision=decisions.append)
     return [facts(decision) for decision in decisions]
 
 

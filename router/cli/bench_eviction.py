@@ -1,7 +1,7 @@
-"""`leafcutter bench eviction`: hit rates and costs of the eviction orders on a trace or a workload.
+"""`leafcutter bench eviction`: the hit rates and costs of the eviction orders on traces and workloads.
 
-The order's own CPU time is measured, while the very code that runs inside the engines decides; reading the trace and
-this program's own book-keeping do not count.
+The orders are the very code that runs inside the engines. Only their own CPU time is measured: reading the trace and
+the book-keeping of this program do not count.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 from router.cli.flags import integer, names, seeds, words
 from router.cli.progress import Watch, show
 from router.errors import ConfigError
-from router.sim.eviction.report import BASELINE, Table, draw, plotter, to_json
-from router.sim.eviction.study import NAMES, OPTIMUM, Row, study
+from router.sim.eviction.report import BASELINE, Table, draw, to_json
+from router.sim.eviction.sweep import OPTIMUM, ORDER_CHOICES, Row, sweep
 from router.sim.eviction.workload import WORKLOADS, Workload
+from router.sim.figure import plotter
 from router.sim.trace import Trace, TraceFile
 
 MOST_BLOCKS = 100_000_000
@@ -26,7 +27,7 @@ MOST_BLOCKS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one call of the command is to do."""
+    """What one call of the command is going to do."""
 
     traces: list[Trace]
     capacities: list[int]
@@ -38,10 +39,10 @@ class Plan:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The options of `bench eviction`."""
+    """Add the options of `bench eviction` to its parser."""
     workloads = ", ".join(WORKLOADS)
     files = "files of one request a line, its block ids, or Mooncake JSONL; gzip too"
-    orders = f"of {', '.join(NAMES)} ({OPTIMUM}: furthest next use; default: all)"
+    orders = f"of {', '.join(ORDER_CHOICES)} ({OPTIMUM}: furthest next use; default: all)"
     for flag, metavar, help_text in (
         ("--trace", "FILE|NAME[,...]", f"{files}; or workloads: {workloads}"),
         ("--workload", "NAME[,...]", "workloads by name"),
@@ -59,13 +60,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
-    """The parsed flags, checked. Raises ConfigError."""
+    """Return the plan that the parsed flags ask for. Raises ConfigError."""
     limit = None if arguments.requests is None else integer("requests", arguments.requests)
     seed = integer("workload-seed", arguments.workload_seed, low=0)
     return Plan(
         traces=_traces(arguments.trace, arguments.workload, limit, seed),
         capacities=[integer("capacity", word, high=MOST_BLOCKS) for word in words("capacity", arguments.capacity)],
-        orders=names("orders", arguments.orders or [",".join(NAMES)], NAMES),
+        orders=names("orders", arguments.orders or [",".join(ORDER_CHOICES)], ORDER_CHOICES),
         seeds=seeds(arguments.seeds),
         json=arguments.json,
         plot=arguments.plot,
@@ -76,7 +77,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 def _traces(traces: Sequence[str], workloads: Sequence[str], limit: int | None, seed: int) -> list[Trace]:
     known = ", ".join(WORKLOADS)
     found: list[Trace] = []
-    # A file is read anew for every run, so it must be a real one; its name may hold a comma.
+    # A file is read anew for every run, so it must be a real file and no pipe. Its name may hold a comma.
     for word in [word for text in traces for word in ([text] if Path(text).is_file() else words("trace", [text]))]:
         if word in WORKLOADS:
             found.append(Workload(word, limit, seed))
@@ -94,7 +95,7 @@ def _traces(traces: Sequence[str], workloads: Sequence[str], limit: int | None, 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command. Raises ConfigError, TraceError and SetupError."""
+    """Run the command and return its exit status. Raises ConfigError, TraceError and SetupError."""
     plan = plan_of(arguments)
     plot = plotter(plan.plot, draw) if plan.plot else None
     shown = show(lambda watch: lines_of(plan, watch))
@@ -104,10 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, Row], None, None]:
-    """What is printed, line after line, and the row that it shows."""
-    # A table says how each order compares with these two, asked for or not.
+    """Give the lines that are printed, each with the row that it shows."""
+    # The table compares each order with these two, so they run even if nobody asked for them.
     orders = plan.orders if plan.json else list(dict.fromkeys([*plan.orders, BASELINE, OPTIMUM]))
-    rows = study(plan.traces, plan.capacities, orders, plan.seeds, jobs=plan.jobs, watch=watch)
+    rows = sweep(plan.traces, plan.capacities, orders, plan.seeds, jobs=plan.jobs, watch=watch)
     with closing(rows):
         if plan.json:
             for row in rows:

@@ -1,4 +1,8 @@
-"""Flags of the commands: those that options declare, in groups, and what the flags of `bench` and `simulate` hold."""
+"""The flags of the commands: those that options declare, in groups, and the values of those of `bench` and `simulate`.
+
+Every function that reads a value takes the name of its flag as `key`, and raises ConfigError, which says what was
+expected.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +76,7 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
 
 
 def words(key: str, texts: Sequence[str]) -> list[str]:
-    """The items of a flag that may be given several times, each a list; every item once."""
+    """Return the items of a flag that may be given several times, each time with a list; every item once."""
     found = list(dict.fromkeys(word.strip() for text in texts for word in text.split(",") if word.strip()))
     if not found:
         raise ConfigError(key, ",".join(texts), f"at least one value (--{key})")
@@ -80,7 +84,7 @@ def words(key: str, texts: Sequence[str]) -> list[str]:
 
 
 def names(key: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Some of `known`, in kebab or snake spelling."""
+    """Return some of the `known` names, which may be spelt with - or with _."""
     found = [word.replace("-", "_") for word in words(key, texts)]
     for name in found:
         if name not in known:
@@ -89,6 +93,7 @@ def names(key: str, texts: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def integer(key: str, text: str, *, low: int = 1, high: int | None = None) -> int:
+    """Return a whole number from `low` to `high`."""
     value = int(text) if text.strip().isascii() and text.strip().isdigit() and len(text) < 20 else low - 1
     if value < low or (high is not None and value > high):
         upper = "" if high is None else f" and at most {high}"
@@ -97,6 +102,7 @@ def integer(key: str, text: str, *, low: int = 1, high: int | None = None) -> in
 
 
 def number(key: str, text: str, *, low: float = 1e-6, high: float = math.inf) -> float:
+    """Return a finite number from `low` to `high`."""
     try:
         value = float(text)
     except ValueError:
@@ -108,7 +114,7 @@ def number(key: str, text: str, *, low: float = 1e-6, high: float = math.inf) ->
 
 
 def seeds(text: str) -> list[int]:
-    """`3`: seeds 0, 1, 2; `3,7`: those; `3,`: that one."""
+    """Return seeds: `3` means the seeds 0, 1 and 2, `3,7` means these two, and `3,` means that one."""
     if "," not in text:
         return list(range(integer("seeds", text)))
     return [integer("seeds", word, low=0) for word in words("seeds", [text])]

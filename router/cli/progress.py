@@ -1,4 +1,4 @@
-"""What the terminal sees of a command that takes its time: lines as they come, and how far it is."""
+"""What a command that takes its time shows on the terminal: lines as they come, and how far the runs are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from typing import TextIO, TypeVar
 
 R = TypeVar("R")
 Watch = Callable[[Sequence[float]], None]
+"""Called with the parts of all runs that are done, each from 0 to 1."""
 
 
 def show(lines_of: Callable[[Watch], Generator[tuple[str, R], None, None]]) -> list[R]:
-    """Prints the lines one by one; what came with them. `lines_of` is given what it tells the progress to."""
+    """Print lines one by one as they come, and return what came with them.
+
+    `lines_of` is called with the function that it reports its progress to, and gives each line with what it shows.
+    """
     progress = Progress(sys.stderr)
     shown: list[R] = []
     try:
@@ -24,7 +28,7 @@ def show(lines_of: Callable[[Watch], Generator[tuple[str, R], None, None]]) -> l
                 progress.clear()
                 print(line, flush=True)
                 shown.append(what)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+    except BrokenPipeError:  # The reader, perhaps `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         progress.clear()
@@ -32,7 +36,7 @@ def show(lines_of: Callable[[Watch], Generator[tuple[str, R], None, None]]) -> l
 
 
 class Progress:
-    """A line that says how far it is, on a terminal only, once a run takes longer than a moment."""
+    """A line that says how far the runs are. It is drawn on terminals only, and not before a second has passed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -41,7 +45,7 @@ class Progress:
         self._drawn = False
 
     def show(self, parts: Sequence[float]) -> None:
-        """`parts`: of each run, the part that is done."""
+        """Draw the line anew, unless it was drawn just now. `parts` are the parts of all runs that are done, 0 to 1."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -55,6 +59,7 @@ class Progress:
         self._drawn = True
 
     def clear(self) -> None:
+        """Remove the line, so that something else can be printed."""
         if self._drawn:
             self._stream.write("\r\033[K")
             self._stream.flush()

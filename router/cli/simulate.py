@@ -1,7 +1,7 @@
-"""`leafcutter simulate`: what a fleet would do under another policy, order, load, or with other engines.
+"""`leafcutter simulate`: what a fleet would do under another policy, eviction order or load, or with other engines.
 
-Discrete events on a clock of its own, the gateway's router and policies, the eviction orders that run inside the
-engines; the engines themselves are a model (`sim.engine`, `sim.hardware`).
+The simulation plays discrete events on a clock of its own. The router, its policies and the eviction orders are the
+very code that runs live; the engines are a model (`sim.fleet.engine`, `sim.fleet.hardware`).
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from router.config import Config
 from router.errors import ConfigError
 from router.options import check, options_of
 from router.policies.table import TABLE
-from router.sim.eviction.report import plotter
+from router.sim.figure import plotter
 from router.sim.fleet.chart import draw
 from router.sim.fleet.hardware import HARDWARE
-from router.sim.fleet.result import Row, Table, mean_of, measure, to_json
+from router.sim.fleet.result import Row, Table, mean_row, measure, to_json
 from router.sim.fleet.scenario import ORDER_NAMES, FleetSpec, Run, Slowdown
-from router.sim.fleet.traffic import SHAPES, TRACE_BLOCK, Replay, Traffic, Workload, replay
+from router.sim.fleet.traffic import TRACE_BLOCK, WORKLOADS, Replay, Traffic, Workload, replay
 from router.sim.fleet.verdict import judge
 from router.sim.parallel import measure_all
 from router.sim.trace import TraceFile
 
 MOST_ENGINES = 256
 BLOCK = 128
-REQUESTS_AN_ENGINE = 1024, 2048  # of workloads with one turn a session, with several
+REQUESTS_AN_ENGINE = {False: 1024, True: 2048}  # The key says whether sessions have ids, as those of many turns do.
 ORDER = "rlt_gix"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one call of the command is to do. sites: one for each traffic and number of engines, beside it."""
+    """What one call of the command is going to do."""
 
     loads: list[tuple[Traffic, FleetSpec]]
+    """Every traffic with the fleet that it meets."""
     policies: list[str]
     orders: list[str]
     seeds: list[int]
@@ -51,10 +52,10 @@ class Plan:
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """The options of `simulate`."""
+    """Add the options of `simulate` to its parser."""
     add = command.add_argument
     many: dict[str, Any] = {"action": "append", "default": []}
-    add("--workload", metavar="NAME[,...]", help=", ".join(SHAPES), **many)
+    add("--workload", metavar="NAME[,...]", help=", ".join(WORKLOADS), **many)
     add("--rate", metavar="R[,...]", help="sessions a second; of a trace: its times are scaled to it", **many)
     add(
         "--requests", metavar="N", help="about so many; of a trace: its first N; default: 1024 an engine, 2048 of chats"
@@ -85,7 +86,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:
-    """The parsed flags, checked. Raises ConfigError and TraceError."""
+    """Return the plan that the parsed flags ask for. Raises ConfigError and TraceError."""
     block = None if arguments.block_size is None else integer("block-size", arguments.block_size)
     counts = [integer("engines", word, high=MOST_ENGINES) for word in words("engines", [arguments.engines])]
     loads: list[tuple[Traffic, FleetSpec]] = []
@@ -95,7 +96,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
             usual = TRACE_BLOCK if trace.id_tokens is None else BLOCK
             loads.append((trace, fleet_of(arguments, engines, block or usual)))
     if not loads:
-        raise ConfigError("workload", "", f"one of {', '.join(SHAPES)}, or a --trace")
+        raise ConfigError("workload", "", f"one of {', '.join(WORKLOADS)}, or a --trace")
     return Plan(
         loads=loads,
         policies=names("policies", arguments.policies or [",".join(TABLE)], tuple(TABLE)),
@@ -109,21 +110,26 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 
 def workloads(arguments: argparse.Namespace, engines: int) -> list[Traffic]:
+    """Return the workloads that are asked for, at every rate, long enough for so many engines. Raises ConfigError."""
     if not arguments.workload:
         return []
     rates = [number("rate", word) for word in words("rate", arguments.rate)]
     found: list[Traffic] = []
-    for name in names("workload", arguments.workload, tuple(SHAPES)):
-        usual = REQUESTS_AN_ENGINE[SHAPES[name].named] * engines
+    for name in names("workload", arguments.workload, tuple(WORKLOADS)):
+        usual = REQUESTS_AN_ENGINE[WORKLOADS[name].sends_session_id] * engines
         requests = usual if arguments.requests is None else integer("requests", arguments.requests)
         found += [Workload(name, rate, requests) for rate in rates]
     return found
 
 
 def traces(arguments: argparse.Namespace, block: int | None) -> list[Replay]:
+    """Return the traces that are asked for at every rate. Raises ConfigError and TraceError.
+
+    `block` is the block size that was asked for, in tokens.
+    """
     found: list[Replay] = []
     for path in dict.fromkeys(arguments.trace):
-        if not Path(path).is_file():  # it is read anew for every run
+        if not Path(path).is_file():  # It is read anew for every run, so a pipe will not do.
             raise ConfigError("trace", path, "a file")
         skip = integer("skip", arguments.skip, low=0)
         requests = None if arguments.requests is None else integer("requests", arguments.requests)
@@ -139,7 +145,8 @@ def traces(arguments: argparse.Namespace, block: int | None) -> list[Replay]:
 
 
 def fleet_of(arguments: argparse.Namespace, engines: int, block: int) -> FleetSpec:
-    hardware = [word.strip() for word in arguments.hardware.split(",")]  # twice the same is no mistake here
+    """Return the fleet of so many engines with blocks of `block` tokens. Raises ConfigError."""
+    hardware = [word.strip() for word in arguments.hardware.split(",")]  # A name may be given twice.
     for name in hardware:
         if name not in HARDWARE:
             raise ConfigError("hardware", name, f"some of {', '.join(HARDWARE)}")
@@ -149,7 +156,7 @@ def fleet_of(arguments: argparse.Namespace, engines: int, block: int) -> FleetSp
         tuple(hardware),
         block,
         cache_tokens=size,
-        told=number("told", arguments.told, low=0),
+        reported_cache_ratio=number("told", arguments.told, low=0),
         unstreamed=number("unstreamed", arguments.unstreamed, low=0, high=1),
         slo_ttft_s=bound_s("slo-ttft-ms", arguments.slo_ttft_ms),
         slo_tpot_s=bound_s("slo-tpot-ms", arguments.slo_tpot_ms),
@@ -164,11 +171,15 @@ def fleet_of(arguments: argparse.Namespace, engines: int, block: int) -> FleetSp
 
 
 def bound_s(key: str, text: str | None) -> float | None:
+    """Return a bound on latency in seconds, which is given in milliseconds."""
     return None if text is None else number(key, text, low=1e-3) / 1000
 
 
 def events(key: str, texts: Sequence[str], engines: int, form: str) -> list[list[float]]:
-    """What happens to engines: the engine, then numbers, as many as `form` names, a FACTOR above 0."""
+    """Return what happens to engines: for each event the engine's index, and the numbers that `form` names.
+
+    A FACTOR must be above 0, other numbers may be 0. Raises ConfigError.
+    """
     found = []
     for word in words(key, texts) if texts else []:
         parts = word.split(":")
@@ -184,6 +195,7 @@ def events(key: str, texts: Sequence[str], engines: int, form: str) -> list[list
 
 
 def orders_of(texts: Sequence[str]) -> list[str]:
+    """Return orders, each a name or several names joined by +. Raises ConfigError."""
     found = []
     for word in words("orders", texts):
         found.append("+".join(name for part in word.split("+") for name in names("orders", [part], ORDER_NAMES)))
@@ -191,7 +203,7 @@ def orders_of(texts: Sequence[str]) -> list[str]:
 
 
 def options_set(texts: Sequence[str]) -> dict[str, Any]:
-    """Options of the gateway, but for those that the command has flags for."""
+    """Return options of the gateway by name, except those that the command has flags of its own for."""
     known = {option.name: option for option in options_of(Config, study=True) if option.name not in ("policy", "seed")}
     found = {}
     for text in texts:
@@ -204,7 +216,7 @@ def options_set(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command. Raises ConfigError, TraceError and SetupError."""
+    """Run the command and return its exit status. Raises ConfigError, TraceError and SetupError."""
     plan = plan_of(arguments)
     plot = plotter(plan.plot, draw) if plan.plot else None
     shown = show(lambda watch: lines_of(plan, watch))
@@ -214,7 +226,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None, None]:
-    """What is printed, line after line, and the rows that it shows."""
+    """Give the lines that are printed, each with the rows that it shows."""
     runs = [
         Run(traffic, fleet, policy, order, seed, plan.options)
         for traffic, fleet in plan.loads
@@ -236,7 +248,7 @@ def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None,
             for _ in range(len(plan.policies) * len(plan.orders)):
                 cell = list(islice(rows, len(plan.seeds)))
                 cells.append(cell)
-                yield head + table.line(mean_of(cell)), cell
+                yield head + table.line(mean_row(cell)), cell
                 head = ""
             verdicts.append(judge(cells))
         yield "\n" + "\n".join(verdicts), []

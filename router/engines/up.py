@@ -18,14 +18,15 @@ from router.engines.launch import Engine, Launch, plan
 from router.errors import SetupError
 
 log = logging.getLogger("leafcutter.up")
-GPU_MODEL = "Qwen/Qwen2.5-1.5B-Instruct"  # open, and small enough for any GPU that runs vLLM
-RESTART_S = (2.0, 60.0)  # first and longest pause before an engine that died is started again
+GPU_MODEL = "Qwen/Qwen2.5-1.5B-Instruct"  # It is open, and small enough for any GPU that runs vLLM.
+RESTART_S = (2.0, 60.0)  # The first and the longest pause before an engine that died is started again.
 
 Serve = Callable[[Config], Awaitable[None]]
+"""Runs the gateway until it is told to stop."""
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that nvidia-smi lists; 0 without it. CUDA_VISIBLE_DEVICES is left to the engines."""
+    """Return how many NVIDIA GPUs nvidia-smi lists, 0 without it. CUDA_VISIBLE_DEVICES is left to the engines."""
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -33,7 +34,7 @@ def count_gpus() -> int:
 
 
 def gpus_of(config: UpConfig) -> int:
-    """GPUs to use. Raises SetupError if they are asked for and there are none."""
+    """Return how many GPUs to use. Raises SetupError if GPUs are asked for and there are none."""
     gpus = 0 if config.up.hardware == "cpu" else count_gpus()
     if config.up.hardware == "cuda" and not gpus:
         raise SetupError("hardware cuda was asked for, but nvidia-smi lists no GPU")
@@ -41,7 +42,7 @@ def gpus_of(config: UpConfig) -> int:
 
 
 async def up(config: UpConfig, env: Mapping[str, str], serve: Serve) -> None:
-    """Starts what `config` and the machine call for and runs it until SIGINT or SIGTERM.
+    """Start what `config` and the machine call for, and run it until SIGINT or SIGTERM.
 
     Raises SetupError if the model or a port cannot be had, or an engine does not start.
     """
@@ -54,9 +55,9 @@ async def up(config: UpConfig, env: Mapping[str, str], serve: Serve) -> None:
 
 
 async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> None:
-    """Runs the engines of `launches`, and the gateway by `serve`, which returns when it is told to stop.
+    """Run the engines of `launches` and, once they answer, the gateway by calling `serve`.
 
-    Whatever was started is stopped again on every path. Raises SetupError if an engine does not start.
+    Whatever was started is stopped again, however this ends. Raises SetupError if an engine does not start.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -65,13 +66,13 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
     engines: list[Engine] = []
     keepers: list[asyncio.Task[None]] = []
     try:
-        if not await _unless(stop, start_all(launches, engines, config.up.engine_startup_timeout_secs)):
+        if not await _run_unless(stop, start_all(launches, engines, config.up.engine_startup_timeout_secs)):
             return
-        keepers += [asyncio.create_task(_keep(engine, engines, config)) for engine in engines]
-        # Until the gateway's server takes the signals over, a Ctrl-C is ours to see.
+        keepers += [asyncio.create_task(_keep_running(engine, engines, config)) for engine in engines]
+        # Until the gateway's server handles the signals itself, a Ctrl-C sets `stop`.
         urls = tuple(launch.url for launch in launches)
         engines_at = dataclasses.replace(config.engines, worker_urls=urls)
-        await _unless(stop, serve(dataclasses.replace(config, engines=engines_at)))
+        await _run_unless(stop, serve(dataclasses.replace(config, engines=engines_at)))
     finally:
         for keeper in keepers:
             keeper.cancel()
@@ -81,7 +82,7 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
 
 
 def check_ports(config: UpConfig, launches: Sequence[Launch]) -> None:
-    """Raises SetupError naming the first port that something else holds: better now than after a model load."""
+    """Raise SetupError, which names the first port that something else holds: better now than after a model load."""
     wanted = [(config.server.host, config.server.port, "--port")]
     for launch in launches:
         wanted.append(("127.0.0.1", launch.port, "--engine-port"))
@@ -97,7 +98,10 @@ def check_ports(config: UpConfig, launches: Sequence[Launch]) -> None:
 
 
 async def start_all(launches: Sequence[Launch], engines: list[Engine], timeout_s: float) -> None:
-    """Starts every launch, side by side except where one shares a GPU; each is in `engines` once it runs."""
+    """Start every launch, side by side except where one shares a GPU, and wait until all are ready.
+
+    Each engine is appended to `engines` as soon as its process runs, so that the caller can stop it.
+    """
     waiting: list[asyncio.Task[None]] = []
     try:
         for launch in launches:
@@ -112,8 +116,8 @@ async def start_all(launches: Sequence[Launch], engines: list[Engine], timeout_s
             task.cancel()
 
 
-async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
-    """Runs `work` to its end, or cancels it when `stop` is set first. True if it may go on: `stop` is not set."""
+async def _run_unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Run `work` to its end, or cancel it when `stop` is set first. Return True if `stop` was not set."""
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -125,12 +129,12 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
     return False
 
 
-async def _keep(engine: Engine, engines: list[Engine], config: UpConfig) -> None:
-    """Starts an engine again when it dies; requests go to the others meanwhile."""
+async def _keep_running(engine: Engine, engines: list[Engine], config: UpConfig) -> None:
+    """Start an engine again whenever it dies; the gateway sends requests to the others meanwhile."""
     pause_s, longest_s = RESTART_S
     while True:
         status = await engine.process.wait()
-        await engine.stop()  # its workers, if any live on
+        await engine.stop()  # Its workers may live on.
         log.error("%s ended with status %s (%s)", engine.launch.name, status, engine.launch.log_file)
         if not config.up.restart_engines:
             return

@@ -1,12 +1,15 @@
-"""Offline study: traces and workloads over the very orders, and the very router, that run live.
+"""Offline studies of eviction and routing: traces and workloads meet the very eviction orders, and the very router,
+that run live.
 
-Eviction alone, requests one by one (`leafcutter bench eviction`):
+This room has two halves and what both share. `eviction` replays requests one by one over a single cache and counts hits
+(`leafcutter bench eviction`); start reading at `eviction.replay`. `fleet` plays clients, the gateway's router and
+several engines on a simulated clock (`leafcutter simulate`); start at `fleet.simulation`. Both read recorded requests
+with `trace`, spread their runs over processes with `parallel`, and draw into files with `figure`.
 
-    trace, workload -> Request ... -> replay.Cache over an order -> Replayed -> report
-                                   '-> optimum.Optimum (furthest next use) -'
+    eviction    trace, workload -> Request ... -> replay.Cache over an order -> ReplayResult -> sweep -> report
+                                            '-> optimum.Optimum (furthest next use) -'
 
-A fleet, in simulated time (`leafcutter simulate`); START at `play`:
-
-    traffic (a workload, a trace) -> Session -> dialog -> core.Router -> engine over pool over an order -> Served
-    hardware, setup: what an engine is; result, verdict, chart: what comes of it; parallel: many runs
+    fleet       traffic -> Session -> dialog -> simulation, which drives core.Router and one engine for each place:
+                engine over pool over an eviction order, its steps as long as hardware says
+                -> RunResult -> result (a row of numbers), verdict (a sentence), chart (a figure)
 """

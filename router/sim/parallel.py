@@ -1,4 +1,4 @@
-"""Many runs of one kind, one after another or on several processes; their results in order, the same either way."""
+"""Many runs of one kind, one after another or on several processes: the results are the same, and in the same order."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ from typing import TypeVar
 
 from router.errors import SetupError
 
-WATCH_EVERY_S = 0.2  # how often a run on other processes is looked at
+WATCH_EVERY_S = 0.2  # How often the progress of the other processes is looked at.
 
 A = TypeVar("A")
 B = TypeVar("B")
 
-Report = Callable[[float], None]  # called with the part of a run that is done, 0 to 1
-Watch = Callable[[Sequence[float]], None]  # called with the parts of all
+Report = Callable[[float], None]
+"""Called by a run with the part of it that is done, 0 to 1."""
+Watch = Callable[[Sequence[float]], None]
+"""Called with the parts of all runs that are done, in their order."""
 
 
 def measure_all(
     measure: Callable[[A, Report], B], runs: Sequence[A], watch: Watch, jobs: int = 1
 ) -> Generator[B, None, None]:
-    """`measure` of each run, a function of a module. Raises what it raises, and SetupError if a process dies."""
+    """Give the result of `measure` for each run, in their order, on `jobs` processes (1: on this one).
+
+    For several processes `measure` must be a function at the top of a module, so that it can be found there. Raises
+    what `measure` raises, and SetupError if a process dies.
+    """
     return _here(measure, runs, watch) if jobs == 1 else _apart(measure, runs, watch, min(jobs, len(runs)))
 
 
@@ -42,7 +48,7 @@ def _here(measure: Callable[[A, Report], B], runs: Sequence[A], watch: Watch) ->
 
 
 def _apart(measure: Callable[[A, Report], B], runs: Sequence[A], watch: Watch, jobs: int) -> Generator[B, None, None]:
-    """On `jobs` processes of its own, which end with it, however it ends."""
+    """Measure on `jobs` new processes, which end with this generator, however it ends."""
     context = get_context("spawn")
     parts = context.RawArray("d", len(runs))
     pool = ProcessPoolExecutor(jobs, context, _begin, (parts,))
@@ -62,17 +68,18 @@ def _apart(measure: Callable[[A, Report], B], runs: Sequence[A], watch: Watch, j
         pool.shutdown(cancel_futures=True)
 
 
-_parts: MutableSequence[float] = []  # in a process of the pool: shared with the one that waits
+_parts: MutableSequence[float] = []  # In a process of the pool: memory shared with the process that waits for it.
 
 
 def _begin(parts: MutableSequence[float]) -> None:
     global _parts
     _parts = parts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the process that waits
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The process that waits answers Ctrl-C.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
+    """End this process when its parent has ended, in whatever way."""
     parent = parent_process()
     assert parent is not None, "runs in the processes of the pool"
     parent.join()

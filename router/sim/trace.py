@@ -1,12 +1,12 @@
-"""Traces of requests: files read as a stream, never held in memory.
+"""Traces of requests: files that are read as a stream and never held in memory.
 
-Two formats, told apart by the first line that is not blank, both also compressed by gzip:
-- text: one request a line, its block ids separated by blanks, the first block first. If the ids of the first request
-  are whole numbers, so must all others be (a word among numbers is a damaged line); else ids are any words;
-- JSON lines as Mooncake publishes them (FAST'25): `hash_ids` (whole numbers), and where given `timestamp` (ms),
-  `input_length` and `output_length` (tokens); and what `router.record` adds.
+There are two formats, told apart by the first line that is not blank. Files of both may be compressed by gzip.
+- Text: one request a line, its block ids separated by blanks, the first block first. If the ids of the first request
+  are whole numbers, those of all others must be (a word among numbers is a damaged line); otherwise ids are any words.
+- JSON lines as Mooncake publishes them (FAST'25): `hash_ids` (whole numbers) and, where given, `timestamp` (ms),
+  `input_length` and `output_length` (tokens); besides, what recordings of the gateway add (`gateway.trace_writer`).
 
-Equal id, equal block. A block's parent is the one before it on its line.
+Equal ids are equal blocks. The parent of a block is the one before it on its line.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ Block = int | str
 LONGEST_LINE_BYTES = 64 << 20
 _DIGITS = b"0123456789 \t\r\n"
 _NUMBER = re.compile(r"-?[0-9]{1,40}")
-# How often a reader tells how far it is.
+# A reader reports how far it is once in so many requests.
 REPORT_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`blocks`: the ids of its prompt's blocks, first to last. The rest is None where the trace does not tell."""
+    """One request of a trace. What the trace does not tell is None."""
 
     blocks: Sequence[Block]
+    """The ids of the blocks of its prompt, the first block first."""
     arrival_s: float | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     block_tokens: float | None = None
-    """Tokens that an id stands for."""
-    left_s: float | None = None
-    """It ended without a whole answer, so long after its arrival; None: it was answered."""
+    """How many tokens an id stands for."""
+    abandon_after_s: float | None = None
+    """It ended this long after its arrival, before its answer was whole; None: it was answered."""
     max_tokens: int | None = None
     stream: bool | None = None
     route: str | None = None
@@ -54,32 +55,34 @@ class Request:
 
 
 class Trace(Protocol):
-    """Something that gives the same requests as often as it is asked. `label`: how a user names it."""
+    """Requests that can be read as often as wanted, the same ones each time."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name that a user gives it."""
+        ...
 
     def open(self, capacity: int, report: Callable[[float], None] = ...) -> Iterator[Request]:
-        """The requests, lazily. `capacity`: blocks of the cache, for traces made against one.
+        """Give the requests one by one. `capacity` is that of the cache in blocks, for traces made against one.
 
-        `report` is called now and then with the part that is done, 0 to 1. Raises TraceError while it goes on.
+        `report` is called now and then with the part that is done, 0 to 1. Raises TraceError while it is read.
         """
         ...
 
 
 def ignore(_part: float) -> None:
-    """Where nobody watches."""
+    """The report of a run that nobody watches."""
 
 
 @dataclass(frozen=True)
 class TraceFile:
-    """The trace at `label`, a path; with `limit` only its first requests."""
+    """The trace in the file at the path `label`. With a `limit` only so many requests at its beginning are read."""
 
     label: str
     limit: int | None = None
 
     def open(self, capacity: int, report: Callable[[float], None] = ignore) -> Iterator[Request]:  # noqa: ARG002
-        """Raises TraceError if the file cannot be read, holds no request, or where a line is malformed."""
+        """Give the requests. Raises TraceError if the file cannot be read, is empty, or at a malformed line."""
         try:
             with open(self.label, "rb") as raw:
                 size = max(1, raw.seek(0, 2))
@@ -100,7 +103,7 @@ class TraceFile:
             raise TraceError(self.label, None, "nothing", "at least one request")
 
     def _lines(self, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-        """The lines that are not blank, by their number from 1."""
+        """Give the lines that are not blank, with their numbers from 1."""
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
@@ -115,7 +118,7 @@ class TraceFile:
             raise TraceError(self.label, number + 1, f"damaged gzip data ({error})", "a complete gzip file") from None
 
     def _reader(self, number: int, line: bytes) -> Callable[[int, bytes], Request]:
-        """What reads the lines of this file, by its first one."""
+        """Return the method that reads the lines of this file, judging by its first line."""
         if line.lstrip().startswith(b"{"):
             return self._read_json
         numbers = all(isinstance(block, int) for block in self._ids(number, line))
@@ -134,8 +137,8 @@ class TraceFile:
         return Request(self._words(number, line))
 
     def _ids(self, number: int, line: bytes) -> list[Block]:
-        if not line.translate(None, _DIGITS):  # the way of nearly every line
-            with suppress(ValueError):  # more digits than Python converts: a word
+        if not line.translate(None, _DIGITS):  # Nearly every line goes this way.
+            with suppress(ValueError):  # A number with more digits than Python converts is a word.
                 return list(map(int, line.split()))
         return [int(word) if _NUMBER.fullmatch(word) else word for word in self._words(number, line)]
 
@@ -166,14 +169,14 @@ class TraceFile:
             self._number(number, entry, "input_length", (int,)),
             self._number(number, entry, "output_length", (int,)),
             self._number(number, entry, "block_tokens", (int, float)) or None,
-            self._left_s(number, entry),
+            self._abandon_after_s(number, entry),
             self._number(number, entry, "max_tokens", (int,)) or None,
             self._value(number, entry, "stream", bool, "true or false"),
             self._value(number, entry, "route", str, "text"),
             self._value(number, entry, "session", str, "text"),
         )
 
-    def _left_s(self, number: int, entry: dict[str, Any]) -> float | None:
+    def _abandon_after_s(self, number: int, entry: dict[str, Any]) -> float | None:
         if self._value(number, entry, "ending", str, "text") in (None, Ending.OK):
             return None
         latency_ms = self._number(number, entry, "latency_ms", (int, float))
@@ -196,6 +199,6 @@ class TraceFile:
 
 
 def _show(value: object) -> str:
-    """A piece of what stands there, short enough for a message."""
+    """Return what stands there, cut short enough for a message."""
     text = value.decode(errors="replace").strip() if isinstance(value, bytes) else json.dumps(value)
     return repr(text) if len(text) <= 40 else repr(text[:40]) + " ..."

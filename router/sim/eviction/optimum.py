@@ -1,10 +1,10 @@
-"""The clairvoyant optimum: the victim is the leaf whose next use is furthest away (Belady 1966, on a forest).
+"""The clairvoyant optimum: it evicts the leaf whose next use is furthest away (Belady 1966, on a forest).
 
-A block is used whenever one below it is, so among all cached blocks one with the furthest next use is always a leaf:
-the choice among leaves gives nothing away, and no order has more hits on the trace.
+A block is used whenever a block below it is used, so among all cached blocks with the furthest next use there is always
+a leaf. Choosing among the leaves alone therefore loses nothing, and no order has more hits on the trace.
 
-Two passes, and neither holds the trace: the first one writes the time of every access's next use to a temporary file,
-8 bytes an access, and keeps one number for every different block; the second one replays.
+This takes two passes, and neither holds the trace. The first one writes the time of the next use of every access to a
+temporary file, 8 bytes an access, and keeps one number for every different block. The second one replays.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tempfile import TemporaryFile
 from time import thread_time
 from typing import IO
 
-from router.sim.eviction.replay import chain_of
+from router.sim.eviction.replay import prefix_keys
 from router.sim.trace import Request
 
-NEVER = 1 << 62
-_FIRST_NUMBERS = 1 << 16
+NEVER = 1 << 62  # The time of a use that does not come.
+_FIRST_NUMBERS = 1 << 16  # The size of a new array.
 
 
-class Column:
-    """Numbers in a file, zero until set. It grows, on the disk."""
+class DiskArray:
+    """A growing array of 64-bit numbers that lives in a file. Each number is 0 until it is set."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -37,7 +37,7 @@ class Column:
         self.numbers = memoryview(self._pages).cast("q")
 
     def reserve(self, size: int) -> None:
-        """Makes room for `size` numbers; `numbers` is another object afterwards."""
+        """Make room for `size` numbers. `numbers` may be another object afterwards."""
         if size > len(self.numbers):
             size = max(size, 2 * len(self.numbers))
             self.close()
@@ -50,17 +50,17 @@ class Column:
 
 @contextmanager
 def next_uses(requests: Iterable[Request], capacity: int) -> Iterator[Iterator[int]]:
-    """For each key of each request's chain, in turn, the time of its next use; NEVER if there is none.
+    """Give, for every key of `prefix_keys` of every request in turn, the time of its next use, or NEVER.
 
-    Time counts these keys, from 0. What is given ends with the context.
+    Time counts these keys, from 0. The numbers can be read only within the context.
     """
     last: dict[int, int] = {}
     now = 0
     with TemporaryFile() as file:
-        column = Column(file)
+        column = DiskArray(file)
         try:
             for request in requests:
-                keys, _ = chain_of(request, capacity)
+                keys, _ = prefix_keys(request, capacity)
                 column.reserve(now + len(keys))
                 for key in keys:
                     if key in last:
@@ -74,10 +74,10 @@ def next_uses(requests: Iterable[Request], capacity: int) -> Iterator[Iterator[i
 
 
 class Optimum:
-    """A `Server` that knows the future. `uses`: from `next_uses`, of the same requests and capacity.
+    """A `PrefixCache` that knows the future: `uses` come from `next_uses`, of the same requests and capacity.
 
-    The leaves stand in a heap by their next use. An entry is void once its block is used, evicted or a leaf no longer;
-    void ones are dropped when they come up, or all at once when there are more than three for each block.
+    The leaves stand in a heap by their next use. An entry is void once its block is used, evicted, or a leaf no longer.
+    Void entries are dropped when they come up, or all at once when the heap has more than three entries a block.
     """
 
     fallback = False
@@ -86,51 +86,52 @@ class Optimum:
         self.capacity = capacity
         self.seconds = 0.0
         self._uses = uses
-        self._use: dict[int, int] = {}  # the cached keys: when each is used next
+        self._next_use: dict[int, int] = {}  # When each of the cached keys is used next.
         self._parent: dict[int, int | None] = {}
-        self._kids: dict[int, int] = {}
+        self._children: dict[int, int] = {}
         self._heap: list[tuple[int, int, int]] = []
         self._pushed = 0
 
     def serve(self, request: Request) -> int:
-        """One request. Its hits, counted as `Cache` does."""
+        """Serve one request and return its hits, which are counted as `Cache` counts them."""
         start = thread_time()
-        keys, more = chain_of(request, self.capacity)
+        keys, more = prefix_keys(request, self.capacity)
         held = set(keys)
-        fresh = [position for position, key in enumerate(keys) if key not in self._use]
-        for _ in range(len(self._use) + len(fresh) - self.capacity):
+        fresh = [position for position, key in enumerate(keys) if key not in self._next_use]
+        for _ in range(len(self._next_use) + len(fresh) - self.capacity):
             self._evict(held)
         for position in fresh:
             key, parent = keys[position], keys[position - 1] if position else None
-            self._parent[key], self._kids[key] = parent, 0
+            self._parent[key], self._children[key] = parent, 0
             if parent is not None:
-                self._kids[parent] += 1
+                self._children[parent] += 1
         for key, use in zip(keys, self._uses, strict=False):
-            self._use[key] = use
+            self._next_use[key] = use
         if keys:
             self._push(keys[-1])
         self.seconds += thread_time() - start
         return len(keys) - len(fresh) + more
 
     def _push(self, key: int) -> None:
-        """Among the leaves, if it is one."""
-        if self._kids[key]:
+        """Add the key to the heap of leaves, if it is a leaf."""
+        if self._children[key]:
             return
         self._pushed += 1
-        heappush(self._heap, (-self._use[key], self._pushed, key))
+        heappush(self._heap, (-self._next_use[key], self._pushed, key))
         if len(self._heap) > 3 * self.capacity + 64:
-            leaves = (key for key in self._use if not self._kids[key])
-            self._heap = [(-self._use[key], number, key) for number, key in enumerate(leaves)]
+            leaves = (key for key in self._next_use if not self._children[key])
+            self._heap = [(-self._next_use[key], number, key) for number, key in enumerate(leaves)]
             heapify(self._heap)
 
     def _evict(self, held: set[int]) -> None:
+        """Evict the leaf with the furthest next use that is not in use, that is, not in `held`."""
         while True:
             negative, _, key = heappop(self._heap)
-            if self._use.get(key) == -negative and not self._kids[key] and key not in held:
+            if self._next_use.get(key) == -negative and not self._children[key] and key not in held:
                 break
         parent = self._parent.pop(key)
-        del self._use[key], self._kids[key]
+        del self._next_use[key], self._children[key]
         if parent is not None:
-            self._kids[parent] -= 1
+            self._children[parent] -= 1
             if parent not in held:
                 self._push(parent)

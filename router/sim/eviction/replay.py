@@ -1,11 +1,12 @@
-"""Replays requests over an eviction order, one request at a time: its hit rate and what its decisions cost.
+"""The replay of requests over an eviction order, one at a time: the hit rate, and what the decisions of the order cost.
 
-A request asks for a path of blocks. The longest cached prefix of it is hit; for each other block a victim is popped,
-the block is computed and cached; then all are released, the deepest first. An *access* is one block of a request.
+A request asks for a chain of blocks. Its longest cached prefix is hit. For each other block a victim is popped, and the
+block is computed and cached in its place. At the end all are released, the deepest one first. An *access* is one block
+of a request.
 
-As in an engine a key names a whole prefix: a block behind another parent is another block. In a trace of a prefix
+As in an engine, a key names a whole prefix: a block behind another parent is another block. In a trace of a prefix
 cache each id has one parent, so there ids and keys are the same. A block that stands on its line twice is in use the
-second time: a hit. Of a request longer than the cache the first blocks are held, and the others are misses.
+second time, which is a hit. Of a request longer than the cache the first blocks are held, and the others are misses.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from router.sim.trace import Block, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What a replay counted. `seconds`: of CPU, spent deciding. `fallback_requests`: ended with a guard in charge."""
+class ReplayResult:
+    """What a replay counted."""
 
     requests: int
     accesses: int
     hits: int
     seconds: float
+    """CPU time that the decisions took."""
     fallback_requests: int
+    """How many requests ended while the order fell back on its guard."""
 
     @property
     def hit_rate(self) -> float:
@@ -37,45 +40,47 @@ class Replayed:
 
     @property
     def us_per_access(self) -> float:
+        """CPU time of the decisions per access, microseconds."""
         return 1e6 * self.seconds / max(1, self.accesses)
 
     @property
     def fallback_share(self) -> float:
-        """The part of the requests that ended with the guard in charge, 0 to 1."""
+        """The part of the requests that ended while the order fell back on its guard, 0 to 1."""
         return self.fallback_requests / max(1, self.requests)
 
 
-class Server(Protocol):
-    """What serves requests from a cache. `seconds`: of CPU, spent deciding so far."""
+class PrefixCache(Protocol):
+    """A cache that serves requests one at a time."""
 
     seconds: float
+    """CPU time that its decisions have taken so far."""
 
     @property
     def fallback(self) -> bool:
-        """A guard decides now."""
+        """Whether a guard decides in the place of the order now."""
         ...
 
     def serve(self, request: Request) -> int:
-        """One request from admission to release. Its hits."""
+        """Serve one request from admission to release, and return its hits."""
         ...
 
 
-def replay(server: Server, requests: Iterable[Request]) -> Replayed:
-    """Serves all requests in turn."""
+def replay(server: PrefixCache, requests: Iterable[Request]) -> ReplayResult:
+    """Serve all requests in turn, and return what was counted."""
     count = accesses = hits = fallback_requests = 0
     for request in requests:
         hits += server.serve(request)
         count += 1
         accesses += len(request.blocks)
         fallback_requests += server.fallback
-    return Replayed(count, accesses, hits, server.seconds, fallback_requests)
+    return ReplayResult(count, accesses, hits, server.seconds, fallback_requests)
 
 
-def chain_of(request: Request, capacity: int) -> tuple[list[int], int]:
-    """The keys of the blocks that a cache of `capacity` holds while the request runs, and its accesses beside these.
+def prefix_keys(request: Request, capacity: int) -> tuple[list[int], int]:
+    """Return the keys of the blocks that a cache of `capacity` holds while the request runs, and the repeated accesses.
 
-    Keys: of each block once, of the first `capacity` ones, 64-bit hashes of all blocks up to it. Accesses beside: how
-    often the request comes back to one of them, which hits.
+    There is one key for each different block, of the first `capacity` ones: a 64-bit hash of all blocks up to it. The
+    repeated accesses are those that come back to one of these blocks; they are hits.
     """
     blocks = list(dict.fromkeys(request.blocks))[:capacity]
     keys, key = [], 0
@@ -89,28 +94,26 @@ def chain_of(request: Request, capacity: int) -> tuple[list[int], int]:
 
 
 class Cache:
-    """A prefix cache under a new `order`, as large as it. Holds at most so many keys.
-
-    `evicted`: the ids of the blocks that the last request pushed out, the first one first.
-    """
+    """A prefix cache of as many blocks as the new `order` has. It holds at most one key for each block."""
 
     def __init__(self, order: EvictionOrder) -> None:
         self.order, self.capacity = order, order.free
         self.seconds = 0.0
         self.evicted: list[Block] = []
-        self._number: dict[int, int] = {}  # of the order's block that holds a key
-        self._held: list[tuple[int, Block] | None] = [None] * self.capacity  # by number: key and id
+        """The ids of the blocks that the last request evicted, in the order of their evictions."""
+        self._block_of: dict[int, int] = {}  # The number of the block that holds a key.
+        self._held: list[tuple[int, Block] | None] = [None] * self.capacity  # The key and the id in each block.
 
     @property
     def fallback(self) -> bool:
         return self.order.fallback
 
     def serve(self, request: Request) -> int:
-        """One request from admission to release. Its hits."""
-        keys, more = chain_of(request, self.capacity)
+        """Serve one request from admission to release, and return its hits."""
+        keys, more = prefix_keys(request, self.capacity)
         numbers = []
         for key in keys:
-            number = self._number.get(key)
+            number = self._block_of.get(key)
             if number is None:
                 break
             numbers.append(number)
@@ -122,14 +125,15 @@ class Cache:
         for key, number, block in zip(keys[hits:], numbers[hits:], ids, strict=False):
             old = self._held[number]
             if old is not None:
-                del self._number[old[0]]
+                del self._block_of[old[0]]
                 self.evicted.append(old[1])
-            assert key not in self._number, "the order evicted a parent before its child"
-            self._number[key], self._held[number] = number, (key, block)
+            assert key not in self._block_of, "the order evicted a parent before its child"
+            self._block_of[key], self._held[number] = number, (key, block)
         return hits + more
 
     def _drive(self, keys: list[int], numbers: list[int]) -> None:
-        """The order's verbs, which alone are timed. `numbers`: of the cached prefix; those of the rest are added."""
+        """Tell the order of the request; this alone is timed. `numbers` are the blocks of its cached prefix, to which
+        the blocks of the rest are added."""
         order = self.order
         hit, pop, cache = order.hit, order.pop, order.cache
         found = len(numbers)

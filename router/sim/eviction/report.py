@@ -1,35 +1,32 @@
-"""The rows of a study as a table, as JSON lines, as a figure."""
+"""The rows of a sweep as a Markdown table, as JSON lines, and as a figure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from router.errors import ConfigError, SetupError
-from router.sim.eviction.study import OPTIMUM, Row
+from router.sim.eviction.sweep import OPTIMUM, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-R = TypeVar("R")
-
 BASELINE = "lru"
 HEADINGS = ("capacity", "order", "hit rate", "[min-max]", "/ lru", "/ opt", "us/access", "fallback")
 WIDTHS = (9, 9, 8, 15, 6, 6, 9, 8)
-SIDES = "<><>>>>>>"  # of the trace, then of these
-FORMATS = (".png", ".svg", ".pdf")
+SIDES = "<><>>>>>>"  # How each column is aligned: first that of the trace, then those of HEADINGS.
 
 
 def to_json(row: Row) -> str:
-    """One object on one line; `us_per_access` in microseconds, the others are rates from 0 to 1."""
+    """Return the row as one JSON object on one line: `us_per_access` in microseconds, rates from 0 to 1."""
     return json.dumps(asdict(row))
 
 
 class Table:
-    """Lines of a Markdown table of fixed widths, so that each can be printed before the next is known."""
+    """Lines of a Markdown table. The widths of its columns are fixed, so each line can be printed before the next is
+    known. `traces`: the labels that will stand in the first column."""
 
     def __init__(self, traces: Sequence[str]) -> None:
         self._widths = (max(map(len, ["trace", *traces])), *WIDTHS)
@@ -41,7 +38,8 @@ class Table:
         return self._line("trace", *HEADINGS) + "\n|" + "|".join(rules) + "|"
 
     def line(self, row: Row, beside: Mapping[str, Row]) -> str:
-        """`beside`: the rows of LRU and the optimum on the same trace at the same capacity, by order."""
+        """Return the line of one row. `beside` holds the rows that it is compared with, by order: at least those of LRU
+        and of the optimum, on the same trace at the same capacity."""
         spread = f"[{row.hit_rate_min:.4f}-{row.hit_rate_max:.4f}]"
         return self._line(
             row.trace,
@@ -67,23 +65,9 @@ def _ratio(row: Row, other: Row) -> str:
     return f"{row.hit_rate / other.hit_rate:.3f}"
 
 
-def plotter(path: str, draw: Callable[[Sequence[R], Figure], Figure]) -> Callable[[Sequence[R]], None]:
-    """What draws rows into the file at `path`; called before a long run, so that it does not fail after.
-
-    Raises ConfigError if that file cannot be written, SetupError if matplotlib is missing.
-    """
-    file = Path(path)
-    if file.suffix.lower() not in FORMATS or not file.parent.is_dir() or file.is_dir():
-        raise ConfigError("plot", path, "a file in a folder that exists, its name ending in " + ", ".join(FORMATS))
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SetupError("--plot needs matplotlib: pip install 'leafcutter-router[bench]'") from None
-    return lambda rows: draw(rows, Figure()).savefig(file)
-
-
 def draw(rows: Sequence[Row], figure: Figure) -> Figure:
-    """Hit rate over capacity: a panel for each trace, a line for each order, its range over the seeds shaded."""
+    """Draw hit rate over capacity: a panel for each trace, in it a line for each order, and the range of the seeds as a
+    shade around the line."""
     traces = list(dict.fromkeys(row.trace for row in rows))
     orders = list(dict.fromkeys(row.order for row in rows))
     figure.set_layout_engine("constrained")

@@ -1,4 +1,4 @@
-"""Rows of simulated runs as a figure: mean latency over rate, a panel for each workload and number of engines."""
+"""The rows of simulated runs as a figure: latencies, in a panel for each workload and number of engines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACROSS = 3
+ACROSS = 3  # Panels beside each other.
 
 
 def draw(rows: Sequence[Row], figure: Figure) -> Figure:
-    """A line for each policy and order, its range over the seeds shaded; bars with the P95 where there is one rate."""
+    """Draw the rows into `figure` and return it.
+
+    A panel of several rates shows mean latency over rate: a line for each policy and order, and the range of the seeds
+    as a shade around it. A panel of one rate shows bars of the mean, with a mark at the P95.
+    """
     places = list(dict.fromkeys((row.workload, row.engines) for row in rows))
     cells = list(dict.fromkeys((row.policy, row.order) for row in rows))
     down = -(-len(places) // ACROSS)

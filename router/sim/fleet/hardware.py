@@ -1,10 +1,11 @@
-"""What one engine step costs on a kind of hardware.
+"""What one step of an engine costs on a kind of hardware.
 
     step = f (a0 + max(w, b P) + q A + c n + d C)          milliseconds
 
-P: prompt tokens computed in the step; A: for each of them the tokens it looks back at, summed up; n: sequences in the
-step; C: tokens in the caches of those that decode. a0: the step's own cost; w: reading the weights, which is hidden
-behind b P, the arithmetic of the prompt tokens, when that is longer; f: 1, or how much slower this one engine is.
+P is the number of prompt tokens computed in the step; A is, summed up over them, the number of tokens that each looks
+back at; n is the number of sequences in the step; C is the number of tokens in the caches of those that decode. a0 is
+the step's own cost. w is the time to read the weights, which hides behind b P, the arithmetic of the prompt tokens,
+when that is longer. f is 1, or how many times slower this one engine is.
 
 The GPU profiles are estimates for Llama-3.1-8B in 16 bits, from arithmetic and bandwidth, not measured:
 - w: 16 GB of weights at 760 GB/s (L40) and 3.2 TB/s (H100); d: 128 KiB of keys and values a token, 32 layers of
@@ -15,8 +16,8 @@ The GPU profiles are estimates for Llama-3.1-8B in 16 bits, from arithmetic and 
 
 `cpu` is measured, by benchmarks/calibrate.py: SmolLM2-135M-Instruct in 16 bits on vLLM 0.32.0, eager, on one core of an
 x86-64 server with AMX that does other work beside. Fitted to 1,335 steps, median error 12 %, 1 % over all their time;
-prompt tokens hide behind nothing there, so w is 0 and a0 holds the reading of the weights. The constants of another fit
-half an hour before lay 3 to 19 % away. The mean latency of 160 and 171 requests was 1.26 and 0.89 times that of a live
+prompt tokens hide behind nothing there, so w is 0 and a0 holds the reading of the weights. A fit half an hour earlier
+gave constants that were 3 to 19 % away. The mean latency of 160 and 171 requests was 1.26 and 0.89 times that of a live
 run (benchmarks/results/calibrate_cpu.json).
 """
 
@@ -29,22 +30,29 @@ ATTENTION_8B = 524_288 / 16e9  # q / b
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The constants above, milliseconds and milliseconds a token; and what an engine on it is configured with."""
+    """The constants above, and how an engine on this hardware is configured."""
 
     name: str
     step_ms: float
+    """a0."""
     weights_ms: float
+    """w."""
     prompt_ms: float
+    """b, for each prompt token."""
     lookback_ms: float
+    """q, for each token that a prompt token looks back at."""
     sequence_ms: float
+    """c, for each sequence."""
     context_ms: float
+    """d, for each token in the cache of a sequence that decodes."""
     budget_tokens: int
-    """Most tokens of one step, max_num_batched_tokens."""
+    """The most tokens of one step, max_num_batched_tokens in vLLM."""
     cache_tokens: int
     most_sequences: int = 256
+    """The most sequences of one step, max_num_seqs in vLLM."""
 
     def step_s(self, prompt: float, lookback: float, sequences: float, context: float) -> float:
-        """Seconds of a step: P, A, n, C above, at f = 1."""
+        """Return the seconds of a step at f = 1; the arguments are P, A, n and C above."""
         compute_ms = max(self.weights_ms, self.prompt_ms * prompt)
         rest_ms = self.lookback_ms * lookback + self.sequence_ms * sequences + self.context_ms * context
         return (self.step_ms + compute_ms + rest_ms) / 1e3
@@ -58,4 +66,4 @@ HARDWARE = {
         Hardware("cpu", 47.5, 0, 0.362, 8.26e-4, 0.311, 4.09e-3, 2048, 40_000),
     )
 }
-"""By name. A benchmark adds the one that it measured."""
+"""The profiles by name. A benchmark adds the one that it measured."""

@@ -1,4 +1,4 @@
-"""One request inside a simulated engine: what was asked, and how far it is."""
+"""A job: one request inside a simulated engine, what it asks for and how far it is."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from router.types import BlockKey
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """keys: of the full blocks of prompt and answer, as far as they can be found again."""
+    """One request inside an engine. The caller sets the first four fields, the engine keeps the others."""
 
     keys: tuple[BlockKey, ...]
+    """The keys of the full blocks of prompt and answer, as far as another request could find them again."""
     prompt_tokens: int
     output_tokens: int
     tag: object = None
-    """The caller's."""
+    """Whatever the caller wants to find again."""
     cached_tokens: int | None = None
-    """Of the prompt, found when it was first admitted."""
+    """Tokens of the prompt that were cached when the job was first admitted."""
     first_s: float | None = None
+    """When its first token came out."""
     preemptions: int = 0
     blocks: list[int] = field(default_factory=list)
-    keyed: int = 0  # of them, those that have their key
-    target: int = 0  # tokens to compute until a token comes out: prompt, and answer before a preemption
-    computed: int = 0  # tokens; while it decodes, those of the step numbered `since`
-    generated: int = 0  # tokens, likewise
-    since: int = -1  # the step it decodes from; -1: it does not
-    stamp: int = 0  # counts preemptions in what is due, so that what was due before is void
+    keyed_blocks: int = 0  # How many of them, from the first on, are full and cached under their key.
+    prefill_tokens: int = 0  # Tokens to compute before one comes out: the prompt, and the answer before a preemption.
+    computed: int = 0  # Tokens; while the job decodes, as of `decoding_since`.
+    generated: int = 0  # Tokens, likewise.
+    decoding_since: int = -1  # How many steps were over when it began to decode; -1 while it does not.
+    version: int = 0  # Raised whenever the job stops running, which voids the step events set for it before.

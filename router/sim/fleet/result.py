@@ -1,7 +1,7 @@
 """What a simulated run comes to: one row of numbers, as JSON or as a line of a table.
 
-Counted are the answered requests of the sessions behind the first tenth, as far as they were asked before the last
-session began: neither the warm-up, nor the end of conversations on a fleet that empties.
+A row counts the answered requests behind the first tenth that arrived before the last session began. So it leaves out
+the warm-up, and the last turns of conversations on a fleet that empties.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 
 from router.errors import SetupError
-from router.sim.fleet.play import Played, Served, play
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import RunResult, ServedRequest, simulate
 from router.sim.trace import ignore
 
-WARM_UP = 0.1
+WARM_UP = 0.1  # The part of the requests that is not counted.
 
 KEYS = (
     "workload",
@@ -40,17 +40,14 @@ KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`KEYS`, then counts. Latencies from a request's arrival, seconds; rate: sessions a second.
-
-    hit_rate: cached tokens over prompt tokens; throughput_rps: requests answered between the first and the last arrival
-    that count, over that time; imbalance: busy time of the busiest engine over the mean.
-    """
+    """One run, or the mean of several: the `KEYS`, then counts. Latencies are seconds from a request's arrival."""
 
     workload: str
     policy: str
     order: str
     engines: int
     rate: float
+    """Sessions a second."""
     seed: int
     mean_s: float
     p50_s: float
@@ -59,28 +56,32 @@ class Row:
     ttft_mean_s: float
     ttft_p99_s: float
     hit_rate: float
+    """Cached tokens over prompt tokens."""
     throughput_rps: float
+    """Requests answered between the first and the last arrival that count, over that time."""
     imbalance: float
+    """The busy time of the busiest engine over the mean of all."""
     failed: float = 0
     preemptions: float = 0
-    slo: float = math.nan
-    """Share of the answers that kept the bounds; nan: there were none."""
+    slo_attainment: float = math.nan
+    """The share of the answers that kept the bounds on latency; nan if there are no bounds."""
 
 
 def measure(run: Run, report: Callable[[float], None] = ignore) -> Row:
-    """Plays a run. Raises TraceError, and SetupError if nothing was answered."""
-    return summarize(run, play(run, report))
+    """Simulate a run and return its row. Raises TraceError, and SetupError if nothing that counts was answered."""
+    return summarize(run, simulate(run, report))
 
 
-def summarize(run: Run, played: Played) -> Row:
-    start = WARM_UP * played.requests
-    counted = [s for s in played.served if s.number >= start and s.arrival_s <= played.last_arrival_s]
+def summarize(run: Run, result: RunResult) -> Row:
+    """Return the row of a run that was simulated. Raises SetupError if nothing that counts was answered."""
+    start = WARM_UP * result.requests
+    counted = [s for s in result.served if s.number >= start and s.arrival_s <= result.last_arrival_s]
     if not counted:
         raise SetupError(f"{run.policy} with {run.order}: no request that counts was answered; simulate more of them")
     latencies = sorted([s.done_s - s.arrival_s for s in counted])
     firsts = sorted([s.first_s - s.arrival_s for s in counted])
-    begin_s, end_s = min(s.arrival_s for s in counted), played.last_arrival_s
-    answered = sum(begin_s <= s.done_s <= end_s for s in played.served)
+    begin_s, end_s = min(s.arrival_s for s in counted), result.last_arrival_s
+    answered = sum(begin_s <= s.done_s <= end_s for s in result.served)
     return Row(
         run.traffic.label,
         run.policy,
@@ -96,15 +97,15 @@ def summarize(run: Run, played: Played) -> Row:
         percentile(firsts, 0.99),
         sum(s.cached_tokens for s in counted) / sum(s.prompt_tokens for s in counted),
         answered / (end_s - begin_s) if end_s > begin_s else 0.0,
-        max(played.busy_s) / fmean(played.busy_s),
-        played.failed,
-        played.preemptions,
-        fmean([keeps(s, run.fleet) for s in counted]) if run.fleet.slo_ttft_s or run.fleet.slo_tpot_s else math.nan,
+        max(result.busy_s) / fmean(result.busy_s),
+        result.failed,
+        result.preemptions,
+        fmean([meets_slo(s, run.fleet) for s in counted]) if run.fleet.slo_ttft_s or run.fleet.slo_tpot_s else math.nan,
     )
 
 
-def keeps(served: Served, fleet: FleetSpec) -> bool:
-    """Whether an answer kept the bounds."""
+def meets_slo(served: ServedRequest, fleet: FleetSpec) -> bool:
+    """Whether an answer kept the bounds on latency of its fleet."""
     late = fleet.slo_ttft_s is not None and served.first_s - served.arrival_s > fleet.slo_ttft_s
     later = max(1, served.output_tokens - 1)
     slow = fleet.slo_tpot_s is not None and (served.done_s - served.first_s) / later > fleet.slo_tpot_s
@@ -112,19 +113,19 @@ def keeps(served: Served, fleet: FleetSpec) -> bool:
 
 
 def percentile(ordered: Sequence[float], part: float) -> float:
-    """The least of the `ordered` values that so many are not above (nearest rank)."""
+    """Return the smallest of the `ordered` values that at least this part of them do not exceed (nearest rank)."""
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
-def mean_of(rows: Sequence[Row]) -> Row:
-    """The rows of one cell, that differ in the seed: means; the seed of the first."""
+def mean_row(rows: Sequence[Row]) -> Row:
+    """Return the means of rows that differ only in the seed; the seed is that of the first one."""
     first = astuple(rows[0])
     numbers = [fmean(column) for column in zip(*[astuple(row)[6:] for row in rows], strict=True)]
     return Row(*first[:6], *numbers)
 
 
 def to_json(row: Row) -> str:
-    """One object on one line, its keys exactly `KEYS`."""
+    """Return the row as one JSON object on one line, its keys exactly `KEYS`."""
     return json.dumps({key: getattr(row, key) for key in KEYS})
 
 
@@ -146,7 +147,8 @@ SLO = ("in SLO", 6, ".3f")
 
 
 class Table:
-    """Lines of a Markdown table of fixed widths, so that each can be printed before the next is known."""
+    """Lines of a Markdown table. The widths of its columns are fixed, so each line can be printed before the next is
+    known. With `slo` it has a column for the share of the answers that kept the bounds."""
 
     def __init__(
         self, workloads: Sequence[str], policies: Sequence[str], orders: Sequence[str], *, slo: bool = False
@@ -165,6 +167,6 @@ class Table:
 
     def line(self, row: Row) -> str:
         names = [n.ljust(w) for n, w in zip((row.workload, row.policy, row.order), self._widths, strict=True)]
-        shown = (row.engines, row.rate, *astuple(row)[6:16], row.slo)
+        shown = (row.engines, row.rate, *astuple(row)[6:16], row.slo_attainment)
         cells = [f"{value:{width}{form}}" for value, (_, width, form) in zip(shown, self._columns, strict=False)]
         return "| " + " | ".join(names + cells) + " |"

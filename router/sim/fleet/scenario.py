@@ -1,4 +1,4 @@
-"""What is simulated: the engines of a fleet, what happens to them, and who routes for them."""
+"""The scenario of a run: the engines of a fleet, what happens to them, the traffic, and the policy that routes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER_NAMES = tuple(ORDERS)
 
 @dataclass(frozen=True, slots=True)
 class Slowdown:
-    """An engine is `factor` times slower from `start_s` until `end_s`."""
+    """The engine with the index `engine` is `factor` times slower from `start_s` until `end_s`."""
 
     engine: int
     factor: float
@@ -27,46 +27,51 @@ class Slowdown:
 
 @dataclass(frozen=True)
 class FleetSpec:
-    """Engines 0 to engines - 1; `hardware` and `orders` go round among them. Times count from the first moment."""
+    """The engines of a fleet and what happens to them. Engines are named by their index, from 0 to `engines` - 1, and
+    all times are seconds from the start of the run."""
 
     engines: int
     hardware: tuple[str, ...]
+    """Names in `HARDWARE`, which the engines take in turn."""
     block_tokens: int
     cache_tokens: int | None = None
-    """Of each engine; None: as the hardware has it."""
-    told: float = 1.0
-    """The cache size that engines tell over the one they have; 0: they tell none."""
+    """The cache of each engine; None: that of its hardware."""
+    reported_cache_ratio: float = 1.0
+    """The cache size that engines report over the one that they have; 0: they report none."""
     unstreamed: float = 0.0
-    """Share of the requests that show no first token."""
+    """The share of the requests that are not streamed, so that nobody sees their first token."""
     slo_ttft_s: float | None = None
+    """The bound on the first token that every request asks for."""
     slo_tpot_s: float | None = None
-    """Bounds that every request asks to be kept: on its first token, on each later one."""
+    """The bound on each later token that every request asks for."""
     slow: tuple[tuple[int, float], ...] = ()
-    """Engines and how many times slower each is than its hardware, always."""
+    """Engines that are always slower than their hardware, and how many times slower."""
     degrade: tuple[Slowdown, ...] = ()
+    """Engines that are slower for a while."""
     fail: tuple[tuple[int, float], ...] = ()
+    """Engines that die, and when."""
     join: tuple[tuple[int, float], ...] = ()
-    """Engines and when they start, empty: those that fail before, again; the others for the first time."""
+    """Engines that start late, and when. An engine that fails before that time starts again, with an empty cache; any
+    other one is not there from the beginning."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One policy over engines of one order under one load. order: several joined by + go round among the engines.
-
-    `seed` fixes the traffic (but for a trace), the lots of the orders and those of the router. options: of the router,
-    beside its defaults.
-    """
+    """One policy over one fleet under one load, from one seed."""
 
     traffic: Traffic
     fleet: FleetSpec
     policy: str
     order: str
+    """The eviction order of the engines; several orders, joined by +, are taken in turn."""
     seed: int
+    """It fixes the traffic (a trace is what it is), and all chance of the orders and of the router."""
     options: Mapping[str, object] = field(default_factory=dict)
+    """Options of the router that differ from its defaults, by name."""
 
 
 def build_engine(run: Run, index: int) -> Engine:
-    """A new engine, with an empty cache."""
+    """Return a new engine for this place in the fleet, with an empty cache."""
     fleet = run.fleet
     hardware = HARDWARE[fleet.hardware[index % len(fleet.hardware)]]
     blocks = (fleet.cache_tokens or hardware.cache_tokens) // fleet.block_tokens
@@ -75,8 +80,8 @@ def build_engine(run: Run, index: int) -> Engine:
 
 
 def describe_engine(run: Run, index: int, engine: Engine) -> EngineInfo:
-    """What the router is told of it."""
-    blocks = round(engine.pool.size * run.fleet.told)
+    """Return what the engine reports of itself to the router."""
+    blocks = round(engine.pool.size * run.fleet.reported_cache_ratio)
     return EngineInfo(
         models=(MODEL,),
         order=order_of(run, index),
@@ -86,5 +91,6 @@ def describe_engine(run: Run, index: int, engine: Engine) -> EngineInfo:
 
 
 def order_of(run: Run, index: int) -> str:
+    """Return the name of the eviction order of the engine at this place."""
     orders = run.order.split("+")
     return orders[index % len(orders)]

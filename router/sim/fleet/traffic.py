@@ -1,22 +1,21 @@
-"""What clients ask of a fleet: sessions of one or more turns, with lengths, answers and times.
+"""The traffic of a fleet: what clients ask and when, as sessions of one or more turns.
 
-    gsp            128 groups, prompts of 512 to 8192 tokens of which the first half is the group's, 4 tokens out; the
-                   groups in random order, each as often as the others
-    gsp_rotating   the same, the groups in turn
+    gsp            128 groups of prompts of 512 to 8192 tokens, whose first half the group shares, and 4 tokens out;
+                   the groups come in random order, each as often as the others
+    gsp_rotating   the same, but the groups come in turn
     hot            the same in random order, but 30 % of the requests go to one group of 2048 tokens
-    chat           conversations of 1 to 11 turns, a question of 310 tokens and an answer of 311 each, 10 s between
-    answer
-                   and question; each turn repeats those before
+    chat           conversations of 1 to 11 turns, each a question of 310 tokens and an answer of 311, with 10 s between
+                   an answer and the next question; each turn repeats those before
     chat_long      the same with 1 to 15 turns and questions of 720 tokens
-    longdoc        questions on long documents: 32 documents of 12,000 tokens in use at a time, 8 questions each
-    heavy          64 system prompts of 1280 tokens, questions of 960, heavy-tailed answers of 170 (the longest 4096)
+    longdoc        questions on long documents: 32 documents of 12,000 tokens are in use at a time, 8 questions on each
+    heavy          64 system prompts of 1280 tokens, questions of 960, heavy-tailed answers of 170 (4096 at most)
     agents         loops of 12 steps over one of 4 tool prompts of 2048 tokens: 120 tokens out, 500 back, 2 s between
 
-All lengths and pauses are means; lengths are log-normal. Sessions begin in a Poisson process; a later turn is asked a
-pause after the answer before it, whenever that came (a closed loop). The shapes are stand-ins for kinds of traffic:
-`gsp` is that of arXiv 2601.18999, `chat` that of ShareGPT-like data, `longdoc` of LooGLE's. Their free numbers were
-picked for plausible loads on the profiles of `hardware`: under `lru` and `lbgr` four `l40-8b` can do about 14 requests
-of `gsp` or 1.5 sessions of `chat` a second, four `h100-8b` 2 sessions of `chat_long`.
+All lengths and pauses are means; lengths are log-normal. Sessions begin in a Poisson process. A later turn is asked a
+pause after the answer before it, whenever that came (a closed loop). The workloads stand in for kinds of traffic: `gsp`
+is that of arXiv 2601.18999, `chat` is like ShareGPT's data, `longdoc` is like LooGLE's. Their free numbers were picked
+for plausible loads on the profiles of `hardware`: under `lru` and `lbgr` four `l40-8b` can do about 14 requests of
+`gsp` or 1.5 sessions of `chat` a second, and four `h100-8b` can do 2 sessions of `chat_long`.
 """
 
 from __future__ import annotations
@@ -34,183 +33,200 @@ from router.sim.fleet.dialog import ROUTE, Turn, chain_ids, chain_tokens
 from router.sim.trace import Request, TraceFile
 from router.types import Prompt
 
-LENGTHS = (512, 1024, 2048, 4096, 8192)
+LENGTHS = (512, 1024, 2048, 4096, 8192)  # Tokens of a prompt of gsp, equally often.
 GROUPS = 128
-TRACE_BLOCK = 512  # tokens for each id of a trace that does not tell
-OWN_IDS = 1 << 32  # token ids a session may use up
+TRACE_BLOCK = 512  # Tokens for which an id stands in a trace that does not say how many, as in Mooncake's.
+TOKEN_IDS_PER_SESSION = 1 << 32  # Sessions number their own tokens so far apart that no two use the same ids.
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One client's turns. head: what its first prompt begins with; its further tokens are numbered from `token`."""
+    """What one client is going to ask: one or more turns, the first one at `arrival_s`."""
 
     arrival_s: float
-    head: Prompt
+    prefix: Prompt
+    """The beginning of its first prompt, which other sessions may share."""
     turns: tuple[Turn, ...]
-    token: int
-    name: str | None = None
-    """Told to the router as the session; None: not told."""
-    told: bool = False
-    """Each request bounds its output to what it will be (max_tokens)."""
+    first_token_id: int
+    """Its own tokens are numbered from this id."""
+    session_id: str | None = None
+    """The session that its requests name; None: they name none."""
+    sets_max_tokens: bool = False
+    """Whether each request sets max_tokens to the exact length of its answer."""
 
 
 class Traffic(Protocol):
-    """Gives the same sessions for the same seed, in the order of their arrival. `rate`: sessions a second."""
+    """Sessions of one kind, as often as they are asked for."""
 
     @property
-    def label(self) -> str: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def requests(self) -> int:
-        """About so many."""
+    def label(self) -> str:
+        """The name that a user gives it."""
         ...
 
-    def open(self, seed: int, block_tokens: int) -> Iterator[Session]: ...
+    @property
+    def rate(self) -> float:
+        """Sessions a second."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """About how many requests the sessions have together."""
+        ...
+
+    def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
+        """Give the sessions in the order of their arrival, the same ones for the same seed."""
+        ...
 
 
 @dataclass(slots=True)
-class Writer:
-    """Makes the content of a workload, every token new."""
+class Sampler:
+    """The chance of a workload: texts of new tokens, lengths, and numbers of turns."""
 
     rng: random.Random
     block_tokens: int
     _next: int = 0
 
     def text(self, tokens: int) -> Prompt:
-        """A new text that several sessions begin with."""
+        """Return a prompt of `tokens` new tokens, with which several sessions may begin."""
         first, self._next = self._next, self._next + tokens
         return chain_tokens(range(first, first + tokens), self.block_tokens)
 
     def length(self, mean: float, sigma: float = 0.6, most: int = 1 << 20) -> int:
-        """Log-normal; `sigma`: of its logarithm."""
+        """Return a log-normal length from 1 to `most`; `sigma` is the standard deviation of its logarithm."""
         return max(1, min(most, round(self.rng.lognormvariate(math.log(mean) - sigma * sigma / 2, sigma))))
 
     def turns(self, mean: float, most: int) -> int:
-        """Geometric from 1."""
+        """Return a geometric number of turns from 1 to `most`."""
         u = self.rng.random()
         return min(most, 1 + int(math.log(1 - u) / math.log(1 - 1 / mean)))
 
 
-Begun = Iterator[tuple[Prompt, tuple[Turn, ...]]]
+SessionContents = Iterator[tuple[Prompt, tuple[Turn, ...]]]
+"""The prefixes and turns of sessions, without end."""
 
 
-def gsp(write: Writer, *, rotating: bool = False, hot: float = 0.0) -> Begun:
+def gsp(sample: Sampler, *, rotating: bool = False, hot: float = 0.0) -> SessionContents:
     lengths = [LENGTHS[group % len(LENGTHS)] for group in range(GROUPS)]
-    write.rng.shuffle(lengths)
-    heads = [write.text(length // 2) for length in lengths]
-    favourite = heads[lengths.index(2048)]
+    sample.rng.shuffle(lengths)
+    prefixes = [sample.text(length // 2) for length in lengths]
+    favourite = prefixes[lengths.index(2048)]
 
     def deal() -> Iterator[Prompt]:
         while True:
-            write.rng.shuffle(deck)
+            sample.rng.shuffle(deck)
             yield from deck
 
-    deck = heads * 32
-    for head in cycle(heads) if rotating else deal():
-        chosen = favourite if hot and write.rng.random() < hot else head
+    deck = prefixes * 32
+    for prefix in cycle(prefixes) if rotating else deal():
+        chosen = favourite if hot and sample.rng.random() < hot else prefix
         yield chosen, (Turn(0.0, chosen.units, 4),)
 
 
-def chat(write: Writer, most_turns: int, question: float) -> Begun:
-    start = write.text(0)
+def chat(sample: Sampler, most_turns: int, question: float) -> SessionContents:
+    start = sample.text(0)
     while True:
         yield (
             start,
             tuple(
-                Turn(write.rng.expovariate(0.1), write.length(question), write.length(311, 0.4))
-                for _ in range(write.rng.randint(1, most_turns))
+                Turn(sample.rng.expovariate(0.1), sample.length(question), sample.length(311, 0.4))
+                for _ in range(sample.rng.randint(1, most_turns))
             ),
         )
 
 
-def longdoc(write: Writer, documents: int = 32) -> Begun:
+def longdoc(sample: Sampler, documents: int = 32) -> SessionContents:
     def document() -> list[Prompt]:
-        return [write.text(write.length(12_000, 0.5, 32_000))] * write.rng.randint(4, 12)
+        """A new document, once for each question on it."""
+        return [sample.text(sample.length(12_000, 0.5, 32_000))] * sample.rng.randint(4, 12)
 
-    asked = [document() for _ in range(documents)]
+    unasked = [document() for _ in range(documents)]
     while True:
-        index = write.rng.randrange(documents)
-        yield asked[index].pop(), (Turn(0.0, write.length(40), write.length(60)),)
-        asked[index] = asked[index] or document()
+        index = sample.rng.randrange(documents)
+        yield unasked[index].pop(), (Turn(0.0, sample.length(40), sample.length(60)),)
+        unasked[index] = unasked[index] or document()
 
 
-def heavy(write: Writer) -> Begun:
-    heads = [write.text(1280) for _ in range(64)]
+def heavy(sample: Sampler) -> SessionContents:
+    prefixes = [sample.text(1280) for _ in range(64)]
     while True:
-        yield write.rng.choice(heads), (Turn(0.0, write.length(960), write.length(170, 1.1, 4096)),)
+        yield sample.rng.choice(prefixes), (Turn(0.0, sample.length(960), sample.length(170, 1.1, 4096)),)
 
 
-def agents(write: Writer) -> Begun:
-    heads = [write.text(2048) for _ in range(4)]
+def agents(sample: Sampler) -> SessionContents:
+    prefixes = [sample.text(2048) for _ in range(4)]
     while True:
-        steps = write.turns(12, 40)
-        first = Turn(0.0, write.length(300), write.length(120))
+        steps = sample.turns(12, 40)
+        first = Turn(0.0, sample.length(300), sample.length(120))
         later = (
-            Turn(write.length(2000, 0.8) / 1e3, write.length(500, 0.8), write.length(120)) for _ in range(steps - 1)
+            Turn(sample.length(2000, 0.8) / 1e3, sample.length(500, 0.8), sample.length(120)) for _ in range(steps - 1)
         )
-        yield write.rng.choice(heads), (first, *later)
+        yield sample.rng.choice(prefixes), (first, *later)
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """named: sessions tell their name; told: requests bound their output to what it will be."""
+class WorkloadSpec:
+    """How the sessions of a workload are made; the flags hold for each of them (see `Session`)."""
 
-    begin: Callable[[Writer], Begun]
-    named: bool = False
-    told: bool = False
+    make: Callable[[Sampler], SessionContents]
+    sends_session_id: bool = False
+    sets_max_tokens: bool = False
 
 
-SHAPES: Mapping[str, Shape] = MappingProxyType(
+WORKLOADS: Mapping[str, WorkloadSpec] = MappingProxyType(
     {
-        "gsp": Shape(gsp, told=True),
-        "gsp_rotating": Shape(lambda write: gsp(write, rotating=True), told=True),
-        "hot": Shape(lambda write: gsp(write, hot=0.3), told=True),
-        "chat": Shape(lambda write: chat(write, 11, 310), named=True),
-        "chat_long": Shape(lambda write: chat(write, 15, 720), named=True),
-        "longdoc": Shape(longdoc),
-        "heavy": Shape(heavy),
-        "agents": Shape(agents, named=True),
+        "gsp": WorkloadSpec(gsp, sets_max_tokens=True),
+        "gsp_rotating": WorkloadSpec(lambda sample: gsp(sample, rotating=True), sets_max_tokens=True),
+        "hot": WorkloadSpec(lambda sample: gsp(sample, hot=0.3), sets_max_tokens=True),
+        "chat": WorkloadSpec(lambda sample: chat(sample, 11, 310), sends_session_id=True),
+        "chat_long": WorkloadSpec(lambda sample: chat(sample, 15, 720), sends_session_id=True),
+        "longdoc": WorkloadSpec(longdoc),
+        "heavy": WorkloadSpec(heavy),
+        "agents": WorkloadSpec(agents, sends_session_id=True),
     }
 )
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One of `SHAPES`: sessions until they have `requests` turns or a few more."""
+    """The `Traffic` of one of `WORKLOADS`: sessions until they have `requests` turns together, or a few more."""
 
     label: str
     rate: float
     requests: int
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
-        shape = SHAPES[self.label]
+        spec = WORKLOADS[self.label]
         times, now, turns = random.Random(~seed), 0.0, 0
-        for number, (head, asked) in enumerate(shape.begin(Writer(random.Random(seed), block_tokens)), start=1):
+        contents = spec.make(Sampler(random.Random(seed), block_tokens))
+        for number, (prefix, planned) in enumerate(contents, start=1):
             now += times.expovariate(self.rate)
-            name = f"{self.label}-{number}" if shape.named else None
-            yield Session(now, head, asked, number * OWN_IDS, name, shape.told)
-            turns += len(asked)
+            session_id = f"{self.label}-{number}" if spec.sends_session_id else None
+            first_token_id = number * TOKEN_IDS_PER_SESSION
+            yield Session(now, prefix, planned, first_token_id, session_id, spec.sets_max_tokens)
+            turns += len(planned)
             if turns >= self.requests:
                 return
 
 
 @dataclass(frozen=True)
 class Replay:
-    """`requests` lines of a trace file behind the first `skip`, each a session; times between them times `scale`.
+    """The `Traffic` of a part of a trace, in which every request is a session of its own.
 
-    spread: requests of one time arrive evenly until the next one, since published traces round times to seconds. The
-    trace must tell times and lengths. Raises TraceError while it goes on.
+    The trace must tell times and lengths. Raises TraceError while it is read.
     """
 
     file: TraceFile
     skip: int
+    """How many requests at the beginning of the trace are left out."""
     requests: int
+    """How many requests behind those are replayed."""
     rate: float
     scale: float
+    """The times between requests are multiplied by it."""
     spread: bool
+    """Whether requests of one time arrive evenly until the next time, since published traces round times to seconds."""
     id_tokens: float | None = None
-    """Tokens of each id, as the trace's first request tells; None: as in Mooncake's traces."""
+    """Tokens for which an id stands, as the first request says; None: `TRACE_BLOCK`."""
 
     @property
     def label(self) -> str:
@@ -218,28 +234,31 @@ class Replay:
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:  # noqa: ARG002  (a trace is what it is)
         lines = islice(self.file.open(0), self.skip, self.skip + self.requests)
-        facts = (facts_of(self.file, number, request) for number, request in enumerate(lines, self.skip + 1))
+        timed = (timed_request(self.file, number, request) for number, request in enumerate(lines, self.skip + 1))
         start_s: float | None = None
-        for number, (arrival_s, (request, prompt_tokens, output_tokens)) in enumerate(paced(facts, self.spread), 1):
+        for number, (arrival_s, details) in enumerate(ordered_in_time(timed, self.spread), 1):
+            request, prompt_tokens, output_tokens = details
             start_s = arrival_s if start_s is None else start_s
-            head = chain_ids(request.blocks, self.id_tokens or TRACE_BLOCK, prompt_tokens, block_tokens)
+            prefix = chain_ids(request.blocks, self.id_tokens or TRACE_BLOCK, prompt_tokens, block_tokens)
             turn = Turn(
                 0.0,
-                prompt_tokens - head.units,
+                prompt_tokens - prefix.units,
                 output_tokens,
-                request.left_s,
+                request.abandon_after_s,
                 request.max_tokens,
                 request.stream,
                 request.route or ROUTE,
             )
-            yield Session((arrival_s - start_s) * self.scale, head, (turn,), number * OWN_IDS, request.session)
+            at_s, first_token_id = (arrival_s - start_s) * self.scale, number * TOKEN_IDS_PER_SESSION
+            yield Session(at_s, prefix, (turn,), first_token_id, request.session)
 
 
-Facts = tuple[float, tuple[Request, int, int]]  # arrival; request, prompt tokens, output tokens
+TimedRequest = tuple[float, tuple[Request, int, int]]
+"""The arrival in seconds; and the request, its prompt tokens and its output tokens."""
 
 
-def facts_of(file: TraceFile, number: int, request: Request) -> Facts:
-    """Raises TraceError if the trace does not tell one of them."""
+def timed_request(file: TraceFile, number: int, request: Request) -> TimedRequest:
+    """Return the time and the lengths of the request. Raises TraceError if the trace does not tell one of them."""
     if request.arrival_s is None or not request.prompt_tokens or request.output_tokens is None:
         raise TraceError(
             file.label, None, f"no times or lengths in request {number}", "timestamp, input_length and output_length"
@@ -247,31 +266,34 @@ def facts_of(file: TraceFile, number: int, request: Request) -> Facts:
     return request.arrival_s, (request, request.prompt_tokens, max(1, request.output_tokens))
 
 
-def paced(facts: Iterator[Facts], spread: bool) -> Iterator[Facts]:
-    """In the order of the file, no time before the one above it; with `spread` those of one time until the next."""
-    together: list[Facts] = []
-    for arrival_s, what in facts:
+def ordered_in_time(timed: Iterator[TimedRequest], spread: bool) -> Iterator[TimedRequest]:
+    """Give the requests in their order, their times made monotonic: one that lies before its predecessor's is raised to
+    it. With `spread` the requests of one time are then spread evenly until the next time."""
+    together: list[TimedRequest] = []
+    for arrival_s, details in timed:
         last_s = together[-1][0] if together else arrival_s
         if not spread or arrival_s > last_s:
             step_s = (arrival_s - last_s) / max(1, len(together)) if spread else 0.0
             yield from ((at_s + index * step_s, each) for index, (at_s, each) in enumerate(together))
             together.clear()
-        together.append((max(arrival_s, last_s), what))
+        together.append((max(arrival_s, last_s), details))
     yield from together
 
 
 def replay(
     file: TraceFile, *, skip: int, requests: int | None, rate: float | None, scale: float, spread: bool
 ) -> Replay:
-    """A part of a trace as traffic, its rate measured; with `rate` the times are scaled to that instead.
+    """Return a part of a trace as traffic: `requests` of its requests (None: all) behind the first `skip`.
 
-    Reads the part once. Raises TraceError if there is nothing in it, or no time passes where a rate is wanted.
+    The part is read once to measure its rate. The times between requests are multiplied by `scale`, or, if `rate` is
+    given, scaled so that this many requests arrive a second. Raises TraceError if the part is empty, or if no time
+    passes in it and a rate is wanted.
     """
     first_s = last_s = 0.0
     id_tokens: float | None = None
     count = 0
     for number, request in enumerate(islice(file.open(0), skip, None if requests is None else skip + requests), 1):
-        arrival_s, _ = facts_of(file, skip + number, request)
+        arrival_s, _ = timed_request(file, skip + number, request)
         if number == 1:
             first_s, id_tokens = arrival_s, request.block_tokens
         last_s, count = max(last_s, arrival_s), number

@@ -1,7 +1,8 @@
-"""Which policy over which order is best, and how surely: a sentence.
+"""The verdict: a sentence that says which policy over which order is best, and how surely.
 
-Compared is the mean latency, seed by seed, so that both had the same traffic: the geometric mean of the ratios. The
-interval is a percentile bootstrap over the seeds, 95 %: few seeds make a coarse one, one seed none.
+Two of them are compared by their mean latencies seed by seed, so that both had the same traffic; the geometric mean of
+these ratios is told. Its interval is a percentile bootstrap over the seeds, 95 %: with few seeds it is coarse, with one
+seed there is none.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import random
 from collections.abc import Sequence
 from statistics import fmean
 
-from router.sim.fleet.result import Row, mean_of, percentile
+from router.sim.fleet.result import Row, mean_row, percentile
 
-SAMPLES = 2000
+SAMPLES = 2000  # Of the bootstrap.
 
 
 def ratio(mine: Sequence[Row], others: Sequence[Row]) -> tuple[float, float, float]:
-    """(mean latency of mine over the others', lower and upper end of the interval). Rows of the same seeds, in turn."""
+    """Return the mean latency of `mine` over that of `others`, and the lower and upper end of its interval.
+
+    The rows of both must be of the same seeds in the same order.
+    """
     logs = [math.log(a.mean_s / b.mean_s) for a, b in zip(mine, others, strict=True)]
     lots = random.Random(len(logs))
     means = sorted(fmean(lots.choices(logs, k=len(logs))) for _ in range(SAMPLES))
@@ -25,9 +29,10 @@ def ratio(mine: Sequence[Row], others: Sequence[Row]) -> tuple[float, float, flo
 
 
 def judge(cells: Sequence[Sequence[Row]]) -> str:
-    """The sentence. A cell: the rows of one policy and order, by seed; all of the same traffic and engines."""
-    best = min(cells, key=lambda cell: mean_of(cell).mean_s)
-    row = mean_of(best)
+    """Return the sentence. Each cell holds the rows of one policy and order, a row a seed; all cells are of the same
+    traffic, engines and seeds."""
+    best = min(cells, key=lambda cell: mean_row(cell).mean_s)
+    row = mean_row(best)
     said = f"{row.workload}, {row.rate:g}/s, {row.engines} engines: best mean {row.mean_s:.3f} s, {_name(best)}"
     others = [cell for cell in cells if cell is not best]
     if not others:

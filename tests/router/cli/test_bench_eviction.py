@@ -7,16 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from router.cli.main import main
-from router.sim.eviction.study import NAMES
+from router.sim.eviction.sweep import ORDER_CHOICES
 
 KEYS = ["trace", "capacity", "order", "hit_rate", "hit_rate_min", "hit_rate_max", "us_per_access", "fallback_share"]
 
 
-def run(capsys, *flags):
+def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
     """Status, standard output and standard error of the command."""
     status = main(["bench", "eviction", *flags])
     out, err = capsys.readouterr()
@@ -24,13 +25,13 @@ def run(capsys, *flags):
 
 
 @pytest.fixture
-def trace(tmp_path):
+def trace(tmp_path: Path) -> str:
     path = tmp_path / "trace.txt.gz"
     path.write_bytes(gzip.compress(b"1 2 3\n1 4\n5 6\n1 4\n1 2 3\n"))
     return str(path)
 
 
-def test_table(capsys, trace):
+def test_table(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     status, out, err = run(capsys, "--trace", trace, "--capacity", "4", "--orders", "rlt", "--seeds", "2")
     head, rule, line = out.splitlines()
     assert (status, err) == (0, "")
@@ -40,13 +41,13 @@ def test_table(capsys, trace):
     assert [cell.strip() for cell in line.strip("|").split("|")][:3] == [trace, "4", "rlt"]
 
 
-def test_all_orders_by_default(capsys, trace):
+def test_all_orders_by_default(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     _, out, _ = run(capsys, "--trace", trace, "--capacity", "4,5")
     shown = [line.split("|")[3].strip() for line in out.splitlines()[2:]]
-    assert shown == [*NAMES, *NAMES]
+    assert shown == [*ORDER_CHOICES, *ORDER_CHOICES]
 
 
-def test_json(capsys, trace):
+def test_json(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     flags = ["--trace", trace, "--workload", "gsp", "--requests", "4", "--capacity", "4", "--capacity", "9"]
     status, out, _ = run(capsys, *flags, "--orders", "lru,rlt", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -58,19 +59,19 @@ def test_json(capsys, trace):
     assert rows[0]["hit_rate"] == 3 / 9  # the first four requests
 
 
-def test_a_repeated_value(capsys, trace):
+def test_a_repeated_value(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     _, out, _ = run(capsys, "--trace", trace, "--trace", trace, "--capacity", "4,4", "--orders", "rlt,rlt", "--json")
     assert len(out.splitlines()) == 1
 
 
-def test_a_file_whose_name_holds_a_comma(capsys, tmp_path):
+def test_a_file_whose_name_holds_a_comma(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "a,b"
     path.write_text("1 2\n")
     _, out, _ = run(capsys, "--trace", str(path), "--capacity", "4", "--orders", "lru", "--json")
     assert json.loads(out)["trace"] == str(path)
 
 
-def test_seeds(capsys):
+def test_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--workload", "cyclic", "--requests", "1300", "--capacity", "10000", "--orders", "rlt", "--json"]
     rates = []
     for seeds in ("3,", "7,", "3,7"):
@@ -80,7 +81,7 @@ def test_seeds(capsys):
     assert rates[2]["hit_rate_min"] == min(rates[0]["hit_rate"], rates[1]["hit_rate"])
 
 
-def test_workload_seed(capsys):
+def test_workload_seed(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--workload", "gsp", "--requests", "200", "--capacity", "5000", "--orders", "lru", "--json"]
     rates = {run(capsys, *flags, "--workload-seed", seed)[1].partition("hit_rate")[2].split(",")[0] for seed in "012"}
     assert len(rates) == 3
@@ -106,7 +107,7 @@ def test_workload_seed(capsys):
         (["--plot", "figure.txt"], "'figure.txt': expected a file"),
     ],
 )
-def test_wrong_flags(capsys, flags, said):
+def test_wrong_flags(capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
     status, out, err = run(capsys, "--workload", "gsp", "--requests", "2", "--capacity", "10", *flags)
     assert (status, out) == (2, "")
     assert err.startswith(f"leafcutter: option '{flags[0][2:]}' = ")
@@ -115,14 +116,14 @@ def test_wrong_flags(capsys, flags, said):
 
 
 @pytest.mark.parametrize("flags", [["--capacity", "10"], ["--workload", "gsp"]])
-def test_missing_flags(capsys, flags):
+def test_missing_flags(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     status, _, err = run(capsys, *flags)
     assert status == 2
     assert "at least one" in err or "a file, or a workload" in err
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_malformed_line(capsys, tmp_path, jobs):
+def test_a_malformed_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, jobs: str) -> None:
     path = tmp_path / "trace.txt"
     path.write_text("1 2\n\n3 four\n")
     status, out, err = run(capsys, "--trace", str(path), "--capacity", "4", "--jobs", jobs)
@@ -130,14 +131,14 @@ def test_a_malformed_line(capsys, tmp_path, jobs):
     assert err.startswith(f"leafcutter: trace {path}, line 3: found 'four'; expected ")
 
 
-def test_plot(capsys, trace, tmp_path):
+def test_plot(capsys: pytest.CaptureFixture[str], trace: str, tmp_path: Path) -> None:
     file = tmp_path / "figure.svg"
     status, out, _ = run(capsys, "--trace", trace, "--capacity", "2,4", "--orders", "lru,opt", "--plot", str(file))
     assert (status, len(out.splitlines())) == (0, 6)
     assert b"</svg>" in file.read_bytes()
 
 
-def test_bench_alone_prints_help(capsys):
+def test_bench_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench"]) == 0
     assert "eviction" in capsys.readouterr().out
 
@@ -145,14 +146,14 @@ def test_bench_alone_prints_help(capsys):
 COMMAND = [sys.executable, "-m", "router", "bench", "eviction"]
 
 
-def test_as_a_command(trace):
+def test_as_a_command(trace: str) -> None:
     flags = ["--trace", trace, "--capacity", "4", "--orders", "lru", "--json"]
     done = subprocess.run([*COMMAND, *flags], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["hit_rate"] == 4 / 12
     assert done.stderr == ""
 
 
-def test_a_reader_that_leaves():
+def test_a_reader_that_leaves() -> None:
     flags = ["--workload", "gsp", "--requests", "1000000000", "--capacity", "4", "--json"]
     reader, writer = os.pipe()
     os.close(reader)
@@ -162,12 +163,12 @@ def test_a_reader_that_leaves():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def children(pid):
+def children(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(word) for word in file.read().split()]
 
 
-def is_running(pid):
+def is_running(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -177,19 +178,9 @@ def is_running(pid):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="looks for processes in /proc")
 @pytest.mark.parametrize(("signals", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_no_child_is_left(signals, status):
-    flags = [
-        "--workload",
-        "cyclic",
-        "--requests",
-        "1000000000",
-        "--capacity",
-        "9",
-        "--orders",
-        "lru,rlt",
-        "--jobs",
-        "2",
-    ]
+def test_no_child_is_left(signals: signal.Signals, status: int) -> None:
+    flags = ["--workload", "cyclic", "--requests", "1000000000", "--capacity", "9", "--orders", "lru,rlt"]
+    flags += ["--jobs", "2"]
     process = subprocess.Popen(
         [*COMMAND, *flags],
         stdout=subprocess.DEVNULL,

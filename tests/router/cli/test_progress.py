@@ -3,15 +3,17 @@
 import io
 import time
 
+import pytest
+
 from router.cli.progress import Progress
 
 
 class Terminal(io.StringIO):
-    def isatty(self):
+    def isatty(self) -> bool:
         return True
 
 
-def test_progress(monkeypatch):
+def test_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     terminal, file = Terminal(), io.StringIO()

@@ -4,6 +4,8 @@ import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,17 +15,17 @@ from router.sim.fleet.result import KEYS
 FEW = ["--workload", "gsp", "--rate", "8", "--requests", "60", "--engines", "2"]
 
 
-def run(capsys, *flags):
+def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
     status = main(["simulate", *flags])
     out, err = capsys.readouterr()
     return status, out, err
 
 
-def rows_of(out):
+def rows_of(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_table_and_verdict(capsys):
+def test_table_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, *FEW, "--policies", "lbgr,round-robin", "--orders", "lru,rlt-gix", "--seeds", "2")
     head, rule, *lines, empty, verdict = out.splitlines()
     assert (status, err) == (0, "")
@@ -37,7 +39,7 @@ def test_table_and_verdict(capsys):
     assert verdict.count("[") == 3
 
 
-def test_bounds_on_latency_are_heeded_and_counted(capsys):
+def test_bounds_on_latency_are_heeded_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--workload", "gsp", "--rate", "4", "--requests", "200", "--engines", "2", "--policies", "lbgr"]
     flags += ["--orders", "lru", "--seeds", "1", "--slo-ttft-ms", "600"]
     shares = []
@@ -52,7 +54,7 @@ def test_bounds_on_latency_are_heeded_and_counted(capsys):
     assert run(capsys, *flags, "--slo-tpot-ms", "soon")[0] == 2
 
 
-def test_json(capsys):
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--workload", "gsp,heavy", "--rate", "4", "--rate", "8", "--requests", "20", "--engines", "1,2"]
     status, out, _ = run(capsys, *flags, "--policies", "random", "--orders", "lru", "--seeds", "3,9", "--json")
     rows = rows_of(out)
@@ -67,7 +69,7 @@ def test_json(capsys):
     ]
 
 
-def test_the_same_on_several_processes(capsys):
+def test_the_same_on_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*FEW, "--policies", "lbgr,least_loaded", "--orders", "rlt_gix", "--seeds", "2", "--json"]
     _, here, _ = run(capsys, *flags)
     _, apart, _ = run(capsys, *flags, "--jobs", "2")
@@ -75,7 +77,7 @@ def test_the_same_on_several_processes(capsys):
 
 
 @pytest.fixture
-def trace(tmp_path):
+def trace(tmp_path: Path) -> str:
     lines = [
         {"timestamp": 500 * n, "input_length": 1200, "output_length": 5, "hash_ids": [n % 3, 10 + n, 50 + n]}
         for n in range(40)
@@ -85,7 +87,7 @@ def trace(tmp_path):
     return str(path)
 
 
-def test_a_trace(capsys, trace):
+def test_a_trace(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     flags = ["--trace", trace, "--policies", "lbgr", "--orders", "lru", "--seeds", "1", "--json"]
     (plain,) = rows_of(run(capsys, *flags)[1])
     (faster,) = rows_of(run(capsys, *flags, "--time-scale", "0.5")[1])
@@ -95,7 +97,7 @@ def test_a_trace(capsys, trace):
     assert plain["hit_rate"] > 0
 
 
-def test_scenarios(capsys):
+def test_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--slow", "0:2", "--degrade", "1:2.5:1:3", "--fail", "1:4", "--join", "1:5", "--unstreamed", "0.5"]
     more = ["--cache-tokens", "20000", "--told", "0", "--block-size", "64", "--hardware", "l40-8b,h100-8b"]
     one = ["--policies", "lbgr", "--orders", "lru+gix", "--seeds", "1", "--json"]
@@ -107,7 +109,7 @@ def test_scenarios(capsys):
     assert row["mean_s"] != usual["mean_s"]
 
 
-def test_options_of_the_gateway(capsys):
+def test_options_of_the_gateway(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [*FEW, "--policies", "lbgr", "--orders", "lru", "--seeds", "1", "--json"]
     (usual,) = rows_of(run(capsys, *flags)[1])
     (other,) = rows_of(run(capsys, *flags, "--set", "lbgr-imposed-prefill=50")[1])
@@ -138,25 +140,25 @@ def test_options_of_the_gateway(capsys):
         (["--plot", "figure.txt"], "option 'plot' = 'figure.txt'"),
     ],
 )
-def test_wrong_flags(capsys, flags, said):
+def test_wrong_flags(capsys: pytest.CaptureFixture[str], flags: list[str], said: str) -> None:
     status, out, err = run(capsys, *FEW, *flags)
     assert (status, out) == (2, "")
     assert err.startswith(f"leafcutter: {said}")
     assert err.count("\n") == 1
 
 
-def test_missing_flags(capsys):
+def test_missing_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys)[0] == 2
     assert "at least one value (--rate)" in run(capsys, "--workload", "gsp")[2]
 
 
-def test_a_block_that_does_not_divide_a_trace(capsys, trace):
+def test_a_block_that_does_not_divide_a_trace(capsys: pytest.CaptureFixture[str], trace: str) -> None:
     status, _, err = run(capsys, "--trace", trace, "--block-size", "100")
     assert status == 2
     assert "a divisor of 512" in err
 
 
-def test_a_trace_without_lengths(capsys, tmp_path):
+def test_a_trace_without_lengths(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "trace.txt"
     path.write_text("1 2 3\n")
     status, _, err = run(capsys, "--trace", str(path))
@@ -164,19 +166,19 @@ def test_a_trace_without_lengths(capsys, tmp_path):
     assert "no times or lengths in request 1" in err
 
 
-def test_nothing_answered(capsys):
+def test_nothing_answered(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, *FEW, "--cache-tokens", "200", "--policies", "lbgr")
     assert status == 1
     assert "no request that counts was answered" in err
 
 
-def test_plot(capsys, tmp_path):
+def test_plot(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "figure.png"
     assert run(capsys, *FEW, "--policies", "random", "--seeds", "1", "--plot", str(file))[0] == 0
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
-def test_as_a_command():
+def test_as_a_command() -> None:
     flags = [*FEW, "--policies", "least-loaded", "--orders", "rlt", "--seeds", "1", "--json"]
     command = [sys.executable, "-m", "router", "simulate", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

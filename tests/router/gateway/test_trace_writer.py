@@ -90,7 +90,7 @@ def test_the_simulators_reader_takes_it(tmp_path: Path):
     assert first.block_tokens
     assert second.block_tokens
     assert (first.stream, first.max_tokens, first.route) == (True, 99, "/v1/chat/completions")
-    assert (first.left_s, first.session) == (None, lines(path)[0]["session"])
+    assert (first.abandon_after_s, first.session) == (None, lines(path)[0]["session"])
 
 
 def test_equal_beginnings_have_equal_ids_and_another_salt_other_ones(tmp_path: Path):
@@ -142,7 +142,7 @@ def test_what_did_not_end_well_tells_when_and_what_had_come(tmp_path: Path, endi
         "cached_tokens": None,
     }
     (request,) = TraceFile(str(tmp_path / "t")).open(0)
-    assert (request.left_s, request.output_tokens, request.max_tokens) == (2.5, 3, 99)
+    assert (request.abandon_after_s, request.output_tokens, request.max_tokens) == (2.5, 3, 99)
 
 
 @pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.TIMEOUT, Ending.ENGINE_LOST])

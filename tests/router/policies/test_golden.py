@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from router.policies.table import TABLE
-from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import simulate
 from router.sim.fleet.traffic import replay
 from router.sim.trace import TraceFile
 
@@ -63,7 +63,9 @@ def outcome(policy: str, order: str) -> tuple[str, float, int]:
     """(hash of the engines chosen, in turn; mean latency, seconds; prompt tokens found cached)."""
     traffic = replay(TraceFile(str(TRACE)), skip=0, requests=None, rate=None, scale=1.0, spread=False)
     chosen: list[str] = []
-    played = play(Run(traffic, FLEET, policy, order, seed=5), watcher=lambda decision: chosen.append(decision.engine))
+    played = simulate(
+        Run(traffic, FLEET, policy, order, seed=5), on_decision=lambda decision: chosen.append(decision.engine)
+    )
     latencies = [served.done_s - served.arrival_s for served in played.served]
     digest = blake2b(" ".join(chosen).encode(), digest_size=6).hexdigest()
     return digest, round(sum(latencies) / len(latencies), 6), sum(served.cached_tokens for served in played.served)

@@ -1,10 +1,11 @@
 """The figure."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from router.sim.eviction.report import plotter
+from router.sim.figure import plotter
 from router.sim.fleet.chart import draw
 from tests.router.sim.fleet.test_result import ROW
 
@@ -12,7 +13,7 @@ SEEDS = [ROW, replace(ROW, seed=1, mean_s=1.7), replace(ROW, policy="random"), r
 
 
 @pytest.mark.parametrize("rates", [(11.0,), (11.0, 13.0)])
-def test_lines_or_bars(tmp_path, rates):
+def test_lines_or_bars(tmp_path: Path, rates: tuple[float, ...]) -> None:
     from matplotlib.figure import Figure
 
     rows = [replace(row, rate=rate, workload=name) for row in SEEDS for rate in rates for name in "ab"]

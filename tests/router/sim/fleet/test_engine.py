@@ -1,7 +1,9 @@
 """The simulated engine: its schedule by hand, and what holds whatever comes."""
 
 import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -9,32 +11,46 @@ from engine_patches.orders import ORDERS
 from router.sim.fleet.engine import NEVER, Engine
 from router.sim.fleet.hardware import Hardware
 from router.sim.fleet.job import Job
+from router.types import BlockKey
+
+Arrival = tuple[float, Job]
+Times = dict[int, float]
 
 # A step: 10 ms, or 1 ms a prompt token if that is longer; 1 ms a sequence; 0.01 ms a token of context.
 PLAIN = Hardware("plain", 0, 10, 1.0, 0.0, 1.0, 0.01, 100, 0)
 
 
-def engine_of(blocks=100, order="lru", cls=Engine, **changes):
+def engine_of(blocks: int = 100, order: str = "lru", cls: type[Engine] = Engine, **changes: Any) -> Engine:
     return cls(replace(PLAIN, **changes), ORDERS[order](blocks, seed=0), 10)
 
 
-def job(number, prompt, output, shared=()):
+def keys_of(*numbers: int) -> tuple[BlockKey, ...]:
+    return tuple(BlockKey(number) for number in numbers)
+
+
+def number_of(job: Job) -> int:
+    assert isinstance(job.tag, int)
+    return job.tag
+
+
+def job(number: int, prompt: int, output: int, shared: Sequence[int] = ()) -> Job:
     """Blocks of 10 tokens; the first of them have the keys `shared`."""
     own = [1000 * number + index for index in range((prompt + output) // 10 - len(shared))]
-    return Job((*shared, *own), prompt, output, number)
+    return Job(keys_of(*shared, *own), prompt, output, number)
 
 
 class Slow(Engine):
     """Every step is an event."""
 
-    def _stretch(self):
+    def _steps_until_change(self) -> int:
         return 1
 
 
-def drive(engine, arrivals):
+def drive(engine: Engine, arrivals: Iterable[Arrival]) -> tuple[Times, Times]:
     """All arrivals (time, job) through the engine: when each job had its first token and its last."""
-    done_s, waiting = {}, sorted(arrivals, key=lambda arrival: arrival[0])
-    first_s = {}
+    waiting = sorted(arrivals, key=lambda arrival: arrival[0])
+    first_s: Times = {}
+    done_s: Times = {}
     while waiting or engine.next_s < NEVER:
         if waiting and waiting[0][0] < engine.next_s:
             now, each = waiting.pop(0)
@@ -42,12 +58,12 @@ def drive(engine, arrivals):
             continue
         now = engine.next_s
         first, done = engine.advance()
-        first_s |= {each.tag: now for each in first}
-        done_s |= {each.tag: now for each in done}
+        first_s |= {number_of(each): now for each in first}
+        done_s |= {number_of(each): now for each in done}
     return first_s, done_s
 
 
-def test_one_request_by_hand():
+def test_one_request_by_hand() -> None:
     engine = engine_of()
     first, done = drive(engine, [(5.0, job(1, 150, 3))])
     # Steps: 100 tokens in 101 ms; 50 in 51 ms, the first token; two decodes of 10 + 1 + 1.5 and 10 + 1 + 1.51 ms.
@@ -57,7 +73,7 @@ def test_one_request_by_hand():
     assert engine.pool.free == 100
 
 
-def test_two_requests_share_steps_by_hand():
+def test_two_requests_share_steps_by_hand() -> None:
     engine = engine_of()
     first, done = drive(engine, [(0.0, job(1, 60, 3)), (0.01, job(2, 120, 2))])
     # 0.061: token 1 of the first. Then 1 decode and 99 of the second's 120: 99 + 2 + 0.6 ms; then 1 and the rest, 21:
@@ -66,14 +82,14 @@ def test_two_requests_share_steps_by_hand():
     assert done == {1: first[2], 2: pytest.approx(first[2] + 0.0122)}
 
 
-def test_slower_by_a_factor():
+def test_slower_by_a_factor() -> None:
     engine = engine_of()
     engine.slow_down(2.5, 0.0)
     _, done = drive(engine, [(0.0, job(1, 50, 1))])
     assert done[1] == pytest.approx(2.5 * 0.051)
 
 
-def test_a_slower_spell_begins_with_the_next_step():
+def test_a_slowdown_begins_with_the_next_step() -> None:
     engine = engine_of(context_ms=0.0)
     engine.submit(job(1, 10, 11), 0.0)  # 11 ms for each of 11 steps
     engine.advance()
@@ -83,7 +99,7 @@ def test_a_slower_spell_begins_with_the_next_step():
     assert done[1] == pytest.approx(0.011 * 5 + 0.022 * 6)
 
 
-def test_a_cached_prefix_is_not_computed_again():
+def test_a_cached_prefix_is_not_computed_again() -> None:
     engine = engine_of()
     shared = (7, 8, 9)
     one, two = job(1, 35, 1, shared), job(2, 35, 1, shared)
@@ -92,7 +108,7 @@ def test_a_cached_prefix_is_not_computed_again():
     assert done[2] == pytest.approx(1.011)
 
 
-def test_never_the_whole_prompt():
+def test_never_the_whole_prompt() -> None:
     engine = engine_of()
     one, two = job(1, 30, 1, (7, 8, 9)), job(2, 30, 1, (7, 8, 9))
     drive(engine, [(0.0, one), (1.0, two)])
@@ -100,17 +116,17 @@ def test_never_the_whole_prompt():
     assert engine.pool.free == 100
 
 
-def test_blocks_of_the_answer_are_cached():
+def test_blocks_of_the_answer_are_cached() -> None:
     engine = engine_of()
     one = job(1, 25, 16)
     drive(engine, [(0.0, one)])
     # The last token of the answer is never computed: 40 of 41.
-    follow_up = Job((*one.keys, 5, 6), 60, 1, 2)
+    follow_up = Job((*one.keys, *keys_of(5, 6)), 60, 1, 2)
     drive(engine, [(1.0, follow_up)])
     assert follow_up.cached_tokens == 40
 
 
-def test_a_burst_of_equal_prefixes_is_computed_once():
+def test_a_burst_of_equal_prefixes_is_computed_once() -> None:
     engine = engine_of(budget_tokens=1000)
     jobs = [job(number, 45, 1, (7, 8, 9)) for number in range(4)]
     engine.submit(job(9, 10, 1), 0.0)
@@ -120,20 +136,20 @@ def test_a_burst_of_equal_prefixes_is_computed_once():
     assert [each.cached_tokens for each in jobs] == [0, 30, 30, 30]
 
 
-def test_most_sequences():
+def test_most_sequences() -> None:
     engine = engine_of(most_sequences=2)
     first, done = drive(engine, [(0.0, job(number, 10, 5)) for number in range(3)])
     assert first[2] > done[0]
 
 
-def test_first_come_first_served_when_memory_is_short():
+def test_first_come_first_served_when_memory_is_short() -> None:
     engine = engine_of(blocks=10)
     first, done = drive(engine, [(0.0, job(1, 60, 4)), (0.001, job(2, 80, 4)), (0.002, job(3, 10, 4))])
     assert first[2] > done[1]
     assert first[3] >= first[2]
 
 
-def test_the_newest_is_preempted():
+def test_the_newest_is_preempted() -> None:
     engine = engine_of(blocks=10)
     old, new = job(1, 39, 40), job(2, 39, 40)
     first, done = drive(engine, [(0.0, old), (0.0, new)])
@@ -147,7 +163,7 @@ def test_the_newest_is_preempted():
     assert engine.pool.free == 10
 
 
-def test_death():
+def test_death() -> None:
     engine = engine_of()
     jobs = [job(number, 50, 5) for number in range(4)]
     for each in jobs:
@@ -157,14 +173,14 @@ def test_death():
     assert engine.next_s == NEVER
 
 
-def test_a_request_that_is_left_goes_with_its_step():
+def test_an_aborted_request_goes_with_its_step() -> None:
     engine = engine_of(context_ms=0.0)
     left, other = job(1, 10, 90), job(2, 10, 21)
     engine.submit(left, 0.0)
     engine.submit(other, 0.0)  # behind the first step
     engine.advance()
     engine.advance()
-    began_s = engine.next_s - engine._lasting_s(engine._steps)
+    began_s = engine.next_s - engine._duration_s(engine._steps_under_way)
     engine.abort(left, began_s + 0.012 * 3.5)  # 10 + 2 ms a step
     assert engine.next_s == pytest.approx(began_s + 0.012 * 4)
     assert engine.advance() == ([], [])
@@ -182,7 +198,7 @@ def test_a_request_that_is_left_goes_with_its_step():
 
 
 @pytest.mark.parametrize("prompts", [(500,), (500, 30)])
-def test_a_request_that_is_left_while_it_waits_or_is_computed(prompts):
+def test_a_request_is_aborted_while_it_waits_or_is_computed(prompts: tuple[int, ...]) -> None:
     engine = engine_of()
     jobs = [job(number, prompt, 5) for number, prompt in enumerate(prompts)]
     for each in jobs:
@@ -194,7 +210,7 @@ def test_a_request_that_is_left_while_it_waits_or_is_computed(prompts):
     assert not engine.waiting
 
 
-def test_a_request_that_is_left_in_its_last_step_is_not_done():
+def test_a_request_that_is_aborted_in_its_last_step_is_not_done() -> None:
     engine = engine_of()
     engine.submit(only := job(1, 10, 1), 0.0)
     engine.abort(only, 0.005)
@@ -203,13 +219,13 @@ def test_a_request_that_is_left_in_its_last_step_is_not_done():
     assert engine.next_s == NEVER
 
 
-def test_fits():
+def test_fits() -> None:
     engine = engine_of(blocks=10)
     assert engine.fits(job(1, 90, 10))
     assert not engine.fits(job(1, 91, 10))
 
 
-def some_arrivals(seed, blocks):
+def some_arrivals(seed: int, blocks: int) -> Iterator[Arrival]:
     rng, now = random.Random(seed), 0.0
     for number in range(120):
         now += rng.choice([0.0, 0.013, rng.expovariate(6.0)])
@@ -217,12 +233,13 @@ def some_arrivals(seed, blocks):
         prompt = 10 * len(shared) + rng.randint(1, 120)
         output = rng.choice([1, 2, rng.randint(1, 90)])
         if prompt + output <= 10 * blocks:
-            yield now, Job((*shared, *(10_000 * (number + 1) + n for n in range(30))), prompt, output, number)
+            own = range(10_000 * (number + 1), 10_000 * (number + 1) + 30)
+            yield now, Job(keys_of(*shared, *own), prompt, output, number)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("blocks", [26, 60, 400])
-def test_stretches_of_decoding_change_nothing(order, blocks):
+def test_steps_that_are_one_event_change_nothing(order: str, blocks: int) -> None:
     """The jump over steps against every step on its own: the same times, hits and preemptions."""
     for seed in range(3):
         seen = []
@@ -234,17 +251,17 @@ def test_stretches_of_decoding_change_nothing(order, blocks):
             assert engine.pool.free == blocks
             assert not engine.running
             assert not engine.waiting
-            assert not engine._decoding
-            assert engine._context == 0
+            assert not engine._decoding_count
+            assert engine._context_tokens == 0
             facts = [(each.tag, each.cached_tokens, each.preemptions) for _, each in arrivals]
             seen.append((facts, [first[tag] for tag in sorted(first)], [done[tag] for tag in sorted(done)]))
-        (facts, first, done), (slow_facts, slow_first, slow_done) = seen
-        assert facts == slow_facts
-        assert first == pytest.approx(slow_first)
-        assert done == pytest.approx(slow_done)
+        (fast_facts, fast_first, fast_done), (slow_facts, slow_first, slow_done) = seen
+        assert fast_facts == slow_facts
+        assert fast_first == pytest.approx(slow_first)
+        assert fast_done == pytest.approx(slow_done)
 
 
-def test_the_small_cache_above_preempts():
+def test_the_small_cache_above_preempts() -> None:
     engine = engine_of(26)
     drive(engine, some_arrivals(0, 26))
     assert engine.preemptions > 0

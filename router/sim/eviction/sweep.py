@@ -1,4 +1,4 @@
-"""Many replays: every order on every trace at every capacity, one after another or on several processes."""
+"""The sweep: every order on every trace at every capacity, one after another or on several processes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from statistics import fmean
 
 from engine_patches.orders import ORDERS
 from router.sim.eviction.optimum import Optimum, next_uses
-from router.sim.eviction.replay import Cache, Replayed, replay
+from router.sim.eviction.replay import Cache, ReplayResult, replay
 from router.sim.parallel import Watch, measure_all
 from router.sim.trace import Trace, ignore
 
 OPTIMUM = "opt"
-NAMES = (*ORDERS, OPTIMUM)
+ORDER_CHOICES = (*ORDERS, OPTIMUM)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One order with one seed on one trace; `capacity` in blocks."""
+    """The replay of one trace over one order with one seed, in a cache of `capacity` blocks."""
 
     trace: Trace
     capacity: int
@@ -30,7 +30,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the seeds of one order gave: means, and the range of the hit rate."""
+    """What the seeds of one order gave: the means, and the range of the hit rate."""
 
     trace: str
     capacity: int
@@ -42,8 +42,8 @@ class Row:
     fallback_share: float
 
 
-def measure(run: Run, report: Callable[[float], None] = ignore) -> Replayed:
-    """One run from its first request to its last. Raises TraceError."""
+def measure(run: Run, report: Callable[[float], None] = ignore) -> ReplayResult:
+    """Replay one run from its first request to its last. Raises TraceError."""
     trace, capacity = run.trace, run.capacity
     if run.order != OPTIMUM:
         return replay(Cache(ORDERS[run.order](capacity, seed=run.seed)), trace.open(capacity, report))
@@ -52,7 +52,7 @@ def measure(run: Run, report: Callable[[float], None] = ignore) -> Replayed:
         return replay(Optimum(capacity, uses), trace.open(capacity, lambda part: report((1 + part) / 2)))
 
 
-def study(
+def sweep(
     traces: Sequence[Trace],
     capacities: Sequence[int],
     orders: Sequence[str],
@@ -61,12 +61,12 @@ def study(
     jobs: int = 1,
     watch: Watch = lambda _parts: None,
 ) -> Generator[Row, None, None]:
-    """A row for each trace, capacity and order, in this order, each as soon as it and those before are done.
+    """Give a row for each trace, capacity and order, in this nesting, each as soon as it and those before it are done.
 
-    An order without chance runs once. Raises TraceError, and SetupError if a process dies.
+    An order that draws no lots runs with the first seed only. Raises TraceError, and SetupError if a process dies.
     """
     cells = [
-        [Run(trace, capacity, order, seed) for seed in (seeds if draws_lots(order) else seeds[:1])]
+        [Run(trace, capacity, order, seed) for seed in (seeds if is_randomized(order) else seeds[:1])]
         for trace in traces
         for capacity in capacities
         for order in orders
@@ -77,11 +77,13 @@ def study(
             yield summarize(cell[0], list(islice(results, len(cell))))
 
 
-def draws_lots(order: str) -> bool:
+def is_randomized(order: str) -> bool:
+    """Whether the seed matters to the order of this name."""
     return order != OPTIMUM and ORDERS[order].randomized
 
 
-def summarize(run: Run, results: Sequence[Replayed]) -> Row:
+def summarize(run: Run, results: Sequence[ReplayResult]) -> Row:
+    """Return the row of runs that differ only in the seed; `run` is any of them."""
     rates = [result.hit_rate for result in results]
     return Row(
         run.trace.label,
