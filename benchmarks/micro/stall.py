@@ -1,7 +1,7 @@
 """How long the gateway stands still: the longest stall of its event loop and the gaps between a stream's chunks, with
 an empty and with a full memory (a prefix index of a million blocks, a full decision log).
 
-    .venv/bin/python benchmarks/micro/stall.py
+    .venv/bin/python -m benchmarks.micro.stall
 
 Three processes: instant engines, the gateway, clients; the gateway has a core of its own if there are two. Half of the
 clients read streams whose chunks the engines send 10 ms apart, half ask for whole answers with a pause between them:
@@ -199,7 +199,7 @@ def resident_mb(pid: int) -> float:
 
 async def spawn(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
     """This script in another role."""
-    return await asyncio.create_subprocess_exec(sys.executable, __file__, *arguments, **options)
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.micro.stall", *arguments, **options)
 
 
 async def measure(args: argparse.Namespace, order: str, full: bool) -> dict[str, float]:

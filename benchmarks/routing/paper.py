@@ -20,9 +20,8 @@ from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
 
-from markdown_table import markdown_table
-from paper_traffic import SCRIPTS, Scripted
-
+from benchmarks.report import markdown_table
+from benchmarks.routing.paper_traffic import SCRIPTS, Scripted
 from router.cli.flags import integer, names, seeds
 from router.cli.progress import Watch, show
 from router.sim.fleet.play import play
@@ -41,7 +40,8 @@ DIFFERENCES = """\
 - LBGR three times: `lbgr_paper`, the equations with the authors' 1 ms a character; `lbgr_alpha`, the equations with
   this hardware's 0.135 ms a token; `lbgr_code`, what the authors' router does (bias, forgetting .992). `lbgr`: ours.
 - turns (for ShareGPT and UltraChat), documents (for LooGLE): lengths of the authors' scripts without the texts, see
-  benchmarks/paper_traffic.py. chat, longdoc: shapes of `leafcutter simulate`, with long answers and long documents."""
+  benchmarks/routing/paper_traffic.py. chat, longdoc: shapes of `leafcutter simulate`, with long answers and long
+  documents."""
 
 LAUNCHER = {  # of the authors' fork of SGLang 0.4.6
     "cache_threshold": 0.5,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.step_fit import Sample, fit, line, non_negative, predict, residuals
+from benchmarks.engine.step_fit import Sample, fit, line, non_negative, predict, residuals
 from router.sim.fleet.hardware import HARDWARE, Hardware
 
 TRUE = Hardware("true", 3.0, 12.8, 0.2, 1e-4, 0.7, 3e-3, 2048, 40_000)

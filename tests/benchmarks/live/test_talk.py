@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.talk import Talk, Talks, Turn
+from benchmarks.live.talk import Talk, Talks, Turn
 from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
 

@@ -32,7 +32,8 @@ def victims(name: str, requests: list[Request], capacity: int) -> tuple[list[flo
     last_use = {block: number for number, request in enumerate(requests) for block in request.blocks}
     cache = Cache(ORDERS[name](capacity, 0))
     used: dict[Any, int] = {}
-    again, never = [], []
+    again: list[float] = []
+    never: list[float] = []
     clock = hits = 0
     for number, request in enumerate(requests):
         hits += cache.serve(request)
@@ -112,7 +113,7 @@ def draw_guard(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "figures")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "docs" / "figures")
     folder: Path = parser.parse_args().out
     assert {"gsp", "chat", "anti", "adversary"} <= set(WORKLOADS)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """CPU time of the gateway per request: a real `leafcutter serve` between a client and instant engines, each a process.
 
-    .venv/bin/python benchmarks/gateway_cpu.py
+    .venv/bin/python -m benchmarks.live.gateway_cpu
 
 The engines answer at once with a fixed completion, so all that is measured is the way through: reading, parsing,
 choosing, forwarding, watching, learning. CPU time is the gateway process's own (user and system), which other load on
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from gateway import free_port, gateway
 
+from benchmarks.live.gateway_process import free_port, gateway
 from router.config import POLICIES
 
 USAGE = {"prompt_tokens": 600, "completion_tokens": 8, "prompt_tokens_details": {"cached_tokens": 320}}
@@ -58,7 +58,8 @@ def engine(port: int, hosts: list[str], events: int) -> None:
 @asynccontextmanager
 async def playing(hosts: list[str], port: int, events: int) -> AsyncIterator[None]:
     """The engines, in a process of their own."""
-    command = [__file__, "--play", *hosts, "--engine-port", str(port), "--events", str(events)]
+    command = ["-m", "benchmarks.live.gateway_cpu", "--play", *hosts]
+    command += ["--engine-port", str(port), "--events", str(events)]
     process = await asyncio.create_subprocess_exec(sys.executable, *command)
     try:
         yield

@@ -1,47 +1,40 @@
 """The acceptance grid: its tables fit together, runs are kept and not repeated, figures follow from the kept runs."""
 
-import importlib
 import json
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.routing import acceptance
+
 SEEDS = [0, 1]
 
 
 @pytest.fixture
-def acceptance(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("acceptance")
-
-
-@pytest.fixture
-def book_at(acceptance, tmp_path):
+def book_at(tmp_path):
     """Opens the same file as often as it is asked, for these scenes."""
     return lambda *scenes: acceptance.Book(tmp_path / "runs.json", scenes)
 
 
-def scene_of(acceptance, name, **changes):
+def scene_of(name, **changes):
     return replace(next(scene for scene in acceptance.SCENES if scene.name == name), **changes)
 
 
-def fill(book, acceptance, scene, name, means):
+def fill(book, scene, name, means):
     label = acceptance.ENTRANTS[name].label
     for seed, mean_s in enumerate(means):
         seconds = dict.fromkeys(("mean_s", "p95_s", "p99_s", "ttft_mean_s"), mean_s)
         book.add((scene, label, seed), {**seconds, "throughput_rps": 1 / mean_s, "hit_error": mean_s / 100})
 
 
-def printed(acceptance, book, scene, **flags):
+def printed(book, scene, **flags):
     judge = acceptance.Judge(book, [0], {})
     args = Namespace(**({"main": True, "show": None, "trace": "", "jobs": "1"} | flags))
     return [line for line, _ in acceptance.lines_of([scene], judge, book, [0], args, lambda _parts: None)]
 
 
-def test_tables_name_only_what_there_is(acceptance):
+def test_tables_name_only_what_there_is():
     scenes = {scene.name for scene in acceptance.SCENES}
     assert {check.scene for check in acceptance.CHECKS} <= scenes
     assert {scene for whole in acceptance.WHOLES for scene in whole.scenes} <= scenes
@@ -51,7 +44,7 @@ def test_tables_name_only_what_there_is(acceptance):
     assert len(acceptance.ROUTED) == 27
 
 
-def test_every_scene_can_be_built(acceptance, tmp_path):
+def test_every_scene_can_be_built(tmp_path):
     trace = tmp_path / "trace.jsonl"
     lines = ({"timestamp": 9 * i, "input_length": 600, "output_length": 2, "hash_ids": [i, -i]} for i in range(9000))
     trace.write_text("\n".join(map(json.dumps, lines)))
@@ -61,11 +54,11 @@ def test_every_scene_can_be_built(acceptance, tmp_path):
         assert run.fleet.engines == scene.engines
 
 
-def test_a_check_divides_the_means_and_shows_the_range_of_seeds(acceptance, book_at):
+def test_a_check_divides_the_means_and_shows_the_range_of_seeds(book_at):
     book = book_at()
-    fill(book, acceptance, "gsp 7", "lbgr", [1.0, 3.0])
-    fill(book, acceptance, "gsp 7", "lmetric", [2.0, 3.0])
-    fill(book, acceptance, "gsp 7", "preble", [4.0, 2.0])
+    fill(book, "gsp 7", "lbgr", [1.0, 3.0])
+    fill(book, "gsp 7", "lmetric", [2.0, 3.0])
+    fill(book, "gsp 7", "preble", [4.0, 2.0])
     judge = acceptance.Judge(book, SEEDS, {})
 
     def line(bound, others, **more):
@@ -79,47 +72,47 @@ def test_a_check_divides_the_means_and_shows_the_range_of_seeds(acceptance, book
     assert judge.missed == 2
 
 
-def test_a_whole_takes_the_best_baseline_of_each_scene(acceptance, book_at):
+def test_a_whole_takes_the_best_baseline_of_each_scene(book_at):
     book = book_at()
     for scene, means in {"gsp 7": (1.0, 2.0, 4.0), "gsp 11": (2.0, 8.0, 1.0)}.items():
         for name, mean_s in zip(("lbgr", "lmetric", "preble"), means, strict=True):
-            fill(book, acceptance, scene, name, [mean_s])
+            fill(book, scene, name, [mean_s])
     judge = acceptance.Judge(book, [0], {})
     whole = acceptance.Whole("routing", ("gsp 7", "gsp 11", "hot 11"), "lbgr", ("lmetric", "preble"), "mean_s", 1.0)
     assert judge.whole(whole).endswith("1 (2 of 3 scenes, gsp 11: 2)  ok")  # sqrt(1/2 * 2/1)
     assert judge.whole(replace(whole, worst=True)).endswith("2 (2 of 3 scenes, gsp 11: 2)  MISSED")
 
 
-def test_options_of_lbgr_make_other_runs(acceptance, book_at):
+def test_options_of_lbgr_make_other_runs(book_at):
     judge = acceptance.Judge(book_at(), [0], {"lbgr_imposed_decode": 0.5})
     assert judge.entrant("joint").label == "lbgr+rlt_gix lbgr_imposed_decode=0.5"
     assert judge.entrant("preble") == acceptance.ENTRANTS["preble"]
 
 
-def test_runs_are_kept_and_only_what_is_missing_runs(acceptance, book_at):
-    scene = scene_of(acceptance, "gsp 7", requests=150)
+def test_runs_are_kept_and_only_what_is_missing_runs(book_at):
+    scene = scene_of("gsp 7", requests=150)
     book = book_at(scene)
-    first = printed(acceptance, book, scene)
+    first = printed(book, scene)
     assert not any("not run" in line for line in first[:4])
     book.save()
     again = book_at(scene)
     again.forget("preble*")
-    fill(again, acceptance, scene.name, "lmetric", [1e9])  # stays, for it does not run again
-    vs_lmetric, *rest = printed(acceptance, again, scene)
+    fill(again, scene.name, "lmetric", [1e9])  # stays, for it does not run again
+    vs_lmetric, *rest = printed(again, scene)
     assert float(vs_lmetric.split()[-3]) < 1e-6
     assert rest[:3] == first[1:4]
-    assert printed(acceptance, book_at(scene), scene, show="runs.json") == first
+    assert printed(book_at(scene), scene, show="runs.json") == first
 
 
-def test_runs_of_a_scene_that_changed_are_forgotten(acceptance, book_at):
-    scene = scene_of(acceptance, "gsp 7")
+def test_runs_of_a_scene_that_changed_are_forgotten(book_at):
+    scene = scene_of("gsp 7")
     book = book_at(scene)
-    fill(book, acceptance, scene.name, "lbgr", [1.0])
+    fill(book, scene.name, "lbgr", [1.0])
     book.save()
     assert book_at(scene).values(scene.name, "lbgr+lru", [0]) is not None
     assert book_at(replace(scene, rate=8)).values(scene.name, "lbgr+lru", [0]) is None
 
 
-def test_rows_of_a_trace_are_skipped_with_a_sentence(acceptance, book_at):
-    scene = scene_of(acceptance, "trace x4 2.0")
-    assert "--trace" in printed(acceptance, book_at(scene), scene)[0]
+def test_rows_of_a_trace_are_skipped_with_a_sentence(book_at):
+    scene = scene_of("trace x4 2.0")
+    assert "--trace" in printed(book_at(scene), scene)[0]

@@ -1,7 +1,7 @@
 """Every row of the study's acceptance in the simulator: what is asked, what is reached, whether that is enough.
 
-    .venv/bin/python benchmarks/acceptance.py --trace TRACE.jsonl --out benchmarks/results/acceptance_sim.json
-    .venv/bin/python benchmarks/acceptance.py --show benchmarks/results/acceptance_sim.json
+    .venv/bin/python -m benchmarks.routing.acceptance --trace TRACE.jsonl --out benchmarks/results/acceptance_sim.json
+    .venv/bin/python -m benchmarks.routing.acceptance --show benchmarks/results/acceptance_sim.json
 
 The rows: acceptance_rows.py. Figures are means over the seeds, in brackets the range of single seeds. Every run is kept
 in the file, with all it was run with, and a second call runs only what is missing there: after a change of the code,
@@ -25,8 +25,9 @@ from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
-from acceptance_book import Book, Key, Values
-from acceptance_rows import (
+from benchmarks.report import markdown_table
+from benchmarks.routing.acceptance_book import Book, Key, Values
+from benchmarks.routing.acceptance_rows import (
     CHECKS,
     CONTENDERS,
     ENTRANTS,
@@ -39,8 +40,6 @@ from acceptance_rows import (
     Scene,
     Whole,
 )
-from markdown_table import markdown_table
-
 from router.cli.flags import integer, seeds
 from router.cli.progress import Watch, show
 from router.cli.simulate import BLOCK, options_set

@@ -23,8 +23,7 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any
 
-from markdown_table import markdown_table
-
+from benchmarks.report import markdown_table
 from router.config import Config
 from router.core.router import Router
 from router.policies.base import RoutingContext

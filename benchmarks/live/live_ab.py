@@ -1,6 +1,6 @@
 """Routing policies x eviction orders on real engines, in one run: a shared-prefix or a multi-turn chat workload.
 
-    .venv/bin/python benchmarks/live_ab.py --workload gsp --out benchmarks/results/live_ab.json
+    .venv/bin/python -m benchmarks.live.live_ab --workload gsp --out benchmarks/results/live_ab.json
 
 For every order the same number of engines runs all the time (those not measured are idle), so that cells can be
 interleaved without restarts: each repetition visits every cell once, in an order of its own, over the very same
@@ -26,11 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
-from gateway import gateway
-from load import replay
-from markdown_table import markdown_table
-from workload import WORKLOADS, add_options, fill_defaults
 
+from benchmarks.live.gateway_process import gateway
+from benchmarks.live.load import replay
+from benchmarks.live.workload import WORKLOADS, add_options, fill_defaults
+from benchmarks.report import markdown_table
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
 from router.config import POLICIES, UpConfig

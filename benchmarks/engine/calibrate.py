@@ -1,6 +1,6 @@
 """Fits a hardware profile of `leafcutter simulate` to a real engine and holds the simulator against a live run.
 
-    .venv/bin/python benchmarks/calibrate.py --name cpu --out benchmarks/results/calibrate_cpu.json
+    .venv/bin/python -m benchmarks.engine.calibrate --name cpu --out benchmarks/results/calibrate_cpu.json
 
 1. step_sample.py times the steps of an engine in a process of its own; step_fit.py fits the profile, which is printed
    as the line for router/sim/hardware.py, with its errors over the steps by regime. `--steps FILE` takes steps that
@@ -34,13 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from gateway import gateway
-from live_ab import counters
-from markdown_table import markdown_table
-from step_fit import Sample, fit, line, residuals
-from talk import Taken, Talk, Talks, Turn, converse_all, tokenise
-from workload import WORKLOADS, add_options, fill_defaults
 
+from benchmarks.engine.step_fit import Sample, fit, line, residuals
+from benchmarks.live.gateway_process import gateway
+from benchmarks.live.live_ab import counters
+from benchmarks.live.talk import Taken, Talk, Talks, Turn, converse_all, tokenise
+from benchmarks.live.workload import WORKLOADS, add_options, fill_defaults
+from benchmarks.report import markdown_table
 from router.config import UpConfig
 from router.engines import demo_model as model
 from router.engines.launch import Engine, Launch, plan
@@ -49,7 +49,6 @@ from router.sim.fleet.hardware import HARDWARE, Hardware
 from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
 
-HERE = Path(__file__).parent
 HALVINGS = 12
 TRAFFIC = "--groups 20 --prompts 8 --sessions 32"  # of workload.py: 160 and about 175 requests
 
@@ -91,7 +90,7 @@ def sample_steps(args: argparse.Namespace, folder: Path) -> list[Sample]:
     """The steps of `--steps`, or those of an engine that runs for this in a process of its own."""
     file = args.steps or folder / "steps.json"
     if not args.steps:
-        command = [sys.executable, str(HERE / "step_sample.py"), "--out", str(file), "--seed", str(args.seed)]
+        command = [sys.executable, "-m", "benchmarks.engine.step_sample", "--out", str(file), "--seed", str(args.seed)]
         command += ["--block-size", str(args.block_size), "--budget-tokens", str(args.budget_tokens)]
         command += ["--model", args.model] if args.model else []
         command += [f"--engine-args={args.engine_args}"]

@@ -1,6 +1,6 @@
 """What an eviction order costs inside real engines: step time and scheduler time of each order against stock vLLM's.
 
-    .venv/bin/python benchmarks/step_time.py --out benchmarks/results/step_time.json
+    .venv/bin/python -m benchmarks.engine.step_time --out benchmarks/results/step_time.json
 
 One process holds one engine per order and steps them in turn, in an order drawn for every step, over the same requests:
 step k of every engine does the same work next to the others in time, so that the machine's drift cancels in the ratio
@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markdown_table import markdown_table
-from timed_engine import RoutingContext, Step, TimedEngine
 
+from benchmarks.engine.timed_engine import RoutingContext, Step, TimedEngine
+from benchmarks.report import markdown_table
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
 from router.engines import demo_model as model

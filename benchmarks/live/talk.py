@@ -20,7 +20,7 @@ from router.sim.fleet.dialog import chain_tokens
 from router.sim.fleet.traffic import OWN_IDS, Session
 
 if TYPE_CHECKING:
-    import workload
+    from benchmarks.live import workload
 
 TIMEOUT_S = 600
 

@@ -1,6 +1,6 @@
 """Steps of a real engine, each with what it did and how long it took, for calibrate.py to fit.
 
-    .venv/bin/python benchmarks/step_sample.py --out steps.json
+    .venv/bin/python -m benchmarks.engine.step_sample --out steps.json
 
 The engine's core runs inside this process and is stepped by hand (timed_engine.py), its worker in a process of its own
 where that is how a server has it. Scheduling is synchronous, as in a server on CPUs; one on a GPU hides some of it.
@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from step_fit import Sample
-from step_time import draw
-from timed_engine import RoutingContext, TimedEngine
-
+from benchmarks.engine.step_fit import Sample
+from benchmarks.engine.step_time import draw
+from benchmarks.engine.timed_engine import RoutingContext, TimedEngine
 from engine_patches.settings import OFF
 from router.engines import demo_model as model
 from router.engines.up import GPU_MODEL, count_gpus

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from workload import Session, Turn
+
+from benchmarks.live.workload import Session, Turn
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from acceptance_rows import Scene
-
 import engine_patches
 import router
+from benchmarks.routing.acceptance_rows import Scene
 
 SAVE_EVERY_S = 20.0
 Values = dict[str, float]

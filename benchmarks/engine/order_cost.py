@@ -19,8 +19,7 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
-from markdown_table import markdown_table
-
+from benchmarks.report import markdown_table
 from engine_patches.orders import ORDERS
 from router.sim.eviction.replay import Cache
 from router.sim.trace import Request
