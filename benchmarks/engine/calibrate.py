@@ -3,11 +3,12 @@
     .venv/bin/python -m benchmarks.engine.calibrate --name cpu --out benchmarks/results/calibrate_cpu.json
 
 1. step_sample.py times the steps of an engine in a process of its own; step_fit.py fits the profile, which is printed
-   as the line for router/sim/hardware.py, with its errors over the steps by regime. `--steps FILE` takes steps that
-   were sampled before; `--hardware NAME` skips this part and checks a profile that is there.
-2. Requests of workload.py, as token ids, are sent to one engine that is started as `leafcutter up` does it, through a
-   gateway; and the very same requests, at the same times, go through router.sim with the profile. Every latency of both
-   counts. The rate is chosen before anything is sent: the simulated engine is busy `--load` of the time.
+   as the line for router/sim/fleet/hardware.py, with its errors over the steps by regime. `--steps FILE` takes steps
+   that were sampled before; `--hardware NAME` skips this part and checks a profile that is there.
+2. Sessions of live/workload.py, as token ids, are sent through a gateway to one engine that is started as
+   `leafcutter up` starts it; and the very same requests, at the same times, go through router.sim with the profile.
+   Every latency of both counts. The rate is chosen before anything is sent, so that the simulated engine is busy
+   `--load` of the time.
 
 Nothing of 2 goes into the fit. A shared machine is not always equally fast: a fixed probe, eight requests one after the
 other on the idle engine before and behind each replay, tells the slowness f of that time over the profile's, gateway
@@ -21,7 +22,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -33,16 +33,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from benchmarks.engine.step_fit import Sample, fit, line, residuals
-from benchmarks.live.gateway_process import gateway
-from benchmarks.live.live_ab import counters
-from benchmarks.live.talk import Taken, Talk, Talks, Turn, converse_all, tokenise
+from benchmarks.engine.step_fit import Sample, fit, profile_line, residuals
+from benchmarks.live.gateway_process import running_gateway
+from benchmarks.live.load import replay
+from benchmarks.live.session import Session, SessionTraffic, Turn, tokenize
+from benchmarks.live.vllm_api import model_name, prefix_cache_counters, reset_prefix_caches
 from benchmarks.live.workload import WORKLOADS, add_options, fill_defaults
-from benchmarks.report import markdown_table
+from benchmarks.report import machine, markdown_table, write_json
 from router.config import UpConfig
-from router.engines import demo_model as model
+from router.engines import demo_model
 from router.engines.launch import Engine, Launch, plan
 from router.engines.up import GPU_MODEL, count_gpus, start_all
 from router.sim.fleet.hardware import HARDWARE, Hardware
@@ -50,15 +49,15 @@ from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
 
 HALVINGS = 12
-TRAFFIC = "--groups 20 --prompts 8 --sessions 32"  # of workload.py: 160 and about 175 requests
+TRAFFIC = "--groups 20 --prompts 8 --sessions 32"  # of live/workload.py: 160 and about 175 requests
 
-PROBE = Talks("probe", 1.0, (Talk(0.0, (Turn(tuple(range(1000, 1256)), 6, 0.0),) * 8),))
+PROBE = SessionTraffic("probe", 1.0, (Session(0.0, (Turn(tuple(range(1000, 1256)), 6),) * 8),))
 """One conversation on an idle engine."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one run; seconds."""
+    """What one run took, in seconds, and its hit rate in tokens over tokens."""
 
     requests: int
     mean_s: float
@@ -68,11 +67,15 @@ class Figures:
     hit_rate: float
 
 
-def figures(taken: Sequence[Taken], hit_rate: float) -> Figures:
-    latency = [each.latency_s for each in taken]
-    cuts = statistics.quantiles(latency, n=20)
-    ttft_s = statistics.fmean(each.ttft_s for each in taken)
-    return Figures(len(taken), statistics.fmean(latency), statistics.median(latency), cuts[-1], ttft_s, hit_rate)
+def figures(latency_s: Sequence[float], ttft_s: Sequence[float], hit_rate: float) -> Figures:
+    return Figures(
+        requests=len(latency_s),
+        mean_s=statistics.fmean(latency_s),
+        p50_s=statistics.median(latency_s),
+        p95_s=statistics.quantiles(latency_s, n=20)[-1],
+        ttft_mean_s=statistics.fmean(ttft_s),
+        hit_rate=hit_rate,
+    )
 
 
 @contextmanager
@@ -100,30 +103,30 @@ def sample_steps(args: argparse.Namespace, folder: Path) -> list[Sample]:
     return [Sample(**sample) for sample in json.loads(file.read_text())]
 
 
-def simulate(args: argparse.Namespace, talks: Talks, slowness: float = 1.0) -> tuple[Figures, float]:
+def simulate(args: argparse.Namespace, traffic: SessionTraffic, slowness: float = 1.0) -> tuple[Figures, float]:
     """The figures, and the share of the time that the engine was busy."""
     cache_tokens = (args.num_gpu_blocks - 1) * args.block_size  # one block is null
     fleet = FleetSpec(1, (args.profile.name,), args.block_size, cache_tokens, slow=((0, slowness),))
-    played = play(Run(talks, fleet, "round_robin", args.order, args.seed))
+    played = play(Run(traffic, fleet, "round_robin", args.order, args.seed))
     assert not played.failed, "every request fits the engine's cache"
-    taken = [Taken(s.done_s - s.arrival_s, s.first_s - s.arrival_s) for s in played.served]
+    latency_s, ttft_s = zip(*((s.done_s - s.arrival_s, s.first_s - s.arrival_s) for s in played.served), strict=True)
     hit_rate = sum(s.cached_tokens for s in played.served) / sum(s.prompt_tokens for s in played.served)
-    return figures(taken, hit_rate), played.busy_s[0] / max(s.done_s for s in played.served)
+    return figures(latency_s, ttft_s, hit_rate), played.busy_s[0] / max(s.done_s for s in played.served)
 
 
-def paced(args: argparse.Namespace, talks: Talks, slowness: float) -> Talks:
+def at_load(args: argparse.Namespace, traffic: SessionTraffic, slowness: float) -> SessionTraffic:
     """The same sessions, at the rate at which the simulated engine is busy `args.load` of the time."""
     low, high = 0.0, 1.0
-    while simulate(args, talks.paced(high), slowness)[1] < args.load:
+    while simulate(args, traffic.at_rate(high), slowness)[1] < args.load:
         low, high = high, 2 * high
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        busy = simulate(args, talks.paced(middle), slowness)[1]
+        busy = simulate(args, traffic.at_rate(middle), slowness)[1]
         low, high = (middle, high) if busy < args.load else (low, middle)
-    return talks.paced(low)
+    return traffic.at_rate(low)
 
 
-def launch(args: argparse.Namespace, served: str, folder: Path) -> Launch:
+def plan_engine(args: argparse.Namespace, model: str, folder: Path) -> Launch:
     """One engine, as `leafcutter up` starts it."""
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     config = UpConfig(
@@ -137,49 +140,48 @@ def launch(args: argparse.Namespace, served: str, folder: Path) -> Launch:
         log_dir=str(folder),
         engine_args=("--max-num-batched-tokens", str(args.budget_tokens), *args.engine_args.split()),
     )
-    (only,) = plan(config, served, count_gpus(), args.engine_cores)
+    (only,) = plan(config, model, count_gpus(), args.engine_cores)
     return only
 
 
-def draw(args: argparse.Namespace, served: str, workload: str, seed: int) -> Talks:
+def draw(args: argparse.Namespace, model: str, workload: str, seed: int) -> SessionTraffic:
     """One repetition's sessions."""
     parser = argparse.ArgumentParser(prog="--traffic")
     add_options(parser)
     options = parser.parse_args(["--workload", workload, "--rate", "1", *shlex.split(args.traffic)])
     fill_defaults(options)
-    return Talks(workload, options.rate, tokenise(served, WORKLOADS[workload](options, seed)))
+    return SessionTraffic(workload, options.rate, tokenize(model, WORKLOADS[workload](options, seed)))
 
 
-async def compare(args: argparse.Namespace, started: Launch, talks: Talks, log: Path) -> dict[str, Any]:
+async def measure_slowness(args: argparse.Namespace, engine: str, gateway: str, model: str) -> float:
+    """Slowness of the idle engine by the probe, before and behind which its cache is emptied."""
+    await reset_prefix_caches([engine])
+    took_s = sum(answer.latency_s for answer in await replay(gateway, model, PROBE.sessions, strict=True))
+    await reset_prefix_caches([engine])
+    expected, _ = simulate(args, PROBE)
+    return took_s / (expected.mean_s * expected.requests)
+
+
+async def compare(args: argparse.Namespace, engine: str, traffic: SessionTraffic, log: Path) -> dict[str, Any]:
     """Live and simulated figures of one replay over an empty cache, through a fresh gateway."""
-    async with httpx.AsyncClient(timeout=30) as client:
-        name = (await client.get(f"{started.url}/v1/models")).json()["data"][0]["id"]
-        async with gateway([started.url], "--policy", "round_robin", log=log) as (url, _):
-
-            async def slowness() -> float:
-                """Of the idle engine, by the probe; what is cached is dropped before and behind it."""
-                (await client.post(f"{started.url}/reset_prefix_cache")).raise_for_status()
-                took_s = sum(taken.latency_s for taken in await converse_all(url, name, PROBE.talks))
-                (await client.post(f"{started.url}/reset_prefix_cache")).raise_for_status()
-                expected, _ = simulate(args, PROBE)
-                return took_s / (expected.mean_s * expected.requests)
-
-            await slowness()  # what is slow only once
-            first = await slowness()
-            talks = paced(args, talks, first)
-            before = await counters([started])
-            taken = await converse_all(url, name, talks.talks)
-            after = await counters([started])
-            found = figures(taken, (after[1] - before[1]) / (after[0] - before[0]))
-            slow = (first + await slowness()) / 2
-    simulated, busy = simulate(args, talks, slow)
-    as_fitted, _ = simulate(args, talks)
+    model = await model_name(engine)
+    async with running_gateway([engine], "--policy", "round_robin", log=log) as (gateway, _):
+        await measure_slowness(args, engine, gateway, model)  # what is slow only once
+        slowness_before = await measure_slowness(args, engine, gateway, model)
+        traffic = at_load(args, traffic, slowness_before)
+        before = await prefix_cache_counters([engine])
+        answers = await replay(gateway, model, traffic.sessions, strict=True)
+        after = await prefix_cache_counters([engine])
+        slowness = (slowness_before + await measure_slowness(args, engine, gateway, model)) / 2
+    latency_s, ttft_s = [answer.latency_s for answer in answers], [answer.ttft_s for answer in answers]
+    simulated, busy = simulate(args, traffic, slowness)
+    as_fitted, _ = simulate(args, traffic)
     return {
-        "workload": talks.label,
-        "sessions_per_s": talks.rate,
+        "workload": traffic.label,
+        "sessions_per_s": traffic.rate,
         "busy": busy,
-        "slowness": slow,
-        "live": asdict(found),
+        "slowness": slowness,
+        "live": asdict(figures(latency_s, ttft_s, after.hit_rate_since(before))),
         "simulated": asdict(simulated),
         "as_fitted": asdict(as_fitted),
     }
@@ -187,15 +189,15 @@ async def compare(args: argparse.Namespace, started: Launch, talks: Talks, log: 
 
 async def check(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Live and simulated figures of every workload and repetition."""
-    served = args.model or (GPU_MODEL if count_gpus() else str(model.ensure(os.environ)))
-    started, engines, rows = launch(args, served, folder), list[Engine](), []
+    model = args.model or (GPU_MODEL if count_gpus() else str(demo_model.ensure(os.environ)))
+    launch, engines, rows = plan_engine(args, model, folder), list[Engine](), []
     try:
-        await start_all([started], engines, timeout_s=900)
+        await start_all([launch], engines, timeout_s=900)
         with on_cores(args.client_cores):
             for repetition in range(args.repetitions):
                 for workload in args.workloads:
-                    talks = draw(args, served, workload, args.seed + repetition)
-                    rows.append(await compare(args, started, talks, folder / "gateway.log"))
+                    traffic = draw(args, model, workload, args.seed + repetition)
+                    rows.append(await compare(args, launch.url, traffic, folder / "gateway.log"))
                     print(comparison(rows[-1:]), file=sys.stderr, flush=True)
     finally:
         await asyncio.gather(*(engine.stop() for engine in engines))
@@ -269,7 +271,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         args.profile = fit(samples, args.name, args.budget_tokens, args.cache_tokens)
         steps = residuals(samples, args.profile)
         HARDWARE[args.profile.name] = args.profile
-        print(fit_table(steps), line(args.profile), sep="\n", file=sys.stderr, flush=True)
+        print(fit_table(steps), profile_line(args.profile), sep="\n", file=sys.stderr, flush=True)
     rows = asyncio.run(check(args, folder)) if args.workloads else []
     return {"profile": asdict(args.profile), "steps": steps, "runs": rows}
 
@@ -280,12 +282,10 @@ def main() -> None:
         found = json.loads(args.show.read_text())
     else:
         settings = {key: value for key, value in vars(args).items() if key not in ("out", "show", "steps")}
-        machine = {"machine": platform.processor() or platform.machine(), "gpus": count_gpus(), "settings": settings}
-        found = {**machine, **measure(args)}
-    print(fit_table(found["steps"]), line(Hardware(**found["profile"])), comparison(found["runs"]), sep="\n\n")
+        found = {**machine(), "gpus": count_gpus(), "settings": settings, **measure(args)}
+    print(fit_table(found["steps"]), profile_line(Hardware(**found["profile"])), comparison(found["runs"]), sep="\n\n")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.out, found)
 
 
 if __name__ == "__main__":

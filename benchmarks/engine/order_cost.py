@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import platform
 import random
 import statistics
 from collections.abc import Iterator, Sequence
@@ -19,7 +17,7 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
-from benchmarks.report import markdown_table
+from benchmarks.report import machine, markdown_table, write_json
 from engine_patches.orders import ORDERS
 from router.sim.eviction.replay import Cache
 from router.sim.trace import Request
@@ -101,10 +99,7 @@ def main() -> None:
             rows.append(measure(name, capacity, args.accesses, args.seed))
             print(rows[-1], flush=True)
     if args.out:
-        python = f"{platform.python_implementation()} {platform.python_version()}"
-        machine = {"machine": platform.processor() or platform.machine(), "python": python}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+        write_json(args.out, {**machine(), "rows": rows})
     print(table(rows))
 
 

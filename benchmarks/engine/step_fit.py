@@ -1,4 +1,4 @@
-"""The step model of router/sim/hardware.py, fitted to steps of a real engine whose work is known.
+"""The step model of router/sim/fleet/hardware.py, fitted to steps of a real engine whose work is known.
 
 For a fixed K = w / b the model is linear with coefficients that cannot be negative:
 
@@ -127,8 +127,8 @@ def predict(sample: Sample, hardware: Hardware) -> float:
     return hardware.step_s(sample.prompt, sample.lookback, sample.sequences, sample.context)
 
 
-def line(hardware: Hardware) -> str:
-    """What stands in hardware.py."""
+def profile_line(hardware: Hardware) -> str:
+    """The profile as router/sim/fleet/hardware.py writes it."""
     fields: dict[str, Any] = asdict(hardware)
     name, most = fields.pop("name"), fields.pop("most_sequences")
     default = Hardware.__dataclass_fields__["most_sequences"].default

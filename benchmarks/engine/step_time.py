@@ -17,9 +17,7 @@ Loads, in waves after which the engines meet again:
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import shlex
 import sys
@@ -30,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine.timed_engine import RoutingContext, Step, TimedEngine
-from benchmarks.report import markdown_table
+from benchmarks.report import machine, markdown_table, write_json
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
 from router.engines import demo_model as model
@@ -287,9 +285,7 @@ def main() -> None:
     print(table(rows))
     if args.out:
         settings = {key: value for key, value in vars(args).items() if key != "out"}
-        machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpus": count_gpus()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({**machine, **settings, "rows": rows}, indent=1) + "\n")
+        write_json(args.out, {**machine(), "gpus": count_gpus(), **settings, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -20,9 +21,20 @@ def free_port() -> int:
         return port
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU time, user and system, that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    """MiB of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
 @asynccontextmanager
-async def gateway(urls: Sequence[str], *flags: str, log: Path) -> AsyncIterator[tuple[str, int]]:
-    """Serves the engines at `urls`; gives its base URL and process id once it finds all of them healthy."""
+async def running_gateway(urls: Sequence[str], *flags: str, log: Path) -> AsyncIterator[tuple[str, int]]:
+    """Serve the engines at `urls`; give the gateway's base URL and process id once it finds all of them healthy."""
     port = free_port()
     command = [sys.executable, "-m", "router", "serve", *flags, "--port", str(port), "--worker-urls", *urls]
     with log.open("ab") as out:

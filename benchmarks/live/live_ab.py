@@ -7,7 +7,8 @@ interleaved without restarts: each repetition visits every cell once, in an orde
 sessions. Before each visit the engines' caches are emptied and a fresh gateway starts, which learns from nothing; the
 first `--warm-up` share of a visit is not counted in latencies.
 
-Workloads: workload.py. Hit rate is vLLM's own: prefix_cache_hits / prefix_cache_queries over the visit.
+The workloads are those of workload.py. The hit rate is vLLM's own: prefix_cache_hits / prefix_cache_queries over the
+visit.
 """
 
 from __future__ import annotations
@@ -16,27 +17,25 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httpx
-
-from benchmarks.live.gateway_process import gateway
+from benchmarks.live.gateway_process import running_gateway
 from benchmarks.live.load import replay
+from benchmarks.live.vllm_api import model_name, prefix_cache_counters, reset_prefix_caches
 from benchmarks.live.workload import WORKLOADS, add_options, fill_defaults
-from benchmarks.report import markdown_table
+from benchmarks.report import machine, markdown_table, write_json
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
 from router.config import POLICIES, UpConfig
-from router.engines import demo_model as model
+from router.engines import demo_model
 from router.engines.launch import Engine, Launch, plan
-from router.engines.probe import samples
 from router.engines.up import GPU_MODEL, count_gpus, start_all
 
 
@@ -58,54 +57,42 @@ class Visit:
     """Largest share of the requests that one engine served."""
 
 
-async def counters(launches: Sequence[Launch]) -> tuple[float, float]:
-    """Prefix-cache queries and hits of these engines so far, tokens."""
-    queries = hits = 0.0
-    async with httpx.AsyncClient(timeout=10) as client:
-        for launch in launches:
-            page = samples((await client.get(f"{launch.url}/metrics")).text, "vllm:prefix_cache_")
-            queries += page["vllm:prefix_cache_queries_total"][1]
-            hits += page["vllm:prefix_cache_hits_total"][1]
-    return queries, hits
-
-
 async def visit(
     args: argparse.Namespace, policy: str, order: str, launches: Sequence[Launch], repetition: int, log: Path
 ) -> Visit:
     """One cell, once: empty caches, a fresh gateway, the repetition's sessions."""
     sessions = WORKLOADS[args.workload](args, args.seed + repetition)
     requests = sum(len(session.turns) for session in sessions)
-    async with httpx.AsyncClient(timeout=30) as client:
-        for launch in launches:
-            (await client.post(f"{launch.url}/reset_prefix_cache")).raise_for_status()
-        name = (await client.get(f"{launches[0].url}/v1/models")).json()["data"][0]["id"]
-    before = await counters(launches)
-    async with gateway([launch.url for launch in launches], "--policy", policy, "--seed", "1", log=log) as (url, _):
-        answers = await replay(url, name, sessions)
-    after = await counters(launches)
+    urls = [launch.url for launch in launches]
+    await reset_prefix_caches(urls)
+    model = await model_name(urls[0])
+    before = await prefix_cache_counters(urls)
+    async with running_gateway(urls, "--policy", policy, "--seed", "1", log=log) as (url, _):
+        answers = await replay(url, model, sessions)
+    after = await prefix_cache_counters(urls)
     counted = answers[int(args.warm_up * len(answers)) :]
     latency, ttft = [answer.latency_s for answer in counted], [answer.ttft_s for answer in counted]
-    served = [answer.engine for answer in answers]
+    served = Counter(answer.engine for answer in answers)
     return Visit(
         policy=policy,
         order=order,
         repetition=repetition,
         requests=requests,
         failed=requests - len(answers),
-        hit_rate=(after[1] - before[1]) / (after[0] - before[0]),
+        hit_rate=after.hit_rate_since(before),
         mean_s=statistics.fmean(latency),
         p95_s=statistics.quantiles(latency, n=20)[-1],
         ttft_mean_s=statistics.fmean(ttft),
         ttft_p95_s=statistics.quantiles(ttft, n=20)[-1],
-        share_max=max(served.count(engine) for engine in set(served)) / len(served),
+        share_max=max(served.values()) / len(answers),
     )
 
 
-def start_plan(args: argparse.Namespace, folder: Path) -> dict[str, list[Launch]]:
+def plan_fleets(args: argparse.Namespace, folder: Path) -> dict[str, list[Launch]]:
     """The engines of every order: `--engines` each, all on this machine at once."""
     gpus = count_gpus()
     cores = sorted(os.sched_getaffinity(0))
-    served = args.model or (GPU_MODEL if gpus else str(model.ensure(os.environ)))
+    model = args.model or (GPU_MODEL if gpus else str(demo_model.ensure(os.environ)))
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     fleets = {}
     for number, order in enumerate(args.orders):
@@ -120,14 +107,14 @@ def start_plan(args: argparse.Namespace, folder: Path) -> dict[str, list[Launch]
             log_dir=str(folder / order),
             engine_args=tuple(args.engine_args.split()),
         )
-        fleets[order] = plan(config, served, gpus, cores)
+        fleets[order] = plan(config, model, gpus, cores)
     return fleets
 
 
 async def measure(args: argparse.Namespace) -> list[Visit]:
     folder = Path(tempfile.mkdtemp(prefix="live_ab-"))
     print(f"logs in {folder}", file=sys.stderr)
-    fleets = start_plan(args, folder)
+    fleets = plan_fleets(args, folder)
     engines: list[Engine] = []
     visits: list[Visit] = []
     try:
@@ -196,14 +183,13 @@ def main() -> None:
     if args.show:
         stored = json.loads(args.show.read_text())
         args.policies, args.orders = stored["policies"], stored["orders"]
-        visits = [Visit(**visit) for visit in stored["visits"]]
+        visits = [Visit(**row) for row in stored["visits"]]
     else:
         visits = asyncio.run(measure(args))
     if args.out:
         settings = {key: value for key, value in vars(args).items() if key not in ("out", "show")}
-        machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpus": count_gpus()}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({**machine, **settings, "visits": [asdict(v) for v in visits]}, indent=1) + "\n")
+        figures = {"visits": [asdict(visit) for visit in visits]}
+        write_json(args.out, {**machine(), "gpus": count_gpus(), **settings, **figures})
     print(table(visits, [(policy, order) for policy in args.policies for order in args.orders]))
 
 

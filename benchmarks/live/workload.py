@@ -1,9 +1,8 @@
-"""What the live benchmark sends: sessions of turns, drawn from a seed alone, so that every cell gets the very same.
+"""The workloads of the live benchmarks: sessions drawn from a seed alone, so that every cell gets the very same.
 
 - `gsp` (section 5 of arXiv 2601.18999): groups of prompts that share their first half, in random order; a session is
   one bare completion.
-- `chat`: conversations of several turns with think times between them, under one of a few system prompts; each prompt
-  holds all turns before it and the engine's own answers.
+- `chat`: conversations of several turns with think times between them, under one of a few system prompts.
 
 Both arrive as a Poisson process. Lengths are in words of about 2.6 tokens (SmolLM2's tokenizer).
 """
@@ -13,26 +12,11 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+
+from benchmarks.live.session import Session, Turn
 
 SYLLABLES = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "l", "s")]
-
-
-@dataclass(frozen=True)
-class Turn:
-    text: str
-    tokens: int
-    """Most output tokens; all of them in a bare completion, while an answer in a chat ends where the model ends it."""
-    think_s: float = 0.0
-    """Pause between the answer before and this turn."""
-
-
-@dataclass(frozen=True)
-class Session:
-    at_s: float
-    turns: tuple[Turn, ...]
-    system: str | None = None
-    """The system prompt of a chat; None: a bare completion of one turn."""
 
 
 def words(rng: random.Random, count: int) -> str:
@@ -48,10 +32,10 @@ def gsp(args: argparse.Namespace, seed: int) -> list[Session]:
         shared = words(rng, length // 2)
         prompts += [f"{shared} {words(rng, length - length // 2)}" for _ in range(args.prompts)]
     rng.shuffle(prompts)
-    at_s, sessions = 0.0, []
+    arrival_s, sessions = 0.0, []
     for prompt in prompts:
-        at_s += rng.expovariate(args.rate)
-        sessions.append(Session(at_s, (Turn(prompt, args.tokens),)))
+        arrival_s += rng.expovariate(args.rate)
+        sessions.append(Session(arrival_s, (Turn(prompt, args.tokens),)))
     return sessions
 
 
@@ -59,15 +43,15 @@ def chat(args: argparse.Namespace, seed: int) -> list[Session]:
     """`sessions` conversations: system prompts shared by many, exponential think times, uniform turns and lengths."""
     rng = random.Random(seed)
     systems = [words(rng, args.system_words) for _ in range(args.systems)]
-    at_s, sessions = 0.0, []
+    arrival_s, sessions = 0.0, []
     for _ in range(args.sessions):
-        at_s += rng.expovariate(args.rate)
+        arrival_s += rng.expovariate(args.rate)
         turns = [
             Turn(words(rng, rng.randint(*args.turn_words)), args.tokens, rng.expovariate(1 / args.think_s))
             for _ in range(rng.randint(*args.turns))
         ]
-        turns[0] = Turn(turns[0].text, args.tokens)
-        sessions.append(Session(at_s, tuple(turns), rng.choice(systems)))
+        turns[0] = replace(turns[0], think_s=0.0)
+        sessions.append(Session(arrival_s, tuple(turns), rng.choice(systems)))
     return sessions
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import platform
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from time import thread_time_ns
 from typing import Any
 
-from benchmarks.report import markdown_table
+from benchmarks.report import machine, markdown_table, write_json
 from router.config import Config
 from router.core.router import Router
 from router.policies.base import RoutingContext
@@ -194,10 +193,7 @@ def main(show: Callable[[str], None] = print) -> None:
                 rows.append(measure(args, engines, order, blocks))
                 show(json.dumps(rows[-1]))
     if args.out:
-        python = f"{platform.python_implementation()} {platform.python_version()}"
-        machine = {"machine": platform.processor() or platform.machine(), "python": python, "policy": args.policy}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+        write_json(args.out, {**machine(), "policy": args.policy, "rows": rows})
     show(table(rows))
 
 

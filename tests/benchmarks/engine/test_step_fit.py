@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.engine.step_fit import Sample, fit, line, non_negative, predict, residuals
+from benchmarks.engine.step_fit import Sample, fit, non_negative, predict, profile_line, residuals
 from router.sim.fleet.hardware import HARDWARE, Hardware
 
 TRUE = Hardware("true", 3.0, 12.8, 0.2, 1e-4, 0.7, 3e-3, 2048, 40_000)
@@ -76,6 +76,6 @@ def test_errors_by_regime():
 
 @pytest.mark.parametrize("hardware", [*HARDWARE.values(), replace(TRUE, most_sequences=64)])
 def test_the_line_for_the_file(hardware):
-    found = eval(line(hardware))
+    found = eval(profile_line(hardware))
     assert replace(found, lookback_ms=0) == replace(hardware, lookback_ms=0)
     assert found.lookback_ms == pytest.approx(hardware.lookback_ms, rel=1e-5)
