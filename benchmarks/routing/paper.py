@@ -74,7 +74,10 @@ ALONE: tuple[Cell, ...] = (("lbgr", "lru"), RLT, OURS)  # one engine: nothing to
 
 @dataclass(frozen=True)
 class Setting:
-    """rate: requests a second, of `chat` sessions; cache_tokens: None, as the hardware has it."""
+    """One load on one fleet.
+
+    rate: requests a second; of `chat`, sessions a second. cache_tokens: of an engine; None: as the hardware has it.
+    """
 
     shape: str
     rate: float
@@ -160,7 +163,7 @@ Of the paper only the abstract was at hand; papernotes.org is a summary of it by
 Llama-3.1-70B (5.46 in latency, 7.19 in TTFT) and Mixtral-8x7B on 4 H200."""
 
 METRICS = ("mean_s", "p50_s", "p95_s", "ttft_mean_s", "ttft_p50_s", "ttft_p95_s", "hit_rate", "throughput_rps")
-RISING = ("hit_rate", "throughput_rps")  # the more the better
+RISING = ("hit_rate", "throughput_rps")  # where more is better
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """One run. values: `METRICS`, seconds from the request's arrival, tokens over tokens, requests a second."""
+    """One run. values: of `METRICS`, in seconds from a request's arrival, tokens over tokens, requests a second."""
 
     setting: str
     router: str
@@ -207,7 +210,7 @@ def lines_of(jobs: Sequence[Job], watch: Watch, processes: int) -> Generator[tup
 
 
 class Tables:
-    """Results as Markdown."""
+    """Results as Markdown tables."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._values: dict[tuple[str, Cell], dict[str, list[float]]] = {}  # over the seeds, in their order
@@ -217,27 +220,29 @@ class Tables:
                 place.setdefault(metric, []).append(value)
 
     def claims(self, gsp: str) -> str:
-        """The published ratios beside ours, there and with other routers. gsp: the setting in place of `GSP`."""
+        """The published ratios beside ours, of the same router and of others. gsp: the setting in place of `GSP`."""
         ours = "here, `lbgr_code`", "`lbgr_paper`", "`lbgr`", "+ `rlt_gix`"
-        said = [replace(s, setting=gsp) if s.setting == GSP else s for s in PUBLISHED if GSP in (gsp, s.setting)]
-        return markdown_table(["what, where", "against", "the paper", *ours, "source"], map(self._claim, said))
+        published = [replace(s, setting=gsp) if s.setting == GSP else s for s in PUBLISHED if GSP in (gsp, s.setting)]
+        return markdown_table(["what, where", "against", "the paper", *ours, "source"], map(self._claim, published))
 
-    def _claim(self, said: Published) -> list[str]:
-        router, order = said.cell
+    def _claim(self, published: Published) -> list[str]:
+        router, order = published.cell
         others: list[Cell] = [(name, order) for name in ("lbgr_code", "lbgr_paper", "lbgr")]
-        cells = others if router == "lbgr" and said.setting not in (SINGLE, LOOP) else [said.cell, NONE, NONE]
-        ratios = [self._ratio(said, cell) for cell in (*cells, OURS if router == "lbgr" else NONE)]
-        what = f"{said.metric}, {router} + {order}, {said.setting}"
-        return [what, " + ".join(said.base), f"{said.ratio:.2f}", *ratios, said.source]
+        cells = others if router == "lbgr" and published.setting not in (SINGLE, LOOP) else [published.cell, NONE, NONE]
+        ratios = [self._ratio(published, cell) for cell in (*cells, OURS if router == "lbgr" else NONE)]
+        what = f"{published.metric}, {router} + {order}, {published.setting}"
+        return [what, " + ".join(published.base), f"{published.ratio:.2f}", *ratios, published.source]
 
-    def _ratio(self, said: Published, cell: Cell) -> str:
+    def _ratio(self, published: Published, cell: Cell) -> str:
         """Geometric mean over the seeds, and the range; where nothing was hit, the means of both."""
-        mine, base = (self._values.get((said.setting, each), {}).get(said.metric) for each in (cell, said.base))
+        mine, base = (
+            self._values.get((published.setting, each), {}).get(published.metric) for each in (cell, published.base)
+        )
         if mine is None or base is None:
             return "-"
         if 0 in (*mine, *base):
             return f"{fmean(mine):.3f} against {fmean(base):.3f}"
-        ratios = [a / b if said.metric in RISING else b / a for a, b in zip(mine, base, strict=True)]
+        ratios = [a / b if published.metric in RISING else b / a for a, b in zip(mine, base, strict=True)]
         return f"{geometric_mean(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]"
 
     def grid(self, metric: str) -> str:

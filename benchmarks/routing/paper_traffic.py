@@ -1,4 +1,4 @@
-"""What the scripts of the paper's authors ask (github.com/fzwark/KVRouting), where `sim.traffic` has no such shape.
+"""The requests of the paper's authors' scripts (github.com/fzwark/KVRouting), where the simulator has no such shape.
 
     gsp_text           `gsp`, but the halves of a prompt are equal only up to what their characters make of them
     gsp_text_rotating  the same, the groups in turn
@@ -7,9 +7,9 @@
     documents          long.py: 512 documents of 1024, 2048, 4096 and, its limit, some 8064 tokens, in random order; 8
                        questions each, about the mean of LooGLE, as which of its files they used is not said
 
-Policies that compare lengths do so in characters, and a text of random tokens has as many as they happen to have: of
-a prompt whose first half is shared, 49 to 51 % match. Their conversations are asked at random, a turn sometimes twice;
-here each goes on at its own pace, a turn after the answer before it.
+Policies that compare lengths compare characters, of which a text of random tokens has more or fewer by chance: of a
+prompt whose first half is shared, 49 to 51 % match. The authors' conversations continue at random, sometimes with the
+same turn twice; here each goes on at its own pace, a turn after the answer before it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def gsp_text(write: Writer, rate: float, *, rotating: bool = False) -> Begun:  #
     write.rng.shuffle(halves)
 
     def surplus(half: int) -> float:
-        """Characters beyond those that `half` tokens have on average, in tokens."""
+        """Characters, as tokens, that `half` tokens have beyond their average."""
         return write.rng.gauss(0, CHARACTERS * half**0.5)
 
     groups = [(write.text(half), half, surplus(half)) for half in halves]
@@ -77,7 +77,7 @@ SCRIPTS: Mapping[str, Callable[[Writer, float], Begun]] = {
 
 @dataclass(frozen=True)
 class Scripted:
-    """A `Traffic`: one of `SCRIPTS` until it has `requests`, `request_rate` a second."""
+    """A `Traffic` of the simulator: the first `requests` of one of `SCRIPTS`, `request_rate` of them a second."""
 
     label: str
     request_rate: float

@@ -1,4 +1,4 @@
-"""The file that keeps the runs of `acceptance`: one that was interrupted goes on, figures can be told again."""
+"""The file that keeps the runs of `acceptance`, so that an interrupted one goes on and figures can be printed again."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 
 import engine_patches
 import router
-from benchmarks.routing.acceptance_rows import Scene
+from benchmarks.routing.acceptance_grid import Scene
 
 SAVE_EVERY_S = 20.0
 Values = dict[str, float]
 Key = tuple[str, str, int]  # a scene's name, an entrant's label, the seed
 
 
-class Book:
-    """The runs that are done, and the file that keeps them. A run of a scene that has changed since is forgotten."""
+class RunStore:
+    """The runs that are done, and the file that keeps them. Runs of a scene that has changed since are dropped."""
 
     def __init__(self, path: Path | None, scenes: Sequence[Scene]) -> None:
         self._path, self._scenes, self._saved_s = path, scenes, monotonic()
-        self._source = digest()
+        self._source = source_digest()
         self._runs: dict[Key, Values] = {}
         self._sources: dict[Key, str] = {}
         if path is None or not path.exists():
             return
         kept = json.loads(path.read_text())
-        known = {scene.name for scene in scenes if kept["scenes"].get(scene.name) == plain(scene)}
+        known = {scene.name for scene in scenes if kept["scenes"].get(scene.name) == scene_json(scene)}
         for run in kept["runs"]:
             key = run.pop("scene"), run.pop("entrant"), run.pop("seed")
             if key[0] in known:
@@ -42,7 +42,7 @@ class Book:
         return key in self._runs
 
     def forget(self, pattern: str) -> None:
-        """The runs of the entrants whose label matches."""
+        """Drop the runs of the entrants whose label matches."""
         self._runs = {key: values for key, values in self._runs.items() if not fnmatch(key[1], pattern)}
 
     def add(self, key: Key, values: Values) -> None:
@@ -57,7 +57,7 @@ class Book:
             {"scene": scene, "entrant": label, "seed": seed, "source": self._sources[scene, label, seed], **values}
             for (scene, label, seed), values in sorted(self._runs.items())
         ]
-        scenes = ",\n".join(f"{json.dumps(scene.name)}: {json.dumps(plain(scene))}" for scene in self._scenes)
+        scenes = ",\n".join(f"{json.dumps(scene.name)}: {json.dumps(scene_json(scene))}" for scene in self._scenes)
         lines = ",\n".join(map(json.dumps, runs))
         beside = self._path.with_suffix(".part")  # so that whoever kills it finds the old file or the new one
         beside.write_text(f'{{"scenes": {{\n{scenes}\n}},\n"runs": [\n{lines}\n]}}\n')
@@ -65,22 +65,22 @@ class Book:
         self._saved_s = monotonic()
 
     def values(self, scene: str, label: str, numbers: Sequence[int]) -> list[Values] | None:
-        """Of all these seeds, or None."""
+        """The values of all these seeds, or None if one of them is missing."""
         keys = [(scene, label, seed) for seed in numbers]
         return [self._runs[key] for key in keys] if all(key in self for key in keys) else None
 
     def versions(self) -> int:
-        """Of the sources that the runs come from."""
+        """The number of versions of the sources that the runs come from."""
         return len({self._sources[key] for key in self._runs})
 
 
-def plain(scene: Scene) -> Any:
-    """As JSON gives it back."""
+def scene_json(scene: Scene) -> Any:
+    """The scene as JSON gives it back."""
     return json.loads(json.dumps(asdict(scene)))
 
 
-def digest() -> str:
-    """Of the code that is simulated."""
+def source_digest() -> str:
+    """A digest of the code that is simulated."""
     found = hashlib.sha256()
     for package in (router, engine_patches):
         for file in sorted(Path(str(package.__file__)).parent.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""What `acceptance` runs and asks, as tables: scenes (a load on a fleet), entrants (a policy over an order), checks.
+"""What `acceptance` runs and checks, as tables: scenes (a load on a fleet), entrants (a policy over an order), checks.
 
 The loads are those of the study that set the bounds, and three of our own (`OWN`). gsp: 14 requests a second are all
 that four `l40-8b` can do under `lbgr` and `lru`; 9 a second with half the cache are as hard as 11 with the whole. chat:
@@ -9,7 +9,7 @@ arrivals of one rounded time spread out, each seed another window of it.
 Left out, for what they compare with is no part of the product: the authors' own router code ("code"), exact knowledge
 of the caches (at once or a second late), eight survival classes, the copy of the engine's order in the router, and
 engines that say they evict by LRU and do not (an LRU index before `rlt` or `rlt_gix` engines, a survival index before
-`lru` ones). Decision times are `decision_time`'s; that `lru` is vLLM's order, step by step, is a unit test.
+`lru` ones). Decision times are measured by `decision_time`; that `lru` is vLLM's order, step by step, is a unit test.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ SCENES: tuple[Scene, ...] = (
 )
 CHATS = ("chat 0.7", "chat 1.4", "chat_long 1.0", "chat_long 1.6", "chat_long 2.0")
 OWN = ("agents 0.4", "agents M=8 3", "longdoc 1.5")  # not in the study: prompts that all engines should hold
-ROUTED = tuple(scene.name for scene in SCENES if scene.cache_tokens is None and scene.name not in OWN)  # the study's 27
-JOINT = (
+# The study's 27.
+ROUTED_SCENES = tuple(scene.name for scene in SCENES if scene.cache_tokens is None and scene.name not in OWN)
+JOINT_SCENES = (
     *("gsp 7", "gsp 11", "gsp 13.4", "gsp 14.5", "gsp half kv 9", "gsp rotating 12", "hot 11", "gsp slow 10"),
     *("gsp M=16 46", "chat 1.4", "chat_long 1.6", "chat_long 2.0", "trace x4 3.2", "trace x4 3.9"),
     *("trace x16 14", "trace x16 18", "heavy 57"),
@@ -91,7 +92,7 @@ TOLD_WRONG = (*KNOWN_ERROR, "gsp half kv 9")
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A policy over engines of one order; `told`, `unstreamed`: as in `sim.setup.FleetSpec`."""
+    """A policy over engines of one order; `told`, `unstreamed`: as in `FleetSpec`."""
 
     policy: str
     order: str = "lru"
@@ -101,7 +102,7 @@ class Entrant:
 
     @property
     def label(self) -> str:
-        """All of the above."""
+        """All of the above in one word, under which runs are stored."""
         told = f" told={self.told:g}" if self.told != 1.0 else ""
         unstreamed = f" unstreamed={self.unstreamed:g}" if self.unstreamed else ""
         options = "".join(f" {name}={value}" for name, value in sorted(self.options.items()))
@@ -118,13 +119,13 @@ ENTRANTS: Mapping[str, Entrant] = {
     "joint told 1/3": Entrant("lbgr", "rlt_gix", told=0.33),
     "joint unguarded": Entrant("lbgr", "gix"),
 }
-CONTENDERS = ("lmetric", "smetric", "preble", "cache_aware .35")  # that are the best baseline somewhere
+CONTENDERS = ("lmetric", "smetric", "preble", "cache_aware .35")  # each is the best baseline somewhere
 BASELINES = (*(policy for policy in TABLE if policy not in ("lbgr", "lbgr_paper")), "cache_aware .35")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`column` of `mine`, over that of the best of `others` if there are any, against a bound."""
+    """`column` of `mine`, divided by that of the best of `others` if there are any, has a bound."""
 
     source: str
     scene: str
@@ -133,14 +134,14 @@ class Check:
     bound: float
     column: str = "mean_s"
     least: bool = False
-    """The bound is the least, not the most."""
+    """The bound is a lower one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """The geometric mean of such quotients over `scenes`, or the `worst` of them, is at most `bound` (None: only told).
+class Aggregate:
+    """The geometric mean of such quotients over `scenes`, or the `worst` of them, is at most `bound`.
 
-    others: those of them that have run.
+    A bound of None only reports it. Of `others`, those count that have run.
     """
 
     source: str
@@ -152,67 +153,68 @@ class Whole:
     worst: bool = False
 
 
-def on(source: str, scenes: Sequence[str], mine: str, others: Mapping[str, float]) -> Iterator[Check]:
-    """Checks of the mean latency."""
+def mean_checks(source: str, scenes: Sequence[str], mine: str, others: Mapping[str, float]) -> Iterator[Check]:
+    """Checks of the mean latency, by the names of the entrants that `mine` is compared with."""
     for scene in scenes:
         for names, bound in others.items():
             yield Check(source, scene, mine, tuple(names.split(BEST_OF)), bound)
 
 
-R, J, OURS = "routing", "joint", "own"
+ROUTING, JOINT, OURS = "routing", "joint", "own"
 CHECKS: tuple[Check, ...] = tuple(
     chain(
-        on(R, ["gsp 7"], "lbgr", {"lmetric": 0.92, "preble": 0.85}),
-        on(R, ["gsp 11"], "lbgr", {"preble": 0.92, "lmetric": 0.45, "smetric": 0.60}),
-        on(R, ["gsp 13.4"], "lbgr", {"preble": 1.03, "lmetric": 0.20}),
-        on(R, ["gsp 14.5"], "lbgr", {"preble": 1.15}),
-        (Check(R, "gsp 14.5", "lbgr", ("preble",), 0.96, "throughput_rps", least=True),),
-        (Check(R, "gsp 14.5", "lbgr", ("lmetric",), 1.25, "throughput_rps", least=True),),
-        on(R, ["gsp rotating 12"], "lbgr", {"cache_aware .35": 1.10, "preble": 1.0}),
-        on(R, ["hot 11"], "lbgr", {"smetric": 0.90, "preble": 0.88}),
-        on(R, ["gsp slow 10"], "lbgr", {"preble": 0.82, "lmetric": 0.35}),
-        on(R, ["gsp degrade 10"], "lbgr", {"preble": 0.90, "lmetric": 0.60}),
-        on(R, ["gsp M=16 46"], "lbgr", {"preble": 0.75, "lmetric": 0.20}),
-        on(R, ["gsp M=32 90"], "lbgr", {"preble": 0.70}),
-        on(R, CHATS, "lbgr", {"lmetric|smetric|preble": 1.02}),
-        on(R, ["chat slow 0.8"], "lbgr", {"lmetric": 0.98, "preble": 0.75}),
-        on(R, ["trace x4 2.0"], "lbgr", {"lmetric": 0.98}),
-        on(R, ["trace x4 3.2"], "lbgr", {"lmetric": 0.95}),
-        on(R, ["trace x4 3.9"], "lbgr", {"lmetric": 0.99}),
-        on(R, ["trace x16 14"], "lbgr", {"lmetric|smetric": 0.95}),
-        on(R, ["trace x16 18"], "lbgr", {"lmetric|smetric": 0.92}),
-        on(R, ["heavy 30", "heavy 57"], "lbgr", {"lmetric|smetric|preble": 1.02}),
-        on(R, KNOWN_ERROR, "lbgr told 3", {"lbgr": 1.10}),
-        on(R, ROUTED, "lbgr unstreamed", {"lbgr": 1.08}),
-        on(J, ["gsp 7"], "joint", {"lbgr": 0.85}),
-        on(J, ["gsp 11"], "joint", {"lbgr": 0.75}),
-        on(J, ["gsp 13.4"], "joint", {"lbgr": 0.65}),
-        on(J, ["gsp 14.5"], "joint", {"lbgr": 0.50}),
-        on(J, ["gsp half kv 9"], "joint", {"lbgr": 0.66}),
-        on(J, ["gsp slow 10"], "joint", {"lbgr": 0.68}),
-        on(J, ["hot 11"], "joint", {"lbgr": 0.83}),
-        on(J, ["gsp M=16 46"], "joint", {"lbgr": 0.92}),
-        on(J, ["gsp rotating 12"], "joint", {"lbgr": 1.00}),
-        on(J, [*CHATS, "trace x4 3.2", "trace x16 14", "heavy 30", "heavy 57"], "joint", {"lbgr": 1.02}),
-        on(J, ["trace x4 3.9", "trace x16 18"], "joint", {"lbgr": 1.00}),
-        on(J, TOLD_WRONG, "joint told 3", {"joint": 1.06}),
-        on(J, TOLD_WRONG, "joint told 1/3", {"joint": 1.06}),
-        (Check(J, scene, "joint", (), 0.006, "hit_error") for scene in KNOWN_ERROR),
-        (Check(J, "chat 1.4", "joint", (), 0.10, "hit_error"),),
-        on(OURS, OWN, "lbgr", {"lmetric|smetric|preble": 1.02}),
-        on(OURS, OWN, "joint", {"lbgr": 1.02}),
+        mean_checks(ROUTING, ["gsp 7"], "lbgr", {"lmetric": 0.92, "preble": 0.85}),
+        mean_checks(ROUTING, ["gsp 11"], "lbgr", {"preble": 0.92, "lmetric": 0.45, "smetric": 0.60}),
+        mean_checks(ROUTING, ["gsp 13.4"], "lbgr", {"preble": 1.03, "lmetric": 0.20}),
+        mean_checks(ROUTING, ["gsp 14.5"], "lbgr", {"preble": 1.15}),
+        (Check(ROUTING, "gsp 14.5", "lbgr", ("preble",), 0.96, "throughput_rps", least=True),),
+        (Check(ROUTING, "gsp 14.5", "lbgr", ("lmetric",), 1.25, "throughput_rps", least=True),),
+        mean_checks(ROUTING, ["gsp rotating 12"], "lbgr", {"cache_aware .35": 1.10, "preble": 1.0}),
+        mean_checks(ROUTING, ["hot 11"], "lbgr", {"smetric": 0.90, "preble": 0.88}),
+        mean_checks(ROUTING, ["gsp slow 10"], "lbgr", {"preble": 0.82, "lmetric": 0.35}),
+        mean_checks(ROUTING, ["gsp degrade 10"], "lbgr", {"preble": 0.90, "lmetric": 0.60}),
+        mean_checks(ROUTING, ["gsp M=16 46"], "lbgr", {"preble": 0.75, "lmetric": 0.20}),
+        mean_checks(ROUTING, ["gsp M=32 90"], "lbgr", {"preble": 0.70}),
+        mean_checks(ROUTING, CHATS, "lbgr", {"lmetric|smetric|preble": 1.02}),
+        mean_checks(ROUTING, ["chat slow 0.8"], "lbgr", {"lmetric": 0.98, "preble": 0.75}),
+        mean_checks(ROUTING, ["trace x4 2.0"], "lbgr", {"lmetric": 0.98}),
+        mean_checks(ROUTING, ["trace x4 3.2"], "lbgr", {"lmetric": 0.95}),
+        mean_checks(ROUTING, ["trace x4 3.9"], "lbgr", {"lmetric": 0.99}),
+        mean_checks(ROUTING, ["trace x16 14"], "lbgr", {"lmetric|smetric": 0.95}),
+        mean_checks(ROUTING, ["trace x16 18"], "lbgr", {"lmetric|smetric": 0.92}),
+        mean_checks(ROUTING, ["heavy 30", "heavy 57"], "lbgr", {"lmetric|smetric|preble": 1.02}),
+        mean_checks(ROUTING, KNOWN_ERROR, "lbgr told 3", {"lbgr": 1.10}),
+        mean_checks(ROUTING, ROUTED_SCENES, "lbgr unstreamed", {"lbgr": 1.08}),
+        mean_checks(JOINT, ["gsp 7"], "joint", {"lbgr": 0.85}),
+        mean_checks(JOINT, ["gsp 11"], "joint", {"lbgr": 0.75}),
+        mean_checks(JOINT, ["gsp 13.4"], "joint", {"lbgr": 0.65}),
+        mean_checks(JOINT, ["gsp 14.5"], "joint", {"lbgr": 0.50}),
+        mean_checks(JOINT, ["gsp half kv 9"], "joint", {"lbgr": 0.66}),
+        mean_checks(JOINT, ["gsp slow 10"], "joint", {"lbgr": 0.68}),
+        mean_checks(JOINT, ["hot 11"], "joint", {"lbgr": 0.83}),
+        mean_checks(JOINT, ["gsp M=16 46"], "joint", {"lbgr": 0.92}),
+        mean_checks(JOINT, ["gsp rotating 12"], "joint", {"lbgr": 1.00}),
+        mean_checks(JOINT, [*CHATS, "trace x4 3.2", "trace x16 14", "heavy 30", "heavy 57"], "joint", {"lbgr": 1.02}),
+        mean_checks(JOINT, ["trace x4 3.9", "trace x16 18"], "joint", {"lbgr": 1.00}),
+        mean_checks(JOINT, TOLD_WRONG, "joint told 3", {"joint": 1.06}),
+        mean_checks(JOINT, TOLD_WRONG, "joint told 1/3", {"joint": 1.06}),
+        (Check(JOINT, scene, "joint", (), 0.006, "hit_error") for scene in KNOWN_ERROR),
+        (Check(JOINT, "chat 1.4", "joint", (), 0.10, "hit_error"),),
+        mean_checks(OURS, OWN, "lbgr", {"lmetric|smetric|preble": 1.02}),
+        mean_checks(OURS, OWN, "joint", {"lbgr": 1.02}),
     )
 )
-WHOLES = (
-    Whole(R, ROUTED, "lbgr", BASELINES, "mean_s", 0.96),
-    Whole(R, ROUTED, "lbgr", BASELINES, "mean_s", 1.15, worst=True),
-    Whole(R, ROUTED, "lbgr", BASELINES, "p99_s", 1.06),
-    Whole(R, ROUTED, "lbgr", BASELINES, "ttft_mean_s", 1.06),
-    *(Whole(R, ROUTED, name, BASELINES, "mean_s", None) for name in ("lbgr_paper", *CONTENDERS)),
-    Whole(J, JOINT, "joint", ("lbgr",), "mean_s", 0.83),
-    Whole(J, JOINT, "joint", ("lbgr",), "mean_s", 1.03, worst=True),
-    Whole(J, JOINT, "joint", ("lbgr",), "p95_s", 0.85),
-    Whole(J, JOINT, "joint", ("lbgr",), "ttft_mean_s", 0.82),
-    Whole(J, JOINT, "joint", ("joint unguarded",), "mean_s", 1.0, worst=True),  # the same both ways: the guard never
-    Whole(J, JOINT, "joint unguarded", ("joint",), "mean_s", 1.0, worst=True),  # took over
+AGGREGATES = (
+    Aggregate(ROUTING, ROUTED_SCENES, "lbgr", BASELINES, "mean_s", 0.96),
+    Aggregate(ROUTING, ROUTED_SCENES, "lbgr", BASELINES, "mean_s", 1.15, worst=True),
+    Aggregate(ROUTING, ROUTED_SCENES, "lbgr", BASELINES, "p99_s", 1.06),
+    Aggregate(ROUTING, ROUTED_SCENES, "lbgr", BASELINES, "ttft_mean_s", 1.06),
+    *(Aggregate(ROUTING, ROUTED_SCENES, name, BASELINES, "mean_s", None) for name in ("lbgr_paper", *CONTENDERS)),
+    Aggregate(JOINT, JOINT_SCENES, "joint", ("lbgr",), "mean_s", 0.83),
+    Aggregate(JOINT, JOINT_SCENES, "joint", ("lbgr",), "mean_s", 1.03, worst=True),
+    Aggregate(JOINT, JOINT_SCENES, "joint", ("lbgr",), "p95_s", 0.85),
+    Aggregate(JOINT, JOINT_SCENES, "joint", ("lbgr",), "ttft_mean_s", 0.82),
+    # Both ways, so that they are the same: the guard never took over.
+    Aggregate(JOINT, JOINT_SCENES, "joint", ("joint unguarded",), "mean_s", 1.0, worst=True),
+    Aggregate(JOINT, JOINT_SCENES, "joint unguarded", ("joint",), "mean_s", 1.0, worst=True),
 )
