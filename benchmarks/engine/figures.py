@@ -1,5 +1,7 @@
 """Draws the figures of docs/design.md from real runs: what each eviction order evicts, what GIX has learned, its guard.
 
+    .venv/bin/python -m benchmarks.engine.figures
+
 Each run takes some seconds to a minute; matplotlib comes with the extra `bench`.
 """
 
@@ -28,7 +30,10 @@ def workload(name: str, requests: int, capacity: int) -> list[Request]:
 
 
 def victims(name: str, requests: list[Request], capacity: int) -> tuple[list[float], list[float], float]:
-    """Idle time of each evicted block, in accesses over capacity: of those asked for again, of the others. Hit rate."""
+    """Idle times of evicted blocks that were asked for again, and of the others; and the hit rate.
+
+    Idle times are in accesses over capacity.
+    """
     last_use = {block: number for number, request in enumerate(requests) for block in request.blocks}
     cache = Cache(ORDERS[name](capacity, 0))
     used: dict[Any, int] = {}
@@ -46,7 +51,7 @@ def victims(name: str, requests: list[Request], capacity: int) -> tuple[list[flo
 
 
 def draw_victims(folder: Path) -> None:
-    """One panel an order: the ages at which it evicts, and whether the block is asked for again."""
+    """A panel for each order: the ages at which it evicts, and whether the block is asked for again."""
     capacity = 10_000
     requests = workload("gsp", 4096, capacity)
     figure = Figure(figsize=(11, 5), layout="constrained")

@@ -1,5 +1,7 @@
 """What an eviction order costs per block access, by the size of the cache: flat is O(1).
 
+    .venv/bin/python -m benchmarks.engine.order_cost
+
 Requests share one of many prefixes (popularity 1/rank, as many as keep the hit rate alike at every size) and end in
 blocks of their own; the cache and what the order remembers of evicted blocks are full before anything is timed. Times
 are CPU time of the order's verbs alone, in chunks of requests; the median chunk counts. `end of epoch`: the longest
@@ -27,6 +29,7 @@ CHUNK = 250  # requests
 
 
 def requests(capacity: int, seed: int) -> Iterator[Request]:
+    """Endless; the more blocks the cache has, the more prefixes there are."""
     chance = random.Random(seed)
     groups = max(4, capacity // PREFIX)
     weights = list(itertools.accumulate(1 / rank for rank in range(1, groups + 1)))
@@ -51,9 +54,8 @@ def measure(name: str, capacity: int, accesses: int, seed: int) -> dict[str, Any
 
         order._end_epoch = timed
     stream = requests(capacity, seed)
-    for request in itertools.islice(
-        stream, 12 * capacity // (PREFIX + TAIL) + 1000
-    ):  # full, and 4 K evicted blocks known
+    # Afterwards the cache is full, and the order remembers as many evicted blocks as it can, four times the cache.
+    for request in itertools.islice(stream, 12 * capacity // (PREFIX + TAIL) + 1000):
         cache.serve(request)
     epochs.clear()
     chunks, hits = [], 0

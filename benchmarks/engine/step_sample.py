@@ -24,9 +24,9 @@ from pathlib import Path
 
 from benchmarks.engine.step_fit import Sample
 from benchmarks.engine.step_time import draw
-from benchmarks.engine.timed_engine import RoutingContext, TimedEngine
+from benchmarks.engine.timed_engine import SessionTurn, TimedEngine
 from engine_patches.settings import OFF
-from router.engines import demo_model as model
+from router.engines import demo_model
 from router.engines.up import GPU_MODEL, count_gpus
 
 PROMPTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3072)
@@ -40,17 +40,17 @@ LEVELS = (2, 4, 8)  # requests at a time
 MIXED = 40  # requests
 LONGEST = 4096  # tokens of prompt and answer
 
-Wave = tuple[int, list[RoutingContext]]
+Wave = tuple[int, list[SessionTurn]]
 """Requests at a time, and the requests."""
 
 
 class SampledEngine(TimedEngine):
-    """Tells what each step did."""
+    """An engine that tells what each step did."""
 
-    def serve(self, concurrency: int, wave: Sequence[RoutingContext]) -> list[Sample]:
-        """All steps until the wave is done."""
+    def serve(self, concurrency: int, wave: Sequence[SessionTurn]) -> list[Sample]:
+        """Run the wave to its end and return every step."""
         self._concurrency = concurrency
-        self.ask(wave)
+        self.enqueue(wave)
         samples = []
         while self.busy:
             seconds = self.step().seconds
@@ -72,34 +72,34 @@ class SampledEngine(TimedEngine):
         return Sample(seconds, prompt, lookback, len(parts), decoding, context)
 
 
-def waves(rng: random.Random) -> list[Wave]:
-    """The whole programme, in random order."""
+def draw_waves(rng: random.Random) -> list[Wave]:
+    """All waves, in random order."""
 
     def wave(concurrency: int, prompts: Sequence[list[int]], answers: Sequence[int]) -> Wave:
-        asks = enumerate(zip(prompts, answers, strict=True))
-        return concurrency, [RoutingContext(number, tokens, answer, last=True) for number, (tokens, answer) in asks]
+        turns = enumerate(zip(prompts, answers, strict=True))
+        return concurrency, [SessionTurn(number, tokens, answer, last=True) for number, (tokens, answer) in turns]
 
     heads = {length: draw(rng, length) for length in HEADS}
-    programme = [wave(1, [draw(rng, tokens)], [1]) for tokens in PROMPTS for _ in range(3)]
-    programme += [wave(1, [head + draw(rng, more)], [1]) for head in heads.values() for more in BEHIND]
-    programme += [wave(n, [draw(rng, tokens) for _ in range(n)], [1] * n) for n in AT_ONCE for tokens in (16, 64, 128)]
-    programme += [wave(n, [draw(rng, tokens) for _ in range(n)], [DECODED] * n) for n in BATCHES for tokens in CONTEXTS]
+    all_waves = [wave(1, [draw(rng, tokens)], [1]) for tokens in PROMPTS for _ in range(3)]
+    all_waves += [wave(1, [head + draw(rng, more)], [1]) for head in heads.values() for more in BEHIND]
+    all_waves += [wave(n, [draw(rng, tokens) for _ in range(n)], [1] * n) for n in AT_ONCE for tokens in (16, 64, 128)]
+    all_waves += [wave(n, [draw(rng, tokens) for _ in range(n)], [DECODED] * n) for n in BATCHES for tokens in CONTEXTS]
     for level in LEVELS:
         prompts = [rng.choice(list(heads.values())) if rng.random() < 0.5 else [] for _ in range(MIXED)]
         fresh = [draw(rng, round(2 ** rng.uniform(4, 9))) for _ in range(MIXED)]
         answers = [rng.randint(1, 2 * DECODED) for _ in range(MIXED)]
-        programme.append(wave(level, [head + tail for head, tail in zip(prompts, fresh, strict=True)], answers))
-    rng.shuffle(programme)
-    return programme
+        all_waves.append(wave(level, [head + tail for head, tail in zip(prompts, fresh, strict=True)], answers))
+    rng.shuffle(all_waves)
+    return all_waves
 
 
 def engine_args(args: argparse.Namespace) -> list[str]:
     """The command line of a server that `leafcutter up` starts, as far as it concerns the steps."""
     gpus = count_gpus()
-    served = args.model or (GPU_MODEL if gpus else str(model.ensure(os.environ)))
-    if Path(served).is_dir():
+    served_model = args.model or (GPU_MODEL if gpus else str(demo_model.ensure(os.environ)))
+    if Path(served_model).is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
-    flags = ["--model", served, "--max-model-len", str(LONGEST + 1), "--no-async-scheduling"]
+    flags = ["--model", served_model, "--max-model-len", str(LONGEST + 1), "--no-async-scheduling"]
     flags += ["--block-size", str(args.block_size), "--num-gpu-blocks-override", str(args.blocks)]
     flags += ["--max-num-batched-tokens", str(args.budget_tokens)]
     # In a server a CPU engine's worker is a process of its own, with the allocator and threads that suit it.
@@ -124,13 +124,13 @@ def main() -> None:
     rng = random.Random(args.seed)
     engine = SampledEngine(OFF, args.seed, 1, engine_args(args))
     for tokens in (64, 1024, 64):  # what is only slow once
-        engine.serve(4, [RoutingContext(number, draw(rng, tokens), 8, last=True) for number in range(4)])
-    engine.forget()
+        engine.serve(4, [SessionTurn(number, draw(rng, tokens), 8, last=True) for number in range(4)])
+    engine.reset()
     samples: list[Sample] = []
-    programme = waves(rng)
-    for number, (concurrency, asks) in enumerate(programme, start=1):
-        samples += engine.serve(concurrency, asks)
-        print(f"{number} of {len(programme)} waves, {len(samples)} steps", file=sys.stderr, flush=True)
+    all_waves = draw_waves(rng)
+    for number, (concurrency, turns) in enumerate(all_waves, start=1):
+        samples += engine.serve(concurrency, turns)
+        print(f"{number} of {len(all_waves)} waves, {len(samples)} steps", file=sys.stderr, flush=True)
     args.out.write_text(json.dumps([asdict(sample) for sample in samples]) + "\n")
 
 

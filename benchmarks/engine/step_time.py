@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engine.timed_engine import RoutingContext, Step, TimedEngine
+from benchmarks.engine.timed_engine import SessionTurn, Step, TimedEngine
 from benchmarks.report import machine, markdown_table, write_json
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
-from router.engines import demo_model as model
+from router.engines import demo_model
 from router.engines.up import count_gpus
 
 VOCABULARY = range(100, 30_000)  # ids of ordinary tokens in every model that is likely here
@@ -40,7 +40,7 @@ TURNS = (3, 6)
 RESAMPLES = 1000
 
 Row = list[Step | None]
-"""Step k of a wave in every engine; None where one was done before."""
+"""Step k of a wave in every engine; None where an engine had finished the wave before."""
 
 
 def draw(rng: random.Random, tokens: int) -> list[int]:
@@ -52,58 +52,58 @@ def around(rng: random.Random, mean: int) -> int:
     return rng.randint(max(1, mean // 2), max(1, mean + mean // 2))
 
 
-def thrash(args: argparse.Namespace, rng: random.Random) -> Iterator[list[RoutingContext]]:
-    """Waves of prompts that nobody sent before."""
+def thrash(args: argparse.Namespace, rng: random.Random) -> Iterator[list[SessionTurn]]:
+    """Waves of prompts that are all new."""
     while True:
         yield [
-            RoutingContext(
-                number, draw(rng, around(rng, args.prompt_tokens)), around(rng, args.output_tokens), last=True
-            )
+            SessionTurn(number, draw(rng, around(rng, args.prompt_tokens)), around(rng, args.output_tokens), last=True)
             for number in range(args.wave)
         ]
 
 
-def chat(args: argparse.Namespace, rng: random.Random) -> Iterator[list[RoutingContext]]:
-    """Waves of next turns of random sessions; first turns have half the prompt length before them, later ones a quarter
-    added each."""
+def chat(args: argparse.Namespace, rng: random.Random) -> Iterator[list[SessionTurn]]:
+    """Waves of next turns of random sessions.
+
+    A turn has a quarter of the prompt length in the mean; before the first one stands a system prompt of half of it.
+    """
     systems = [draw(rng, args.prompt_tokens // 2) for _ in range(4)]
     turns = sum(TURNS) / 2
     mean_tokens = args.prompt_tokens * (0.5 + turns / 8) + args.output_tokens * turns / 2  # half way through
     live = max(args.wave, round(2 * args.blocks * args.block_size / mean_tokens))
-    left: dict[int, int] = {}  # turns to come of each live session
-    born = 0
+    turns_left: dict[int, int] = {}  # of each live session; negative: it has not begun
+    created = 0
     while True:
-        while len(left) < live:
-            left[born] = -rng.randint(*TURNS)  # negative: it has not begun
-            born += 1
+        while len(turns_left) < live:
+            turns_left[created] = -rng.randint(*TURNS)
+            created += 1
         wave = []
-        for session in rng.sample(sorted(left), args.wave):
-            opening = rng.choice(systems) if left[session] < 0 else []
-            left[session] = abs(left[session]) - 1
+        for session in rng.sample(sorted(turns_left), args.wave):
+            opening = rng.choice(systems) if turns_left[session] < 0 else []
+            turns_left[session] = abs(turns_left[session]) - 1
             tokens = opening + draw(rng, around(rng, args.prompt_tokens // 4))
-            wave.append(RoutingContext(session, tokens, around(rng, args.output_tokens), last=not left[session]))
-            if not left[session]:
-                del left[session]
+            wave.append(SessionTurn(session, tokens, around(rng, args.output_tokens), last=not turns_left[session]))
+            if not turns_left[session]:
+                del turns_left[session]
         yield wave
 
 
-LOADS: Mapping[str, Callable[[argparse.Namespace, random.Random], Iterator[list[RoutingContext]]]] = {
+LOADS: Mapping[str, Callable[[argparse.Namespace, random.Random], Iterator[list[SessionTurn]]]] = {
     "thrash": thrash,
     "chat": chat,
 }
 
 
 def longest(args: argparse.Namespace) -> int:
-    """Tokens of the longest conversation that a load can make."""
+    """The tokens of the longest conversation that a load can make."""
     chat_turns = TURNS[1] * (args.prompt_tokens * 3 // 8 + args.output_tokens * 3 // 2 + 1)
     tokens: int = max((args.prompt_tokens + args.output_tokens) * 3 // 2, args.prompt_tokens // 2 + chat_turns) + 1
     return tokens
 
 
-def serve(engines: Sequence[TimedEngine], wave: Sequence[RoutingContext], rng: random.Random) -> list[Row]:
-    """One wave, to its end in every engine."""
+def serve(engines: Sequence[TimedEngine], wave: Sequence[SessionTurn], rng: random.Random) -> list[Row]:
+    """Run one wave to its end in every engine."""
     for engine in engines:
-        engine.ask(wave)
+        engine.enqueue(wave)
     rows = []
     while any(engine.busy for engine in engines):
         row: Row = [None] * len(engines)
@@ -115,19 +115,19 @@ def serve(engines: Sequence[TimedEngine], wave: Sequence[RoutingContext], rng: r
 
 
 def measure(args: argparse.Namespace, load: str, engines: Sequence[TimedEngine]) -> list[dict[str, Any]]:
-    """Every order's figures under one load, after the cache was filled twice over."""
+    """Every order's figures under one load, once every engine has evicted a whole cache of blocks."""
     rng = random.Random(args.seed)
-    waves_to_come = LOADS[load](args, rng)
+    upcoming = LOADS[load](args, rng)
     for engine in engines:
-        engine.forget()
+        engine.reset()
     warm_up = 0
     while min(engine.evicted_blocks for engine in engines) < args.blocks:
-        serve(engines, next(waves_to_come), rng)
+        serve(engines, next(upcoming), rng)
         warm_up += 1
     before = [(engine.evicted_blocks, engine.prompt_tokens, engine.cached_tokens) for engine in engines]
     waves: list[list[Row]] = []
     while sum(map(len, waves)) < args.steps:
-        waves.append(serve(engines, next(waves_to_come), rng))
+        waves.append(serve(engines, next(upcoming), rng))
         _progress(f"{load}: {sum(map(len, waves))} of {args.steps} steps after {warm_up} waves of warm-up")
     _progress(None)
     rows = []
@@ -148,7 +148,7 @@ def measure(args: argparse.Namespace, load: str, engines: Sequence[TimedEngine])
 
 
 def compare(waves: Sequence[Sequence[Row]], index: int, rng: np.random.Generator) -> dict[str, Any]:
-    """One engine against the first: medians, and [median, low, high] of what is paired. Times in seconds."""
+    """One engine against the first: medians, in seconds, and [median, low, high] of what is paired."""
     own = [step for wave in waves for row in wave if (step := row[index])]
     paired = [[pair for row in wave if (pair := _pair(row, index))] for wave in waves]
     admitting = [[pair for pair in wave if pair[1].admits] for wave in paired]
@@ -195,7 +195,7 @@ def bootstrap(waves: Sequence[Sequence[float]], rng: np.random.Generator) -> lis
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`admitting`: steps that compute a prompt; `added`: the order's extra scheduler time there by the base's step."""
+    """Markdown. `admitting`: steps that compute a prompt; `added`: their extra scheduler time over the base's step."""
     heads = (
         "load",
         "order",
@@ -238,17 +238,17 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def _progress(text: str | None) -> None:
-    """One line on a terminal, rewritten; None ends it."""
+    """Rewrite one line on a terminal; None ends it."""
     if sys.stderr.isatty():
         print("" if text is None else f"\r{text}", end="\n" if text is None else "", file=sys.stderr, flush=True)
 
 
 def engine_args(args: argparse.Namespace) -> list[str]:
     """The engines' command line: what `leafcutter up` uses, in a process of its own."""
-    served = args.model or str(model.ensure(os.environ))
-    if Path(served).is_dir():
+    served_model = args.model or str(demo_model.ensure(os.environ))
+    if Path(served_model).is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
-    flags = ["--model", served, "--max-model-len", str(longest(args)), "--no-async-scheduling"]
+    flags = ["--model", served_model, "--max-model-len", str(longest(args)), "--no-async-scheduling"]
     flags += ["--num-gpu-blocks-override", str(args.blocks), "--block-size", str(args.block_size)]
     if count_gpus():
         flags += ["--gpu-memory-utilization", f"{GPU_MEMORY / len(args.orders):.3f}"]

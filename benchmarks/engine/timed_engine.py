@@ -25,12 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
-class RoutingContext:
-    """The next turn of a conversation: its prompt is all that was said in `session` before, and `tokens`."""
+class SessionTurn:
+    """The next turn of a session: its prompt is all turns and answers of `session` before it, and `tokens`."""
 
     session: int
     tokens: list[int]
-    answer_tokens: int
+    output_tokens: int
     last: bool
     """The session ends with this turn."""
 
@@ -38,15 +38,15 @@ class RoutingContext:
 @dataclass(frozen=True)
 class Step:
     seconds: float
-    """Of the engine's own loop body: schedule, run the model, update."""
+    """Time of the engine's own loop body: schedule, run the model, update."""
     scheduler_s: float
-    """Inside `schedule` and `update_from_output`: every decision of an eviction order falls here."""
+    """Time inside `schedule` and `update_from_output`, where an eviction order makes all its decisions."""
     tokens: int
     requests: int
 
     @property
     def admits(self) -> bool:
-        """A prompt is computed in it, so blocks are allocated and evicted; else every request decodes one token."""
+        """A prompt is computed in it, so blocks are allocated and evicted; otherwise each request decodes a token."""
         return self.tokens > self.requests
 
 
@@ -56,10 +56,10 @@ class TimedEngine:
     def __init__(self, order: str, seed: int, concurrency: int, args: Iterable[str]) -> None:
         self._engine = _start(order, seed, [*args])
         self._concurrency = concurrency
-        self._waiting: deque[RoutingContext] = deque()
-        self._running: dict[str, RoutingContext] = {}
-        self._said: dict[int, list[int]] = {}
-        """What each unended session has said so far, in this engine."""
+        self._waiting: deque[SessionTurn] = deque()
+        self._running: dict[str, SessionTurn] = {}
+        self._history: dict[int, list[int]] = {}
+        """The turns and answers so far of each session that goes on, as this engine gave them."""
         self._number = 0
         self.prompt_tokens = self.cached_tokens = self._stored_blocks = 0
         core = self._engine.engine_core.engine_core
@@ -70,7 +70,7 @@ class TimedEngine:
         self._observe(core)
 
     def _observe(self, core: Any) -> None:
-        """Puts clocks around what is timed, one call each a step, and a count around what stores blocks."""
+        """Put clocks around what is timed, which is called once a step, and a counter around what stores blocks."""
         step, schedule, update = core.step_fn, core.scheduler.schedule, core.scheduler.update_from_output
         store = self._pool.cache_full_blocks
 
@@ -108,11 +108,14 @@ class TimedEngine:
     def busy(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def ask(self, wave: Iterable[RoutingContext]) -> None:
+    def enqueue(self, wave: Iterable[SessionTurn]) -> None:
         self._waiting.extend(wave)
 
     def step(self) -> Step:
-        """Admits what may run (not timed: hashing a prompt is no order's work), then one step of the engine."""
+        """Admit what may run, then run one step of the engine.
+
+        Admission is not timed, since hashing a prompt is no order's work.
+        """
         while self._waiting and len(self._running) < self._concurrency:
             self._admit(self._waiting.popleft())
         for output in self._engine.step():
@@ -125,13 +128,13 @@ class TimedEngine:
             len(self._scheduled.num_scheduled_tokens),
         )
 
-    def _admit(self, ask: RoutingContext) -> None:
+    def _admit(self, turn: SessionTurn) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        prompt = self._said.pop(ask.session, []) + ask.tokens
+        prompt = self._history.pop(turn.session, []) + turn.tokens
         sampling = SamplingParams(
-            max_tokens=ask.answer_tokens,
+            max_tokens=turn.output_tokens,
             ignore_eos=True,
             temperature=0,
             detokenize=False,
@@ -139,33 +142,33 @@ class TimedEngine:
         )
         self._number += 1
         self._engine.add_request(str(self._number), {"prompt_token_ids": prompt}, sampling)
-        self._running[str(self._number)] = ask
+        self._running[str(self._number)] = turn
 
     def _finish(self, output: Any) -> None:
-        ask = self._running.pop(output.request_id)
+        turn = self._running.pop(output.request_id)
         self.prompt_tokens += len(output.prompt_token_ids)
         self.cached_tokens += output.num_cached_tokens
-        if not ask.last:
-            self._said[ask.session] = [*output.prompt_token_ids, *output.outputs[0].token_ids]
+        if not turn.last:
+            self._history[turn.session] = [*output.prompt_token_ids, *output.outputs[0].token_ids]
 
     @property
     def evicted_blocks(self) -> int:
-        """Blocks that lost their hash so far: those that ever got one less those that have one."""
+        """Blocks that lost their hash so far: those that ever got one, less those that have one."""
         return self._stored_blocks - sum(block.block_hash is not None for block in self._pool.blocks)
 
-    def forget(self) -> None:
-        """Empties the cache and the counts; the engine must be idle."""
+    def reset(self) -> None:
+        """Empty the cache and clear the counters; the engine must be idle."""
         assert not self.busy
         while self._scheduler.has_requests():  # the last finished ones are not yet taken out of the batch
             self._engine.step()
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("the engine did not empty its prefix cache")
-        self._said.clear()
+        self._history.clear()
         self.prompt_tokens = self.cached_tokens = self._stored_blocks = 0
 
 
 def _start(order: str, seed: int, args: list[str]) -> Any:
-    """An LLMEngine whose block pool is the order's; the pool class is put back for the next one."""
+    """An LLMEngine whose block pool is the order's. The pool class is put back for the next engine."""
     from vllm import EngineArgs, LLMEngine
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.core import kv_cache_coordinator

@@ -1,12 +1,14 @@
 """What one decision costs the gateway's process: CPU time of the choice, `Router.route` and `Router.complete`, in us.
 
+    .venv/bin/python -m benchmarks.micro.decision_time
+
 A closed loop keeps `--load` requests in flight for each engine: whenever one ends, the next is routed. Prompts are
 shared as in the paper's workload: the first half by a group of prompts, eight groups an engine, the rest new; lengths
 spread around the mean. Engines answer on a clock of their own by a simple rule, so that queues, hits and predictions
-differ between them; answers confirm the hits that the index expects. choice: candidates, index walk, scores of all of
-them, pick. route: that and booking, index update, log. Times are the CPU time of the thread a call, what the clock
-itself costs taken off; of each run the median and the 99th percentile, of several runs the median of those. Alone on a
-core.
+differ between them; answers confirm the hits that the index expects. `choice` is candidates, index walk, the scores of
+all of them and the pick; `route` adds booking, index update and log. Times are the thread's CPU time of a call, less
+what the clock itself costs: the median and the 99th percentile of each run, and of several runs the median of those.
+Run it alone on a core.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ OUTPUT_TOKENS = (20, 60, 100)
 
 
 def prompts(rng: random.Random, groups: int, blocks: int) -> Iterator[Prompt]:
-    """Endless; of every prompt the first half is its group's."""
+    """Endless prompts; the first half of each is that of its group."""
     mask = (1 << 64) - 1
     keys = (BlockKey(n * 0x9E3779B97F4A7C15 & mask) for n in count(1))  # spread like hashes
     heads = [list(islice(keys, max(1, round(blocks * rng.choice(SPREAD) / 2)))) for _ in range(groups)]
@@ -57,8 +59,8 @@ def prompts(rng: random.Random, groups: int, blocks: int) -> Iterator[Prompt]:
         yield Prompt(BlockKey(0), path, BLOCK_TOKENS, len(path) * BLOCK_TOKENS, (), True)
 
 
-class Timed(Router):
-    """Notes when the choice is made."""
+class TimedRouter(Router):
+    """A router that notes when the choice is made."""
 
     chosen_ns = 0
 
@@ -68,11 +70,11 @@ class Timed(Router):
 
 
 class Loop:
-    """One run. Events are (time, serial, decision, whether it is the end)."""
+    """One run. Events are (time, serial number, decision, whether it is the end or the first token)."""
 
     def __init__(self, args: argparse.Namespace, engines: int, order: str, blocks: int, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.router = Timed(Config(policy=args.policy, shadow=tuple(args.shadow)), rng=random.Random(seed))
+        self.router = TimedRouter(Config(policy=args.policy, shadow=tuple(args.shadow)), rng=random.Random(seed))
         self.stream = prompts(self.rng, GROUPS * engines, blocks)
         self.unstreamed = args.unstreamed
         self.events: list[tuple[float, int, Decision, bool]] = []
@@ -88,9 +90,9 @@ class Loop:
             self.router.fleet.set_info(name, info)
             self.router.fleet.set_health(name, True)
         for number in range(args.load * engines):
-            self.ask(number / (4.0 * engines))
+            self.send(number / (4.0 * engines))
 
-    def ask(self, now: float) -> None:
+    def send(self, now: float) -> None:
         serial = next(self.serial)
         stream = self.rng.random() >= self.unstreamed
         request = ParsedRequest(f"request-{serial}", "/v1/completions", "m", next(self.stream), stream, None)
@@ -105,11 +107,11 @@ class Loop:
         heapq.heappush(self.events, (first_s, serial, decision, False))
         heapq.heappush(self.events, (done_s, serial, decision, True))
 
-    def step(self) -> None:
-        """The next end, and the request that comes in its place."""
+    def complete_next(self) -> None:
+        """Go on to the next end of a request, and send another in its place."""
         while True:
-            now, _, decision, over = heapq.heappop(self.events)
-            if over:
+            now, _, decision, is_end = heapq.heappop(self.events)
+            if is_end:
                 break
             if decision.request.stream:
                 self.router.first_token(decision, now)
@@ -119,11 +121,11 @@ class Loop:
         begun = thread_time_ns()
         self.router.complete(decision, outcome)
         self.complete_ns.append(thread_time_ns() - begun)
-        self.ask(now)
+        self.send(now)
 
 
 def clock_ns() -> float:
-    """What one reading costs."""
+    """What one reading of the clock costs."""
     readings = [thread_time_ns() for _ in range(2001)]
     return statistics.median([later - sooner for sooner, later in pairwise(readings)])
 
@@ -133,11 +135,11 @@ def measure(args: argparse.Namespace, engines: int, order: str, blocks: int) -> 
     for seed in range(args.runs):
         loop = Loop(args, engines, order, blocks, seed)
         for _ in range(max(args.requests, args.warm * engines)):
-            loop.step()
+            loop.complete_next()
         for noted in (loop.choice_ns, loop.route_ns, loop.complete_ns, loop.hits):
             noted.clear()
         for _ in range(args.requests):
-            loop.step()
+            loop.complete_next()
         assert loop.router.policy_faults == 0
         runs.append(
             {

@@ -39,20 +39,20 @@ BLOCK_TOKENS, PROMPT_BLOCKS, ENGINE_BLOCK = 64, 8, 16
 BYTES_PER_TOKEN = 4
 IN_FLIGHT = 64
 REQUEST_ID = "r" * 120  # and a number: 128 characters at most
-MADE_ELSEWHERE = (type, ModuleType, FunctionType, BuiltinFunctionType)
+NOT_COUNTED = (type, ModuleType, FunctionType, BuiltinFunctionType)
 
 BLOCK_BYTES, DECISION_BYTES, CLASS_BYTES, TURN_BYTES = 300, 3000, 600, 150
-"""Caps for each of what is kept, as stated: of the prefix index, the decision_log, the learners, smetric."""
+"""Stated caps of one entry: of the prefix index, the decision log, the learners, smetric's turns."""
 FIXED_BYTES = 500_000  # engines, requests in flight, policies
 
 
 def size_bytes(root: object, seen: set[int] | None = None) -> int:
-    """Of all objects that `root` leads to, but for those whose ids are in `seen`, to which they are added."""
+    """The bytes of all objects that `root` leads to, without those whose ids are in `seen`, to which they are added."""
     seen = set() if seen is None else seen
     total, waiting = 0, [root]
     while waiting:
         each = waiting.pop()
-        if id(each) in seen or isinstance(each, MADE_ELSEWHERE):
+        if id(each) in seen or isinstance(each, NOT_COUNTED):
             continue
         seen.add(id(each))
         total += sys.getsizeof(each)
@@ -106,8 +106,8 @@ def request_of(number: int, rng: random.Random) -> ParsedRequest:
     )
 
 
-def end(router: Router, decision: Decision, now: float, number: int) -> None:
-    """In each way there is."""
+def complete(router: Router, decision: Decision, now: float, number: int) -> None:
+    """One request in five ends badly, in each of the ways there are in turn."""
     request, ending = decision.request, Ending.OK
     if number % 5 == 0:
         endings = [each for each in Ending if each is not Ending.OK]
@@ -124,15 +124,15 @@ def end(router: Router, decision: Decision, now: float, number: int) -> None:
 
 
 def soak(router: Router, requests: int, checkpoints: int) -> Iterator[tuple[int, dict[str, int]]]:
-    """Plays the requests; (those played, `sizes_of`) at so many points, evenly apart."""
+    """Play the requests; give their number so far and `sizes_of` at so many points, evenly apart."""
     rng, now = random.Random(1), 0.0
-    flying: deque[tuple[int, Decision]] = deque()
+    in_flight: deque[tuple[int, Decision]] = deque()
     for number in range(1, requests + 1):
         now += 0.01
-        flying.append((number, router.route(request_of(number, rng), now)))
-        if len(flying) > IN_FLIGHT:
-            begun, decision = flying.popleft()
-            end(router, decision, now, begun)
+        in_flight.append((number, router.route(request_of(number, rng), now)))
+        if len(in_flight) > IN_FLIGHT:
+            begun, decision = in_flight.popleft()
+            complete(router, decision, now, begun)
         if number * checkpoints // requests > (number - 1) * checkpoints // requests:
             yield number, sizes_of(router)
 
