@@ -204,7 +204,7 @@ def lines_of(
     watch: Watch,
 ) -> Generator[tuple[str, None], None, None]:
     """The lines to print, each as soon as the runs that it needs are done."""
-    told, planned = set[str](), set[Key]()
+    reported, planned = set[str](), set[Key]()
     batches: list[tuple[Scene, list[Key], list[Run]]] = []
     for scene, names in plan(scenes, main=args.main):
         can = not args.show and (scene.traffic != TRACE or args.trace)
@@ -220,8 +220,8 @@ def lines_of(
         for scene, keys, _ in batches:
             for key in keys:
                 store.add(key, next(results))
-            if scene.name not in told:
-                told.add(scene.name)
+            if scene.name not in reported:
+                reported.add(scene.name)
                 yield from ((judge.check(check), None) for check in CHECKS if check.scene == scene.name)
     yield from ((judge.aggregate(aggregate), None) for aggregate in AGGREGATES)
     yield f"{judge.missed} missed; the runs come from {store.versions()} version(s) of the sources", None

@@ -88,11 +88,11 @@ class Scripted:
         return self.request_rate / (fmean(TURNS) if self.label == "turns" else 1)
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
-        times, now, asked = random.Random(~seed), 0.0, 0
+        times, now, sent = random.Random(~seed), 0.0, 0
         begun = SCRIPTS[self.label](Writer(random.Random(seed), block_tokens), self.request_rate)
-        for number, (head, said) in enumerate(begun, start=1):
+        for number, (head, session_turns) in enumerate(begun, start=1):
             now += times.expovariate(self.rate)
-            yield Session(now, head, said, number * OWN_IDS, told=True)
-            asked += len(said)
-            if asked >= self.requests:
+            yield Session(now, head, session_turns, number * OWN_IDS, told=True)
+            sent += len(session_turns)
+            if sent >= self.requests:
                 return
