@@ -1,12 +1,12 @@
 """Traffic that never repeats fills every map of the router to its cap and no further; with the caps of the defaults
-and a million requests: benchmarks/soak.py."""
+and a million requests: benchmarks/micro/soak.py."""
 
 import sys
 from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.soak import cap_bytes, router_of, size_bytes, soak
+from benchmarks.micro.soak import cap_bytes, router_of, size_bytes, soak
 from router.config import configure
 from router.policies.table import TABLE
 

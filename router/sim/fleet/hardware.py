@@ -14,11 +14,11 @@ The GPU profiles are estimates for Llama-3.1-8B in 16 bits, from arithmetic and 
 - q: attention takes 4 * 32 layers * 4096 = 524,288 operations for each token a token looks back at, at the same pace:
   q = b * 524,288 / 16e9, so that looking back at 30,500 tokens doubles a token's cost.
 
-`cpu` is measured, by benchmarks/calibrate.py: SmolLM2-135M-Instruct in 16 bits on vLLM 0.32.0, eager, on one core of an
-x86-64 server with AMX that does other work beside. Fitted to 1,335 steps, median error 12 %, 1 % over all their time;
-prompt tokens hide behind nothing there, so w is 0 and a0 holds the reading of the weights. A fit half an hour earlier
-gave constants that were 3 to 19 % away. The mean latency of 160 and 171 requests was 1.26 and 0.89 times that of a live
-run (benchmarks/results/calibrate_cpu.json).
+`cpu` is measured, by benchmarks/engine/calibrate.py: SmolLM2-135M-Instruct in 16 bits on vLLM 0.32.0, eager, on one
+core of an x86-64 server with AMX that does other work beside. Fitted to 1,335 steps, median error 12 %, 1 % over all
+their time; prompt tokens hide behind nothing there, so w is 0 and a0 holds the reading of the weights. A fit half an
+hour earlier gave constants that were 3 to 19 % away. The mean latency of 160 and 171 requests was 1.26 and 0.89 times
+that of a live run (benchmarks/results/calibrate_cpu.json).
 """
 
 from __future__ import annotations

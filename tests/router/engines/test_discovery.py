@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import random
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from router.config import configure
-from router.core.fleet import Fleet
+from router.core.router import Router
 from router.engines.discovery import Discovery
 from router.types import EngineId
 
@@ -37,65 +39,66 @@ class Engine:
         await asyncio.sleep(0.005)
 
 
-def watch(engine: Engine, **options: object) -> tuple[Discovery, Fleet]:
-    config = configure(health_check_interval_secs=0.01, **options)  # type: ignore[arg-type]
-    fleet = Fleet(1000.0, lambda *_: None)
-    fleet.add(E0)
+def watch(engine: Engine, **options: object) -> tuple[Discovery, Router]:
+    config = configure(**options)
+    config = replace(config, engines=replace(config.engines, health_check_interval_secs=0.01))  # less than is allowed
+    router = Router(config.routing, rng=random.Random(0))
+    router.add_engine(E0)
     client = httpx.AsyncClient(transport=httpx.MockTransport(engine))
-    return Discovery(config, fleet, {E0: "http://e:1"}, client), fleet
+    return Discovery(config, router, {E0: "http://e:1"}, client), router
 
 
 async def test_an_engine_is_known_as_soon_as_the_watch_runs() -> None:
-    discovery, fleet = watch(Engine())
+    discovery, router = watch(Engine())
     async with discovery.running():
-        assert fleet.healthy(E0)
-        assert fleet.view(E0).info.models == ("m",)
+        assert router.healthy(E0)
+        assert router.status().engines[E0].info.models == ("m",)
 
 
 async def test_failures_in_a_row_take_an_engine_out_and_successes_bring_it_back() -> None:
     engine = Engine()
-    discovery, fleet = watch(engine, health_failure_threshold=3, health_success_threshold=2)
+    discovery, router = watch(engine, health_failure_threshold=3, health_success_threshold=2)
     async with discovery.running():
         await engine.checked(2)
-        assert fleet.healthy(E0)
+        assert router.healthy(E0)
         engine.up = False
         await engine.checked(4)
-        assert not fleet.healthy(E0)
+        assert not router.healthy(E0)
         engine.up = True
         await engine.checked(3)
-        assert fleet.healthy(E0)
+        assert router.healthy(E0)
 
 
 async def test_an_engine_that_is_down_at_the_start_is_found_later() -> None:
     engine = Engine()
     engine.up = False
-    discovery, fleet = watch(engine)
+    discovery, router = watch(engine)
     async with discovery.running():
-        assert not fleet.healthy(E0)
+        assert not router.healthy(E0)
         engine.up = True
         await engine.checked(2)
-        assert fleet.healthy(E0)
+        assert router.healthy(E0)
 
 
 async def test_facts_are_read_anew_when_an_engine_comes_back() -> None:
     engine = Engine()
-    discovery, fleet = watch(engine, health_failure_threshold=1)
+    discovery, router = watch(engine, health_failure_threshold=1)
     async with discovery.running():
         engine.up = False
         await engine.checked(2)
         engine.up, engine.models = True, '{"data": [{"id": "other"}]}'
         await engine.checked(2)
-        assert fleet.view(E0).info.models == ("other",)
+        assert router.status().engines[E0].info.models == ("other",)
 
 
 async def test_an_engine_whose_facts_cannot_be_read_stays_out(caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine()
     engine.models = "not json"
-    discovery, fleet = watch(engine)
+    discovery, router = watch(engine)
     with caplog.at_level(logging.WARNING):
         async with discovery.running():
             await engine.checked(2)
-            assert not fleet.healthy(E0)
+            assert not router.healthy(E0)
     assert "could not be read" in caplog.text
 
 

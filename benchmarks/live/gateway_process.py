@@ -1,0 +1,61 @@
+"""A real gateway for a benchmark: `leafcutter serve` as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU time, user and system, that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    """MiB of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+@asynccontextmanager
+async def running_gateway(urls: Sequence[str], *flags: str, log: Path) -> AsyncIterator[tuple[str, int]]:
+    """Serve the engines at `urls`; give the gateway's base URL and process id once it finds all of them healthy."""
+    port = free_port()
+    command = [sys.executable, "-m", "router", "serve", *flags, "--port", str(port), "--worker-urls", *urls]
+    with log.open("ab") as out:
+        process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await _ready(process, url, len(urls), log)
+        yield url, process.pid
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _ready(process: asyncio.subprocess.Process, url: str, engines: int, log: Path) -> None:
+    async with httpx.AsyncClient() as client:
+        while process.returncode is None:
+            try:
+                if (await client.get(f"{url}/readiness")).json()["healthy_workers"] == engines:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"the gateway ended with status {process.returncode}: see {log}")
