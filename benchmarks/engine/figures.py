@@ -1,4 +1,5 @@
-"""Draws the figures of docs/design.md from real runs: what each eviction order evicts, what GIX has learned, its guard.
+"""Draws the figures of docs/algorithms.md from real runs: what each eviction order evicts, what GIX has learned, its
+guard.
 
     .venv/bin/python -m benchmarks.engine.figures
 

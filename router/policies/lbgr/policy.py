@@ -31,7 +31,7 @@ A model that knows nothing yet (`cold`) or is wrong by a multiple (`error`) says
 decides until it is better. It learns from what that rule places as from its own.
 
 From "Randomization Boosts KV Caching, Learning Balances Query Load" (arXiv 2601.18999) this keeps the idea: learn the
-latency online, route greedily by it. The estimator is our own; docs/design.md derives it and says where it differs.
+latency online, route greedily by it. The estimator is our own; docs/algorithms.md derives it and says where it differs.
 """
 
 from __future__ import annotations
