@@ -40,10 +40,10 @@ engine: setup
 COMPILE = .venv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --no-header --no-annotate \
 	--index-strategy unsafe-best-match --upgrade
 lock: setup
-	$(COMPILE) --extra cpu --extra dev --override deploy/locks/overrides.txt --output-file deploy/locks/cpu.txt \
+	$(COMPILE) --extra gateway --extra cpu --extra dev --override deploy/locks/overrides.txt --output-file deploy/locks/cpu.txt \
 		$(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
-	$(COMPILE) --extra cuda --extra dev --output-file deploy/locks/cuda.txt
-	$(COMPILE) --constraint deploy/locks/cpu.txt --output-file deploy/locks/gateway.txt
+	$(COMPILE) --extra gateway --extra cuda --extra dev --output-file deploy/locks/cuda.txt
+	$(COMPILE) --extra gateway --constraint deploy/locks/cpu.txt --output-file deploy/locks/gateway.txt
 
 clean:
 	rm -rf .venv

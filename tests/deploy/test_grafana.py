@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, Metric
 
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
-from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector
+from router.gateway.metrics import Metrics, RouterCollector
 from tests.support.deploy_files import DEPLOY, compose, dashboard, metrics, panels, prometheus, queries
+from tests.support.exchanges import status_of
 
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count"]}
 
@@ -29,7 +30,7 @@ def declared() -> set[str]:
     pool = Pool(order=ORDERS["rlt"](8), hash_block_size=16, num_gpu_blocks=8)
     exporter = Exporter(0, "", "0.32.0", serve=lambda *_: None)
     exporter.show(pool)
-    shown = (exporter, FleetCollector(list, int), PolicyCollector(list, dict, dict))
+    shown = (exporter, RouterCollector(status_of))
     families: list[Metric] = [*registry.collect(), *(family for each in shown for family in each.collect())]
     return {family.name + suffix for family in families for suffix in SUFFIXES[family.type]}
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +22,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
-from router.config import Config
-from router.core.experiment import Agreement, Arm
-from router.gateway.metrics import FleetCollector, Metrics, PolicyCollector, Record
-from router.policies.round_robin import RoundRobin
-from router.types import Ending, EngineId
+from router.core.status import AgreementStatus, ArmStatus, EngineStatus
+from router.errors import RetryReason
+from router.gateway.metrics import Metrics, RouterCollector
+from router.types import Ending, EngineId, EngineInfo, Outcome
 from tests.support.deploy_files import DEPLOY, prometheus, queries, targets
+from tests.support.exchanges import REQUEST, exchange_of, status_of
+from tests.support.virtual_fleet import decided
 
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -55,23 +57,17 @@ def gateway_page() -> bytes:
     metrics = Metrics(registry)
     names = [EngineId(target.split(":")[0]) for target in targets()["vllm"]]
     for name in names:
-        decision: Any = SimpleNamespace(
-            fallback=None,
-            engine=name,
-            policy="lbgr",
-            reason="lowest_cost",
-            predicted_s=1.0,
-            dispatched_s=0.0,
-            request=SimpleNamespace(slo_ttft_s=0.4, slo_tpot_s=None, choices=1),
-        )
-        outcome: Any = SimpleNamespace(ending=Ending.OK, done_s=2.0, prompt_tokens=9, cached_tokens=3, output_tokens=4)
+        request = replace(REQUEST, slo_ttft_s=0.4)
+        decision = decided(request, name, predicted_s=1.0)
+        outcome = Outcome(Ending.OK, 2.0, 0.5, prompt_tokens=9, cached_tokens=3, output_tokens=4)
         metrics.decided(decision, 1e-4)
         metrics.completed(decision, outcome)
-        metrics.ended(Record("/v1/completions", 0.0, Ending.OK, decision, first_token_s=0.5), 2.0)
-    metrics.retried("connect")
-    registry.register(FleetCollector(lambda: [(name, 1, True) for name in names], lambda: 5))
-    arms, agreements = [Arm(RoundRobin(Config()), 0, 1.0)], {("lbgr", "lmetric"): Agreement(2, 1, 0.5)}
-    registry.register(PolicyCollector(lambda: arms, lambda: agreements, lambda: dict.fromkeys(names, False)))
+        metrics.ended(exchange_of(0.0, decision), outcome)
+    metrics.retried(RetryReason.CONNECT)
+    engines = [EngineStatus(name, True, EngineInfo(), 1, 0.1, False) for name in names]
+    arms, agreements = (ArmStatus("lbgr", 1.0, 0, 0.1),), (AgreementStatus("lbgr", "lmetric", 2, 1, 0.5),)
+    status = status_of(*engines, arms=arms, agreements=agreements)
+    registry.register(RouterCollector(lambda: status))
     return generate_latest(registry)
 
 

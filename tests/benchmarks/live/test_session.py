@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.live.session import Session, SessionTraffic, Turn
-from router.sim.fleet.play import play
 from router.sim.fleet.scenario import FleetSpec, Run
+from router.sim.fleet.simulation import simulate
 
 SHARED = tuple(range(500, 564))
 TRAFFIC = SessionTraffic(
@@ -18,7 +18,7 @@ TRAFFIC = SessionTraffic(
 
 
 def test_the_same_tokens_at_the_same_times() -> None:
-    played = play(Run(TRAFFIC, FleetSpec(1, ("cpu",), 32, 4096), "round_robin", "lru", 0))
+    played = simulate(Run(TRAFFIC, FleetSpec(1, ("cpu",), 32, 4096), "round_robin", "lru", 0))
     opening, later, other = sorted(played.served, key=lambda served: served.number)
     assert (opening.prompt_tokens, opening.output_tokens, opening.cached_tokens) == (164, 10, 0)
     assert (later.prompt_tokens, later.output_tokens, later.cached_tokens) == (164 + 10 + 40, 5, 160)

@@ -10,7 +10,7 @@ import pytest
 
 from engine_patches.orders import ORDERS
 from router.sim.eviction.optimum import Optimum, next_uses
-from router.sim.eviction.replay import Cache, Server, replay
+from router.sim.eviction.replay import Cache, PrefixCache, replay
 from router.sim.trace import Request
 
 
@@ -23,7 +23,7 @@ def loop(chains: int, length: int, rounds: int) -> list[Request]:
     return [Request(path) for _ in range(rounds) for path in paths]
 
 
-def misses(server: Server, requests: Sequence[Request]) -> int:
+def misses(server: PrefixCache, requests: Sequence[Request]) -> int:
     counted = replay(server, requests)
     return counted.accesses - counted.hits
 

@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from engine_patches.orders import ORDERS
-from router.sim.eviction.replay import Cache, Replayed, replay
+from router.sim.eviction.replay import Cache, ReplayResult, replay
 from router.sim.eviction.workload import Workload
 from router.sim.trace import Request
 
@@ -32,7 +32,7 @@ def requests() -> Iterator[Request]:
     yield from islice(Workload("chat").open(CAPACITY), 300)
 
 
-def count(name: str) -> Replayed:
+def count(name: str) -> ReplayResult:
     return replay(Cache(ORDERS[name](CAPACITY, 1)), requests())
 
 

@@ -4,10 +4,7 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from router.core.retries import Retries
-from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
-from router.gateway.client import Client, Message
-from router.gateway.exchange import Exchange
+from router.core.status import AgreementStatus, ArmStatus, EngineStatus
 from router.gateway.metrics import (
     ERROR_BUCKETS_RATIO,
     ERROR_BUCKETS_S,
@@ -16,26 +13,12 @@ from router.gateway.metrics import (
     RouterCollector,
     TraceCollector,
 )
-from router.gateway.openai_request import OpenAIRequest
-from router.prefix.blocks import chain
-from router.types import Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest
+from router.types import Ending, EngineId, EngineInfo, Outcome
+from tests.support.exchanges import REQUEST, exchange_of, status_of
 from tests.support.virtual_fleet import decided
 
 ENGINE = EngineId("engine-0")
-REQUEST = ParsedRequest("r", "/v1/completions", "m", chain(b"", b"", 4), stream=True, max_tokens=None)
 DECISION = decided(REQUEST, ENGINE, predicted_s=2.0, prompt_tokens=9.0, output_tokens=3.0, dispatched_s=10.0)
-
-
-async def no_message(*_: Message) -> Message:
-    raise AssertionError("nobody speaks here")
-
-
-def exchange_of(arrived_s: float, decision: Decision | None) -> Exchange:
-    client = Client({"headers": []}, no_message, no_message)  # type: ignore[arg-type]
-    exchange = Exchange(client, REQUEST.route, b"", "r", arrived_s, Retries(0), decision=decision)
-    if decision is not None:
-        exchange.request = OpenAIRequest(decision.request, b"", False, False, False)
-    return exchange
 
 
 def test_a_request_is_counted_with_its_decision() -> None:
@@ -127,12 +110,6 @@ def test_decisions_of_a_policy_that_is_not_heeded_are_counted() -> None:
     assert registry.get_sample_value("leafcutter_fallbacks_total", {"policy": "lbgr", "reason": "lowest_cost"}) is None
     metrics.decided(replace(DECISION, reason="cold", fallback="lmetric"), 1e-5)
     assert registry.get_sample_value("leafcutter_fallbacks_total", {"policy": "lbgr", "reason": "cold"}) == 1
-
-
-def status_of(
-    *engines: EngineStatus, arms: tuple[ArmStatus, ...] = (), agreements: tuple[AgreementStatus, ...] = ()
-) -> RouterStatus:
-    return RouterStatus("lbgr", {engine.engine: engine for engine in engines}, arms, agreements, 0, 0, 7)
 
 
 def test_the_experiment_is_read_when_scraped() -> None:
