@@ -6,7 +6,7 @@ Prompts share prefixes, so a path falls into few runs of blocks with the same ma
 equal one). One walk, a dictionary look-up a block, answers for all engines; all else is work for each run.
 
 The keys are spread over SHARDS dictionaries: a dictionary that grows is built anew at once, and for a million keys that
-stops the gateway for 80 ms. That costs the walk 0.1 us a block.
+stops the gateway for 80 ms. That costs 0.05 us for each look-up of a block.
 
 Memory: an entry a block, about 100 bytes with its key, and about 250 for each run's marks.
 """
@@ -41,19 +41,18 @@ class BlockMap:
     def marks(self, key: BlockKey) -> Marks:
         return self._gets[key & LAST](key) or NOBODY
 
-    def walk(self, keys: Iterable[BlockKey]) -> list[Run]:
+    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
         """The whole path as runs; blocks that nobody holds are marked NOBODY."""
-        gets, runs, length = self._gets, list[Run](), 0
+        gets, runs, begin, end = self._gets, list[Run](), 0, 0
         before: Marks | None = None
-        for key in keys:
+        for end, key in enumerate(keys):
             marks = gets[key & LAST](key)
             if marks is not before:
-                if length:
-                    runs.append((NOBODY if before is None else before, length))
-                before, length = marks, 0
-            length += 1
-        if length:
-            runs.append((NOBODY if before is None else before, length))
+                if end:
+                    runs.append((NOBODY if before is None else before, end - begin))
+                before, begin = marks, end
+        if keys:
+            runs.append((NOBODY if before is None else before, end + 1 - begin))
         return runs
 
     def put(self, keys: Iterable[BlockKey], old: Marks, number: int, value: int) -> None:
@@ -85,19 +84,20 @@ class BlockMap:
         shards, gone = self._shards, 0
         before, left, mine = NOBODY, NOBODY, False  # a run's marks, what is left of them, whether they equal `value`
         while keys and gone < most:
-            key = keys.pop()
-            shard = shards[key & LAST]
-            old = shard.get(key, NOBODY)
-            if old is not before:
-                before, mine = old, old.get(number) == value
-                left = {n: mark for n, mark in old.items() if n != number} if mine else NOBODY
-            if not mine:
-                continue
-            gone += 1
-            if left:
-                shard[key] = left
-            else:
-                del shard[key]
+            last = keys[gone - most :]
+            del keys[gone - most :]
+            for key in last:
+                shard = shards[key & LAST]
+                old = shard.get(key, NOBODY)
+                if old is not before:
+                    before, mine = old, old.get(number) == value
+                    left = {n: mark for n, mark in old.items() if n != number} if mine else NOBODY
+                if mine:
+                    gone += 1
+                    if left:
+                        shard[key] = left
+                    else:
+                        del shard[key]
         return gone
 
     def held(self, keys: Sequence[BlockKey], number: int, value: int) -> list[BlockKey]:

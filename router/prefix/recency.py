@@ -57,6 +57,11 @@ class EngineRecency:
         """So many keys of that generation do not count in it any more."""
         self.counts[max(0, generation - self.first)] -= keys
 
+    def join(self, keys: Sequence[BlockKey]) -> None:
+        """The keys count in the present generation from now on."""
+        self.lists[-1] += keys
+        self.counts[-1] += len(keys)
+
     def learn_size(self, block_tokens: float) -> None:
         if self.block_tokens is None:
             self.block_tokens = block_tokens

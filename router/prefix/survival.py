@@ -159,7 +159,9 @@ class SurvivalIndex:
             )
             lost = expectation.recent and cached_blocks == 0
             part.losses = part.losses + 1 if lost else (0 if cached_blocks else part.losses)
-        self._touch(part, [*self._let_go(part, expectation), *observation.reply])
+        free = self._let_go(part, expectation, part.generation)
+        part.join(free)
+        self._age(part, len(free) + self._touch(part, observation.reply))
         if part.losses >= FLUSH_LOSSES:
             self.forget(engine)
 
@@ -173,14 +175,14 @@ class SurvivalIndex:
         if part is None:
             return
         known = set(part.open.get(expectation.serial, ())[: expectation.blocks])
-        free = self._let_go(part, expectation)
-        self._touch(part, [key for key in free if key in known])
+        free = self._let_go(part, expectation, IN_USE)
+        self._age(part, self._touch(part, [key for key in free if key in known]))
         self._block_map.take([key for key in free if key not in known], part.number)
 
     # --- marks ------------------------------------------------------------------------------------------------------
 
-    def _let_go(self, part: EngineRecency, expectation: PrefixExpectation) -> list[BlockKey]:
-        """The request holds its blocks no more; those that none holds any more."""
+    def _let_go(self, part: EngineRecency, expectation: PrefixExpectation, free_mark: int) -> list[BlockKey]:
+        """The request holds its blocks no more; those that none holds any more, which get that mark."""
         keys = part.open.pop(expectation.serial, ())  # none: the engine was forgotten in between
         free: list[BlockKey] = []
         end = 0
@@ -189,12 +191,13 @@ class SurvivalIndex:
             mark = marks[part.number] - 1
             if mark == IN_USE:
                 free += keys[begin:end]
+                mark = free_mark
             self._block_map.put(keys[begin:end], marks, part.number, mark)
         part.held -= len(free)
         return free
 
-    def _touch(self, part: EngineRecency, keys: Sequence[BlockKey]) -> None:
-        """The blocks become the youngest, but for those that a request holds."""
+    def _touch(self, part: EngineRecency, keys: Sequence[BlockKey]) -> int:
+        """The blocks become the youngest, but for those that a request holds. Returns how many that are."""
         generation, touched, end = part.generation, 0, 0
         for marks, length in self._block_map.walk(keys):
             begin, end = end, end + length
@@ -204,11 +207,10 @@ class SurvivalIndex:
             if mark < IN_USE:
                 part.take(mark, length)
             stretch = keys[begin:end]
-            part.lists[-1] += stretch
-            part.counts[-1] += length
+            part.join(stretch)
             touched += length
             self._block_map.put(stretch, marks, part.number, generation)
-        self._age(part, touched)
+        return touched
 
     def _age(self, part: EngineRecency, touches: int) -> None:
         """So many blocks were touched. When that begins a new generation, the oldest blocks may be too many."""

@@ -179,7 +179,7 @@ def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
 def test_a_shadow_in_trouble_is_counted_as_ever():
     router = panel_of(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
     assert serve(router, 0.0).fallback is None
-    assert router._experiment.agreements["lead", "other"].shadows == 1
+    assert router._experiment.agreements["lead", "other"].decisions == 1
 
 
 def test_the_least_loaded_engine_is_the_last_resort():
