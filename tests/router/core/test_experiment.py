@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.core.experiment import Experiment, spread
+from router.core.experiment import Experiment, session_point
 from router.core.options import RoutingOptions
 from router.core.router import Router
 from router.errors import ConfigError
@@ -276,10 +276,10 @@ def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few() -> None:
 
 
 def test_a_sessions_point_is_even_and_any_text_has_one() -> None:
-    points = [spread(f"s{n}") for n in range(1000)]
+    points = [session_point(f"s{n}") for n in range(1000)]
     assert all(0 <= point <= 1 for point in points)
     assert 0.45 < sum(points) / 1000 < 0.55
-    assert spread("\ud800") != spread("")
+    assert session_point("\ud800") != session_point("")
 
 
 def test_one_policy_draws_nothing_so_a_seed_repeats_its_choices_with_and_without_shadows() -> None:
