@@ -1,10 +1,10 @@
-"""Every error a user can meet, one tree.
+"""Every error that a user can meet, in one tree.
 
     LeafcutterError
     |- ConfigError            a wrong option: key, value, what was expected     (exit status 2)
     |- TraceError             a trace that cannot be read: file, line, what was found and expected (exit status 2)
-    |- SnapshotError          learned state that does not fit: place, what was found and expected
-    |- SetupError             an engine, model or tool that could not be had    (exit status 1)
+    |- SnapshotError          learned state that cannot be restored: place, what was found and expected
+    |- SetupError             an engine, model or tool that is not available    (exit status 1)
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
@@ -12,7 +12,7 @@
        |- EngineBusy 503      |- EngineTimeout 504
        '- GatewayFault 500
 
-Messages never hold an engine's URL: clients must not learn the inside of the fleet.
+No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from router.types import Ending
 
 
 class RetryReason(StrEnum):
-    """Why a request may be tried on another engine; what each allows stands in `core.retries`."""
+    """Why a request may be tried on another engine. `core.retries` decides what each reason allows."""
 
-    CONNECT = "connect"  # refused, or not connected in time: nothing was sent
-    BUSY = "busy"  # the engine declined before it began
+    CONNECT = "connect"  # the connection was refused or not made in time, so nothing was sent
+    BUSY = "busy"  # the engine declined the request before it began
     RESET = "reset"  # the connection broke
 
 
 class LeafcutterError(Exception):
-    """Base of all errors of the project."""
+    """The base of all errors of the project."""
 
 
 class ConfigError(LeafcutterError):
-    """An option that cannot be used. The message names the key, the value and what was expected."""
+    """An option has a value that cannot be used. The message names the key, the value and what was expected."""
 
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(f"option {key!r} = {value!r}: expected {expected}")
@@ -45,7 +45,7 @@ class ConfigError(LeafcutterError):
 
 
 class TraceError(LeafcutterError):
-    """A trace that cannot be read. `line` counts from 1; None where the file as a whole is meant."""
+    """A trace cannot be read. `line` counts from 1; it is None where the file as a whole is meant."""
 
     def __init__(self, file: str, line: int | None, found: str, expected: str) -> None:
         place = file if line is None else f"{file}, line {line}"
@@ -53,25 +53,29 @@ class TraceError(LeafcutterError):
         self.file, self.line, self.found, self.expected = file, line, found, expected
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TraceError, (self.file, self.line, self.found, self.expected)  # passes between processes
+        return TraceError, (self.file, self.line, self.found, self.expected)  # the error is pickled between processes
 
 
 class SnapshotError(LeafcutterError):
-    """Learned state that cannot be restored. `place`: in the file, as `learned.policies.lbgr.duplication.repeated`."""
+    """Learned state cannot be restored. `place` is the path to the value in the file, such as
+    `learned.policies.lbgr.duplication.repeated`."""
 
     def __init__(self, place: str, found: object, expected: str) -> None:
-        words = repr(found)
-        words = words if len(words) <= 60 else words[:57] + "..."
-        super().__init__(f"{place} is {words}; expected {expected}")
+        shown = repr(found)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        super().__init__(f"{place} is {shown}; expected {expected}")
 
 
 class SetupError(LeafcutterError):
-    """Something the command needs could not be had; the message says what to do."""
+    """Something that the command needs is not available. The message says what to do."""
 
 
 class RequestError(LeafcutterError):
-    """A failed request; each class knows its HTTP status, OpenAI error type and code, how the request ends by it, and
-    why it might be tried again."""
+    """A request failed, and its client gets an OpenAI error body.
+
+    Each class knows its HTTP status and its OpenAI error type and code, the `Ending` that it gives the request, and the
+    reason for which the request may be tried on another engine (None: it may not).
+    """
 
     ending: ClassVar[Ending] = Ending.REJECTED
     retry_reason: ClassVar[RetryReason | None] = None
@@ -86,7 +90,7 @@ class RequestError(LeafcutterError):
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Of the answer, names in lower case."""
+        """The headers of the answer, with names in lower case."""
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
@@ -115,7 +119,7 @@ class UnknownUrl(NotFound):
 
 
 class UnknownRequest(NotFound):
-    """No decision of that request id is kept."""
+    """The decision log holds no decision for that request id."""
 
     code = "request_not_found"
 
@@ -138,8 +142,10 @@ class NoEngine(RequestError):
 
 
 class EngineBusy(RequestError):
-    """The engine answered 503; its own words, `content` under `headers`, are what the client gets. Inside a stream
-    it cannot happen: an engine is busy before it begins."""
+    """The engine answered 503. The client gets that answer as it is: `content`, with `headers`.
+
+    It never happens inside a stream, because an engine is busy before it begins.
+    """
 
     status, type, code = 503, "server_error", "engine_busy"
     retry_reason = RetryReason.BUSY
@@ -162,7 +168,7 @@ class EngineTimeout(RequestError):
 
 
 class GatewayFault(RequestError):
-    """An error of the gateway's own; the log has its traceback."""
+    """The gateway itself failed. Its log has the traceback."""
 
     status, type, code = 500, "server_error", "gateway_fault"
     ending = Ending.GATEWAY_FAULT

@@ -1,6 +1,7 @@
-"""Learned state read back from JSON: every value is checked before anything is made of it.
+"""Checks of learned state that is read back from JSON.
 
-What learners dump are JSON types only; what they load comes from a file that anyone may have edited or cut short.
+Learners dump JSON types only. What they load comes from a file that anyone may have edited or cut short, so each value
+is checked before it is used.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from collections.abc import Iterator
 from router.errors import SnapshotError
 
 SavedState = dict[str, object]
-"""What `dump` gives: JSON types, finite numbers."""
+"""What a `dump` method returns: JSON types only, and all numbers finite."""
 
 
 class SavedFields:
-    """A JSON object. All methods raise SnapshotError, which names the place, for what is missing or of another kind."""
+    """The fields of a JSON object.
+
+    Every method raises SnapshotError for a value that is missing or of another kind. The error names its place.
+    """
 
     def __init__(self, value: object, place: str) -> None:
         if not isinstance(value, dict):
@@ -36,7 +40,7 @@ class SavedFields:
         return number(self._value.get(key), self._at(key), low, high)
 
     def integer(self, key: str) -> int:
-        """Of at least 0."""
+        """An integer of at least 0."""
         value = self.number(key, low=0.0)
         if value != int(value):
             raise SnapshotError(self._at(key), value, "an integer")
@@ -58,21 +62,21 @@ class SavedFields:
         return numbers(self._value.get(key), self._at(key), count, low)
 
     def rows(self, key: str, count: int, *, low: float = -math.inf) -> list[list[float]]:
-        """A square of numbers."""
+        """A square matrix of numbers: `count` rows of `count`."""
         rows = self.items(key, count)
         if len(rows) != count:
             raise SnapshotError(self._at(key), self._value[key], f"a list of {count}")
         return [numbers(row, place, count, low) for place, row in rows]
 
-    def items(self, key: str, most: int) -> list[tuple[str, object]]:
-        """(place, value) of a list."""
+    def items(self, key: str, max_items: int) -> list[tuple[str, object]]:
+        """The items of a list that has at most `max_items`, each as (place, value)."""
         values, place = self._value.get(key), self._at(key)
-        if not isinstance(values, list) or len(values) > most:
-            raise SnapshotError(place, values, f"a list of at most {most}")
+        if not isinstance(values, list) or len(values) > max_items:
+            raise SnapshotError(place, values, f"a list of at most {max_items}")
         return [(f"{place}[{n}]", value) for n, value in enumerate(values)]
 
     def same(self, key: str, expected: object) -> None:
-        """Whether it was saved of the same thing."""
+        """Require that the saved value equals `expected`, such as a version or the names of coefficients."""
         if self._value.get(key) != expected:
             raise SnapshotError(self._at(key), self._value.get(key), f"{expected!r}, as this version has it")
 
@@ -81,7 +85,7 @@ class SavedFields:
 
 
 def number(value: object, place: str, low: float = -math.inf, high: float = math.inf) -> float:
-    """A finite one. Raises SnapshotError."""
+    """Return `value` as a float if it is a finite number from `low` to `high`. Raises SnapshotError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SnapshotError(place, value, "a number")
     if not low <= value <= high or abs(value) > 1e300:
@@ -90,7 +94,7 @@ def number(value: object, place: str, low: float = -math.inf, high: float = math
 
 
 def numbers(value: object, place: str, count: int, low: float = -math.inf) -> list[float]:
-    """So many finite ones. Raises SnapshotError."""
+    """Return `value` if it is a list of `count` finite numbers of at least `low`. Raises SnapshotError."""
     if not isinstance(value, list) or len(value) != count:
         raise SnapshotError(place, value, f"a list of {count}")
     return [number(each, f"{place}[{n}]", low) for n, each in enumerate(value)]

@@ -1,11 +1,13 @@
-"""The last decisions with their outcomes, for people who ask why: a ring, and the newest request of each id.
+"""The last decisions with their outcomes, for people who ask why a request went where it did.
 
-A decision is kept as it is while its request is on its way, and packed once it is over: what policies and indexes need
-of it no more is dropped, the scores become one array of floats. Opening costs a store, closing some microseconds.
+The log is a ring of decisions, with a map from each request id to the tries of its newest request. A decision stays as
+it is while its request is in flight. When the request is over, the decision is packed: its scores become one array of
+floats, and what only policies and indexes needed is dropped. Opening an entry costs one store, and closing it some
+microseconds.
 
-Memory: at most `most` decisions of at most about 3 KB each (16 engines with 5 terms, 3 shadows; .6 KB with one
-engine), besides those whose requests are on their way and in memory anyway. Of more engines than ENGINES the cheapest
-are kept.
+Memory: at most `capacity` decisions of about 3 KB each (16 engines with 5 terms, 3 shadows; 0.6 KB with one engine),
+besides those whose requests are in flight and are in memory anyway. If a decision has more engines than ENGINES, the
+cheapest are kept.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from typing import NamedTuple
 from router.types import PLAIN, Decision, Ending, EngineId, Outcome, Unit
 
 ENGINES = 16
-"""Most engines whose scores are kept of one decision."""
+"""At most so many engines have their scores kept, for each decision."""
 NAME_CHARS = 64
-"""As much is kept of names that clients choose."""
+"""Names that clients choose are cut to this many characters."""
 
 
 class LoggedOutcome(NamedTuple):
-    """How one try ended; None where it was not seen."""
+    """How one try ended. A field is None where the gateway did not see its value."""
 
     ending: Ending
     latency_s: float
@@ -35,7 +37,7 @@ class LoggedOutcome(NamedTuple):
 
 
 class LoggedShadow(NamedTuple):
-    """What a policy beside the deciding one would have done."""
+    """The engine that a policy which did not decide would have chosen."""
 
     policy: str
     engine: EngineId
@@ -43,8 +45,11 @@ class LoggedShadow(NamedTuple):
 
 
 class LoggedDecision(NamedTuple):
-    """One decision, packed. scores: for each of `engines` total, predicted_s, hit_tokens and slowness (nan where there
-    is none), then one value for each of `terms`."""
+    """One packed decision.
+
+    scores: one row for each of `engines`: total, predicted_s, hit_tokens and slowness (nan stands for None), then one
+    value for each of `terms`. candidates: the number of engines that could have been chosen.
+    """
 
     request_id: str
     route: str
@@ -69,8 +74,8 @@ class LoggedDecision(NamedTuple):
     result: LoggedOutcome | None
 
     def describe(self, now: float) -> dict[str, object]:
-        """For people, JSON types only. now: on the clock of the decisions."""
-        known = self._scores()
+        """Return the decision as people read it, in JSON types only. now: on the clock of the decisions."""
+        scores = self._scores()
         return {
             "request_id": self.request_id,
             "route": self.route,
@@ -87,15 +92,15 @@ class LoggedDecision(NamedTuple):
             "expected_output_tokens": _number(self.output_tokens),
             "predicted_s": _number(self.predicted_s),
             "unit": self.unit.value,
-            "engines": known,
-            "engines_left_out": self.candidates - len(known),
+            "engines": scores,
+            "engines_left_out": self.candidates - len(scores),
             "shadows": [self._shadow(shadow) for shadow in self.shadows],
             "outcome": self._outcome(),
         }
 
     def _scores(self) -> list[dict[str, object]]:
-        """The cheapest first."""
-        width, found = PLAIN + len(self.terms), []
+        """The score of each engine, the cheapest first and the chosen engine first among equals."""
+        width, ranked = PLAIN + len(self.terms), []
         for place, engine in enumerate(self.engines):
             values = [_number(value) for value in self.scores[place * width : (place + 1) * width]]
             total, predicted_s, hit_tokens, slowness, *terms = values
@@ -108,8 +113,8 @@ class LoggedDecision(NamedTuple):
                 "predicted_s": predicted_s,
                 "total": total,
             }
-            found.append((self.scores[place * width], engine != self.engine, score))
-        return [score for _, _, score in sorted(found, key=lambda each: each[:2])]
+            ranked.append((self.scores[place * width], engine != self.engine, score))
+        return [score for _, _, score in sorted(ranked, key=lambda each: each[:2])]
 
     def _shadow(self, shadow: LoggedShadow) -> dict[str, object]:
         agrees, regret_s = shadow.engine == self.engine, _number(shadow.regret_s)
@@ -132,17 +137,17 @@ class LoggedDecision(NamedTuple):
 
 
 class DecisionLog:
-    """most: decisions kept; 0 keeps none."""
+    """The last `capacity` decisions; a log of capacity 0 keeps none."""
 
-    def __init__(self, most: int) -> None:
-        self._ring: list[Decision | LoggedDecision | None] = [
-            None
-        ] * most  # by booking, of which each dispatch has the next
-        self._tries: dict[str, list[int]] = {}  # request id -> bookings of its newest request, in the ring all of them
+    def __init__(self, capacity: int) -> None:
+        self._ring: list[Decision | LoggedDecision | None] = [None] * capacity
+        """Decisions at the place of their booking's serial number, modulo the capacity. Serial numbers have no gaps."""
+        self._tries: dict[str, list[int]] = {}
+        """The bookings of the newest request of each id; all of them are in the ring."""
         self._last = 0
 
     def open(self, decision: Decision) -> None:
-        """A request was dispatched. Bookings must rise."""
+        """A request was dispatched. The booking of each decision must be higher than that of the last one."""
         if not self._ring:
             return
         place = decision.booking % len(self._ring)
@@ -151,29 +156,29 @@ class DecisionLog:
         self._last = decision.booking
         name = decision.request.request_id
         known = self._tries.get(name)
-        if known is None or not decision.tried:  # an id may be used again: the newest request has it
+        if known is None or not decision.tried:  # ids may be used again, and then belong to the newest request
             self._tries[name] = [decision.booking]
         else:
             known.append(decision.booking)
 
     def close(self, decision: Decision, outcome: Outcome) -> None:
-        """It is over. Nothing happens if its decision was dropped since."""
+        """The request is over. Nothing happens if its decision is not in the log any more."""
         if self._ring and self._ring[place := decision.booking % len(self._ring)] is decision:
             self._ring[place] = pack(decision, outcome)
 
     def find(self, request_id: str) -> list[LoggedDecision]:
-        """The tries of the newest request of that id, in their order; none if none is kept."""
+        """The tries of the newest request of that id, in their order; empty if the log holds none."""
         return [self._entry(booking) for booking in self._tries.get(request_id, ())]
 
     def newest(self, limit: int) -> list[LoggedDecision]:
-        """The last decisions, newest first."""
-        kept = range(self._last, max(0, self._last - len(self._ring), self._last - limit), -1)
-        return [self._entry(booking) for booking in kept if self._ring[booking % len(self._ring)] is not None]
+        """The last decisions, at most `limit`, newest first."""
+        bookings = range(self._last, max(0, self._last - len(self._ring), self._last - limit), -1)
+        return [self._entry(booking) for booking in bookings if self._ring[booking % len(self._ring)] is not None]
 
     def _entry(self, booking: int) -> LoggedDecision:
-        found = self._ring[booking % len(self._ring)]
-        assert found is not None, "what is named is in the ring"
-        return found if isinstance(found, LoggedDecision) else pack(found, None)
+        entry = self._ring[booking % len(self._ring)]
+        assert entry is not None, "bookings in `_tries` are in the ring"
+        return entry if isinstance(entry, LoggedDecision) else pack(entry, None)
 
     def _drop(self, old: Decision | LoggedDecision | None, booking: int) -> None:
         if old is None:
@@ -187,7 +192,7 @@ class DecisionLog:
 
 
 def pack(decision: Decision, outcome: Outcome | None) -> LoggedDecision:
-    """What is worth keeping of a decision and, if it is over, of its outcome. Raises nothing."""
+    """Pack a decision and, if its request is over, the outcome. Raises nothing."""
     request, scores, engines = decision.request, decision.scores, decision.scores.engines
     places: Sequence[int] = range(len(scores))
     if len(places) > ENGINES:
@@ -232,5 +237,5 @@ def _result(decision: Decision, outcome: Outcome) -> LoggedOutcome:
 
 
 def _number(value: float | None) -> float | None:
-    """JSON has no other numbers than finite ones. Microseconds are enough."""
+    """Round to microseconds. Numbers that are not finite become None, because JSON has none."""
     return round(value, 6) if value is not None and math.isfinite(value) else None

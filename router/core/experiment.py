@@ -1,27 +1,30 @@
-"""The policies side by side: for each request one decides, the others score the same candidates and are not heeded.
+"""Several policies at work at once: for each request one of them decides, and the others score the same candidates.
 
-Every policy here is an arm with a share of the decisions; a share of 0 makes it a shadow. All of them are told of every
-request from its dispatch on, each with its own scores, so all learn from all traffic and any can take over warm.
-What the others would have done is counted against the one that decided:
+Every policy is an arm of the experiment with a share of the decisions. An arm with share 0 is a shadow. All arms hear
+of every request from its dispatch on, each with the scores that it gave itself. So all learn from all traffic, and any
+of them can take over without starting cold. The choice of every other arm is compared with that of the decider:
 
-    regret = total(their choice) - total(its choice)        by the scores of the one that decided, seconds
+    regret = total(other arm's choice) - total(decider's choice)        both by the decider's scores, in seconds
 
-Where those are ranks (`Unit`), nothing is counted as regret. A decider that fails (`fault`), or says that it is in
-trouble, loses no request: a safe policy chooses in its place, and the decision names it and why. One in trouble keeps
-learning: its own choice goes along as a shadow's. A shadow that fails is counted. There is at most one arm for each
-policy; nothing here grows by traffic.
+Where these scores are ranks (`Unit`), no regret is counted.
+
+No request is lost when the decider fails (reason `fault`) or says that it is in trouble: a fallback policy chooses
+instead, and the decision names that policy and the reason. A decider in trouble goes on learning, because its own
+choice goes along as that of a shadow. Faults of shadows are only counted. Each policy has at most one arm, so nothing
+here grows with traffic.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-from router.policies.base import Policy, RoutingContext, pick
+from router.core.proposal import choose, judge, overruled, propose
+from router.policies.base import Policy, RoutingContext
 from router.saved_state import SavedFields, SavedState
 from router.types import (
     Candidate,
@@ -41,7 +44,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 Create = Callable[[str], Policy[Any]]
-"""Makes the policy of that name, in any spelling. Raises ConfigError for an unknown one."""
+"""Makes a policy by its name, in any spelling. Raises ConfigError for an unknown name."""
 
 
 @dataclass(slots=True)
@@ -50,13 +53,13 @@ class Arm:
 
     policy: Policy[Any]
     since: int
-    """It was told of no booking up to this one."""
+    """The serial number of the last booking before the arm joined. It hears of later ones only."""
     share: float = 0.0
-    """Of the decisions, 0 to 1."""
+    """The share of the decisions that it makes, 0 to 1."""
     faults: int = 0
-    """How often it raised or gave a cost that is not a number."""
+    """How often the policy raised an exception or gave a cost that is not a number."""
     seconds: float = 0.0
-    """What its scoring and learning took, by the experiment's timer."""
+    """How long its scoring and learning took in all, by the experiment's timer."""
 
     @property
     def name(self) -> str:
@@ -65,16 +68,17 @@ class Arm:
 
 @dataclass(slots=True)
 class Agreement:
-    """How one policy's choices compare with those of the one that decided."""
+    """How the choices of one policy compare with those of another policy that decided."""
 
     decisions: int = 0
     agreed: int = 0
+    """Decisions in which both chose the same engine."""
     regret_s: float | None = None
-    """None until the one that decided had scores in seconds."""
+    """The regret in all; None until the deciding policy has given scores in seconds."""
 
 
 class Choice(NamedTuple):
-    """What the experiment made of one request."""
+    """The result of the experiment for one request; its fields are those of `Decision`."""
 
     policy: str
     scores: Scores
@@ -86,7 +90,7 @@ class Choice(NamedTuple):
     def decision(
         self, routing: RoutingContext, booking: int, expectation: PrefixExpectation, tried: tuple[EngineId, ...]
     ) -> Decision:
-        """The choice as what travels with the request. booking: its serial number, 0 if nothing is booked."""
+        """The choice as a `Decision`. booking: the serial number of the booked load; 0 if nothing is booked."""
         return Decision(
             request=routing.request,
             engine=self.chosen.engine,
@@ -109,51 +113,47 @@ class Choice(NamedTuple):
         )
 
 
-class _Proposal(NamedTuple):
-    """A policy's answer, and its trouble if it is in any."""
-
-    scores: Scores
-    chosen: Score
-    trouble: str | None
-
-
 class Experiment:
-    """create: makes a policy. safe: choose where the decider must not, the first of them that can; none of them needs
-    events, and the last never fails. timer: seconds, for what policies cost."""
+    """The policies with their shares of the decisions.
+
+    create: makes a policy by its name. fallbacks: the policies that choose where the decider must not, tried in this
+    order. None of them needs to hear of events, and the last one must never fail. timer: a clock in seconds that
+    measures how long policies take.
+    """
 
     def __init__(
         self,
         create: Create,
-        safe: Sequence[Policy[Any]],
+        fallbacks: Sequence[Policy[Any]],
         *,
         rng: random.Random,
         timer: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._create, self._rng, self._timer = create, rng, timer
-        self._safe = [Arm(policy, 0) for policy in safe[:-1]]
-        self._last_resort = safe[-1]
+        self._fallbacks = [Arm(policy, 0) for policy in fallbacks[:-1]]
+        self._last_resort = fallbacks[-1]
         self._arms: dict[str, Arm] = {}
         self._deciders: list[Arm] = []
-        self._last = 0  # booking
+        self._last_booking = 0
         self.agreements: dict[tuple[str, str], Agreement] = {}
-        """By (who decided, who was a shadow)."""
+        """By (name of the deciding policy, name of the shadow)."""
 
     def assign(self, shares: Mapping[str, float], shadows: Sequence[str] | None = None) -> None:
-        """The policies of `shares`, not empty and adding up to 1, decide from now on; `shadows` score beside them.
+        """From now on, the policies in `shares` decide and those in `shadows` only score.
 
-        Without `shadows` all others that were there before stay, and go on learning. Policies that stay keep what they
-        have learned; new ones hear of no request that is on its way already. Raises ConfigError for an unknown name,
-        and changes nothing then.
+        shares: policy names and their shares of the decisions, which must add up to 1. shadows: None keeps all other
+        present policies as shadows. A policy that stays keeps what it has learned. A new one hears only of requests
+        that are dispatched from now on. Raises ConfigError for an unknown name, and then changes nothing.
         """
-        made = {name: self._create(name) for name in (*shares, *(shadows or ()))}
+        named = {name: self._create(name) for name in (*shares, *(shadows or ()))}
         before = self._arms
         arms = {} if shadows is not None else dict(before)
-        for policy in made.values():
-            arms[policy.name] = before.get(policy.name) or Arm(policy, self._last)
+        for policy in named.values():
+            arms[policy.name] = before.get(policy.name) or Arm(policy, self._last_booking)
         for arm in arms.values():
             arm.share = 0.0
         for name, share in shares.items():
-            arms[made[name].name].share += share
+            arms[named[name].name].share += share
         self._arms = arms
         self._deciders = sorted((arm for arm in arms.values() if arm.share), key=lambda arm: arm.name)
 
@@ -163,23 +163,25 @@ class Experiment:
 
     @property
     def lead(self) -> Policy[Any]:
-        """The one that decides most."""
+        """The policy with the largest share of the decisions."""
         return max(self._deciders, key=lambda arm: arm.share).policy
 
     @property
     def faults(self) -> int:
-        """Of all policies now on the experiment, and of those that stand in."""
-        return sum(arm.faults for arm in (*self._arms.values(), *self._safe))
+        """The faults of all present arms and of the fallback policies."""
+        return sum(arm.faults for arm in (*self._arms.values(), *self._fallbacks))
 
-    # --- the question -------------------------------------------------------------------------------------------
+    # --- the choice ---------------------------------------------------------------------------------------------
 
     def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Choice:
-        """Who gets the request, and what every policy thought of it. Changes nothing but the timer's and the faults'
-        counts."""
+        """Choose an engine, and compare the choice with those of the other arms.
+
+        It changes only the counts of faults and of time.
+        """
         decider = self._draw(routing)
         proposal = self._try(decider, propose, decider.policy, routing, candidates)
         if proposal is None or proposal.trouble is not None:
-            fallback, scores, chosen = self._stand_in(decider, routing, candidates)
+            fallback, scores, chosen = self._fall_back(decider, routing, candidates)
             reason = "fault" if proposal is None or proposal.trouble is None else proposal.trouble
         else:
             fallback, scores, chosen = None, proposal.scores, proposal.chosen
@@ -188,69 +190,73 @@ class Experiment:
         if len(self._arms) > 1:
             costs = decider.policy if scores.unit is Unit.SECONDS and fallback is None else None
             others = [arm for arm in self._arms.values() if arm is not decider]
-            found = [self._try(arm, judge, arm.policy, routing, candidates, chosen, scores, costs) for arm in others]
-            shadows = tuple([shadow for shadow in found if shadow is not None])
+            judged = [self._try(arm, judge, arm.policy, routing, candidates, chosen, scores, costs) for arm in others]
+            shadows = tuple([shadow for shadow in judged if shadow is not None])
         if proposal is not None and fallback is not None:
-            shadows = (_overruled(decider.policy, proposal, routing, candidates, chosen), *shadows)
+            shadows = (overruled(decider.policy, proposal, routing, candidates, chosen), *shadows)
         return Choice(decider.name, scores, chosen, reason, shadows, fallback)
 
     def _draw(self, routing: RoutingContext) -> Arm:
-        """Who decides: by chance, or, so that a session stays with one policy, by the session's name."""
+        """Draw the arm that decides: by the session's name, so that a session stays with one policy, else by chance."""
         if len(self._deciders) == 1:
             return self._deciders[0]
         session = routing.request.session
-        point = self._rng.random() if session is None else spread(session)
+        point = self._rng.random() if session is None else session_point(session)
         for arm in self._deciders:
             point -= arm.share
             if point < 0:
                 return arm
         return self._deciders[-1]
 
-    def _stand_in(
+    def _fall_back(
         self, decider: Arm, routing: RoutingContext, candidates: Sequence[Candidate]
     ) -> tuple[str, Scores, Score]:
-        """(who chooses in the decider's place, all scores, the winner)."""
-        for arm in self._safe:
+        """Return the name of the fallback policy that chooses instead of the decider, its scores and its choice."""
+        for arm in self._fallbacks:
             if arm.name != decider.name:
-                found = self._try(arm, choose, arm.policy, routing, candidates)
-                if found is not None:
-                    return arm.name, *found
+                chosen = self._try(arm, choose, arm.policy, routing, candidates)
+                if chosen is not None:
+                    return arm.name, *chosen
         return self._last_resort.name, *choose(self._last_resort, routing, candidates)
 
     # --- events -------------------------------------------------------------------------------------------------
 
     def dispatched(self, decision: Decision) -> None:
-        self._last = decision.booking
+        """Tell all arms that the request was dispatched, and count which of them would have done the same."""
+        self._last_booking = decision.booking
         if decision.fallback is None:
             self._count(decision)
-        for arm, told in self._audience(decision):
-            self._try(arm, arm.policy.dispatched, told)
+        for arm, own_decision in self._listeners(decision):
+            self._try(arm, arm.policy.dispatched, own_decision)
 
     def first_token(self, decision: Decision, now: float) -> None:
-        for arm, told in self._audience(decision):
-            self._try(arm, arm.policy.first_token, told, now)
+        """Tell all arms of the first token of a streamed request."""
+        for arm, own_decision in self._listeners(decision):
+            self._try(arm, arm.policy.first_token, own_decision, now)
 
     def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
-        for arm, told in self._audience(decision):
-            self._try(arm, arm.policy.learn, told, released, outcome)
+        """Tell all arms that the request is over."""
+        for arm, own_decision in self._listeners(decision):
+            self._try(arm, arm.policy.learn, own_decision, released, outcome)
 
     def forget(self, engine: EngineId) -> None:
+        """Tell all arms that an engine has left the fleet."""
         for arm in self._arms.values():
             self._try(arm, arm.policy.forget, engine)
 
     def dump(self, now: float) -> SavedState:
-        """What the policies learned, by their names."""
+        """What the policies have learned, by their names. Policies that have nothing to keep are left out."""
         learned = {arm.name: arm.policy.dump(now) for arm in self._arms.values()}
         return {name: state for name, state in learned.items() if state}
 
     def load(self, state: SavedFields, saved_s: float, names: Mapping[str, EngineId]) -> None:
-        """As `Policy.load`, for those on the experiment that were on it then."""
+        """Restore what was dumped, as `Policy.load` does, for the present arms that are in `state`."""
         for arm in self._arms.values():
             if arm.name in state:
                 arm.policy.load(state.fields(arm.name), saved_s, names)
 
-    def _audience(self, decision: Decision) -> Iterator[tuple[Arm, Decision]]:
-        """Everyone who knows of the request, with the decision as each of them saw it."""
+    def _listeners(self, decision: Decision) -> Iterator[tuple[Arm, Decision]]:
+        """The arms that know of the request, each with the decision in its own scores."""
         shadows = {shadow.policy: shadow for shadow in decision.shadows}
         for arm in self._arms.values():
             if decision.booking > arm.since:
@@ -266,90 +272,35 @@ class Experiment:
                 agreement.regret_s = (agreement.regret_s or 0.0) + shadow.regret_s
 
     def _try(self, arm: Arm, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """A policy at work, whose failure must not become the request's: None. Its time and its faults are noted."""
-        begun = self._timer()
+        """Let a policy do some work; return None if it raises, because the request must not fail with its policy.
+
+        The time that the work takes and its faults are counted for the arm.
+        """
+        began_s = self._timer()
         try:
             return work(*args, **kwargs)
         except Exception:
             self._fault(arm, getattr(work, "__name__", "an event"))
             return None
         finally:
-            arm.seconds += self._timer() - begun
+            arm.seconds += self._timer() - began_s
 
     def _fault(self, arm: Arm, where: str) -> None:
         arm.faults += 1
-        if arm.faults & (arm.faults - 1) == 0:  # the 1st, 2nd, 4th, ...: one that always fails must not fill the log
+        if (
+            arm.faults & (arm.faults - 1) == 0
+        ):  # the 1st, 2nd, 4th, ...: a policy that always fails must not fill the log
             logger.exception("policy %s failed in %s (%d faults so far)", arm.name, where, arm.faults)
 
 
-def propose(policy: Policy[Any], routing: RoutingContext, candidates: Sequence[Candidate]) -> _Proposal:
-    """As `choose`, and what the policy thinks of it."""
-    return _Proposal(*choose(policy, routing, candidates), policy.trouble(routing.now))
-
-
-def choose(
-    policy: Policy[Any], routing: RoutingContext, candidates: Sequence[Candidate], also: Collection[EngineId] = ()
-) -> tuple[Scores, Score]:
-    """A policy's scores, those of `also` among them, and its choice. Raises ValueError for scores that are no numbers
-    or not the candidates'."""
-    scores = policy.choose(routing, candidates, also)
-    if scores.eligible != len(candidates):
-        raise ValueError("the scores are not those of the candidates")
-    return scores, pick(scores, routing.chance)
-
-
-def judge(
-    policy: Policy[Any],
-    routing: RoutingContext,
-    candidates: Sequence[Candidate],
-    chosen: Score,
-    costs: Scores,
-    decider: Policy[Any] | None,
-) -> ShadowChoice:
-    """What a policy makes of another's choice. costs: the other's scores; decider: it, if these are seconds. Raises as
-    `choose`."""
-    scores, own = choose(policy, routing, candidates, (chosen.engine,))
-    regret_s = None
-    if decider is not None:
-        cost = costs.find(own.engine) or score_of(decider, own.engine, routing, candidates)
-        regret_s = cost.total - chosen.total
-    return ShadowChoice(policy.name, own.engine, regret_s, scores, _found(scores, chosen.engine))
-
-
-def score_of(policy: Policy[Any], engine: EngineId, routing: RoutingContext, candidates: Sequence[Candidate]) -> Score:
-    """The score of an engine that the policy did not think worth weighing."""
-    return _found(policy.choose(routing, candidates, (engine,)), engine)
-
-
-def _overruled(
-    policy: Policy[Any],
-    proposal: _Proposal,
-    routing: RoutingContext,
-    candidates: Sequence[Candidate],
-    chosen: Score,
-) -> ShadowChoice:
-    """The choice of the policy that should have decided."""
-    scores = proposal.scores
-    if scores.find(chosen.engine) is None:
-        scores = policy.choose(routing, candidates, (chosen.engine,))
-    return ShadowChoice(policy.name, proposal.chosen.engine, None, scores, _found(scores, chosen.engine))
-
-
-def _found(scores: Scores, engine: EngineId) -> Score:
-    score = scores.find(engine)
-    if score is None:
-        raise ValueError(f"the policy gave no score of {engine}")
-    return score
-
-
-def spread(session: str) -> float:
-    """A session's point in [0, 1): the same in every process."""
+def session_point(session: str) -> float:
+    """The point of a session in [0, 1). It is a hash, so it is the same in every process."""
     digest = blake2b(session.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
 def _as_seen(shadow: ShadowChoice, decision: Decision) -> Decision:
-    """The decision in the scores of a policy that did not make it."""
+    """The decision with the scores of a policy that did not make it."""
     return replace(
         decision,
         policy=shadow.policy,

@@ -1,8 +1,10 @@
-"""Sole owner of what is known of the engines: health, what they say of themselves, and the load booked on them.
+"""The fleet: the sole owner of what is known of the engines, which is their health, what they report of themselves, and
+the load booked on them.
 
-Load is booked at the choice (`book`) and given back exactly once (`release`), whatever becomes of the request; health
-only ever decides who is eligible and never writes load. Views are frozen and made anew only when something changed.
-A caller-owned clock comes in as `now`; time that runs backwards counts as standing still.
+Load is booked when an engine is chosen (`book`) and released exactly once (`release`), however the request ends. Health
+decides which engines may get requests and never changes load. Views are immutable, and made anew only when something
+has changed. The time comes in as `now`, from a clock that the caller owns; time that runs backwards is taken as
+standing still.
 """
 
 from __future__ import annotations
@@ -16,23 +18,23 @@ from router.types import Booking, Candidate, EngineId, EngineInfo, EngineView, R
 
 
 class Change(Enum):
-    """What happened to an engine, for those who keep something per engine."""
+    """What happened to an engine. Whoever keeps something for each engine has to know it."""
 
     ADDED = auto()
     REMOVED = auto()
-    RETURNED = auto()  # healthy again: it may have restarted
-    RESIZED = auto()  # tells another size or eviction order of its cache than before
+    RETURNED = auto()  # it is healthy again, and may have restarted
+    RESIZED = auto()  # it reports another cache size or eviction order than before
 
 
 @dataclass(slots=True)
 class _Engine:
-    """One engine. The two integrals over time give any request's mean company in O(1)."""
+    """One engine. Its two integrals over time give the mean load beside any request in O(1)."""
 
     engine: EngineId
     capacity_tokens: float
     info: EngineInfo = EngineInfo()  # noqa: RUF009 -- frozen
     healthy: bool = False
-    waiting: dict[int, Booking] = field(default_factory=dict)  # streamed, no first token yet; oldest first
+    waiting: dict[int, Booking] = field(default_factory=dict)  # streamed and without a first token, oldest first
     unstreamed: dict[int, Booking] = field(default_factory=dict)  # oldest first
     in_flight: int = 0
     waiting_tokens: float = 0.0
@@ -42,10 +44,10 @@ class _Engine:
     at_s: float = float("-inf")
     requests_s: float = 0.0  # integral of in_flight, request-seconds
     context_s: float = 0.0  # integral of context_tokens, token-seconds
-    bare: Candidate | None = None  # its view, made when asked for
+    bare: Candidate | None = None  # the engine as a candidate without hits; None until it is asked for
 
     def move_to(self, now: float) -> None:
-        """Bring the integrals up to `now`; every change of load comes after it."""
+        """Bring the integrals up to `now`. This comes before every change of load."""
         if now > self.at_s:
             if self.in_flight:
                 self.requests_s += self.in_flight * (now - self.at_s)
@@ -56,11 +58,11 @@ class _Engine:
     def leave_queue(self, serial: int) -> None:
         booking = self.waiting.pop(serial, None)
         if booking is not None:
-            # A sum of floats drifts; an empty queue is exactly zero.
+            # A running sum of floats drifts, so an empty queue sets it to exactly zero.
             self.waiting_tokens = self.waiting_tokens - booking.miss_tokens if self.waiting else 0.0
 
-    def look(self) -> Candidate:
-        """The engine at this moment, with no hits."""
+    def candidate(self) -> Candidate:
+        """The engine at this moment, as a candidate without hits."""
         if self.bare is None:
             self.bare = Candidate(self._view(), 0.0)
         return self.bare
@@ -86,42 +88,48 @@ class _Engine:
 
 @dataclass(slots=True)
 class _Open:
-    """A booking not yet released, with its engine's integrals at its first token (until then at its dispatch)."""
+    """A booking that is not yet released, with the integrals of its engine at its first token (before that: at its
+    dispatch)."""
 
     booking: Booking
-    state: _Engine
+    engine: _Engine
     since_s: float
     requests_s: float
     context_s: float
     first_token_s: float | None = None
 
     def mark(self, now: float) -> None:
-        self.since_s, self.requests_s, self.context_s = now, self.state.requests_s, self.state.context_s
+        self.since_s, self.requests_s, self.context_s = now, self.engine.requests_s, self.engine.context_s
 
     def end(self, now: float) -> ReleasedBooking:
         elapsed_s = now - self.since_s
         requests, context = 1.0, self.booking.prompt_tokens
         if elapsed_s > 0:
-            requests = (self.state.requests_s - self.requests_s) / elapsed_s
-            context = (self.state.context_s - self.context_s) / elapsed_s
+            requests = (self.engine.requests_s - self.requests_s) / elapsed_s
+            context = (self.engine.context_s - self.context_s) / elapsed_s
         others, other_context = max(0.0, requests - 1.0), max(0.0, context - self.booking.prompt_tokens)
-        return ReleasedBooking(self.booking, self.first_token_s, now, others, other_context, self.state.capacity_tokens)
+        capacity_tokens = self.engine.capacity_tokens
+        return ReleasedBooking(self.booking, self.first_token_s, now, others, other_context, capacity_tokens)
 
 
 class _Ready(NamedTuple):
-    """The healthy engines, in the order they were added: made anew when one comes, goes or tells something else of
-    itself. In between only those with another load are, however many there are."""
+    """The healthy engines, in the order in which they were added.
+
+    It is made anew when an engine comes, goes or reports something else. In between, only the candidates whose load has
+    changed are replaced.
+    """
 
     candidates: list[Candidate]
     places: dict[EngineId, int]
     models: frozenset[str] | None
-    """That all serve which name theirs; None if none of them does."""
+    """The models that all engines serve which report any; None if no engine reports any."""
 
 
 class Fleet:
-    """All engines. Grows with the engines added and, per request in flight, by one booking.
+    """All engines. Memory grows with the engines added, and by one booking for each request in flight.
 
-    listener: told of every Change, after it took effect.
+    default_capacity_tokens: the cache size assumed of engines that do not report theirs. listener: called with every
+    Change, after it took effect.
     """
 
     def __init__(self, default_capacity_tokens: float, listener: Callable[[EngineId, Change], None]) -> None:
@@ -131,18 +139,21 @@ class Fleet:
         self._open: dict[int, _Open] = {}
         self._serial = 0
         self._ready: _Ready | None = None
-        self._moved: set[EngineId] = set()  # had their load changed since `_ready` was looked at
+        self._changed: set[EngineId] = set()  # engines whose load has changed since `_ready` was brought up to date
 
     # --- who there is -------------------------------------------------------------------------------------------
 
     def add(self, engine: EngineId) -> None:
-        """A new engine, idle and not healthy until `set_health` says so. Adding a known one changes nothing."""
+        """Add an engine. It is idle, and not healthy until `set_health` says so. Adding a known one changes nothing."""
         if engine not in self._engines:
             self._engines[engine] = _Engine(engine, self._default_capacity_tokens)
             self._listener(engine, Change.ADDED)
 
     def remove(self, engine: EngineId) -> None:
-        """Forget an engine; its open bookings are released as usual, without effect on a later namesake."""
+        """Remove an engine. Removing an unknown one changes nothing.
+
+        Its open bookings are released as usual, without effect on an engine that is added later under the same id.
+        """
         if self._engines.pop(engine, None) is not None:
             self._ready = None
             self._listener(engine, Change.REMOVED)
@@ -154,7 +165,7 @@ class Fleet:
         return tuple(self._engines)
 
     def healthy(self, engine: EngineId) -> bool:
-        """Whether it may get requests. Raises KeyError for an unknown engine, as `view` and the setters do."""
+        """Whether the engine may get requests. Raises KeyError for an unknown engine, as `view` and the setters do."""
         return self._engines[engine].healthy
 
     def set_health(self, engine: EngineId, healthy: bool) -> None:
@@ -170,40 +181,41 @@ class Fleet:
             return
         before = state.info
         state.info, state.bare, self._ready = info, None, None
-        told = (info.capacity_blocks or 0) * (info.block_size or 0)
-        state.capacity_tokens = float(told) if told > 0 else self._default_capacity_tokens
+        reported_tokens = (info.capacity_blocks or 0) * (info.block_size or 0)
+        state.capacity_tokens = float(reported_tokens) if reported_tokens > 0 else self._default_capacity_tokens
         cache = info.capacity_blocks, info.block_size, info.order
         if (before.capacity_blocks, before.block_size, before.order) != cache:
             self._listener(engine, Change.RESIZED)
 
     def view(self, engine: EngineId) -> EngineView:
-        return self._engines[engine].look().view
+        return self._engines[engine].candidate().view
 
     def views(self) -> list[EngineView]:
-        """Of the healthy engines, in the order they were added."""
+        """The views of the healthy engines, in the order in which they were added."""
         return [view for view, _ in self.candidates()[0]]
 
     def candidates(self) -> tuple[list[Candidate], Mapping[EngineId, int]]:
-        """The same, as candidates for a prompt of which none holds anything: (a list for the caller, places in it)."""
+        """The healthy engines as candidates without hits: a list that the caller may change, and each engine's place in
+        it."""
         ready = self._ready or self._gather()
-        for engine in self._moved:
+        for engine in self._changed:
             if engine in ready.places:
-                ready.candidates[ready.places[engine]] = self._engines[engine].look()
-        self._moved.clear()
+                ready.candidates[ready.places[engine]] = self._engines[engine].candidate()
+        self._changed.clear()
         return ready.candidates.copy(), ready.places
 
     def all_serve(self, model: str) -> bool:
-        """Whether every healthy engine that tells what it serves serves this."""
+        """Whether every healthy engine that reports its models serves this one."""
         models = (self._ready or self._gather()).models
         return models is None or model in models
 
     def _gather(self) -> _Ready:
         healthy = [engine for engine in self._engines.values() if engine.healthy]
-        told = [frozenset(engine.info.models) for engine in healthy if engine.info.models]
+        reported = [frozenset(engine.info.models) for engine in healthy if engine.info.models]
         self._ready = _Ready(
-            [engine.look() for engine in healthy],
+            [engine.candidate() for engine in healthy],
             {engine.engine: place for place, engine in enumerate(healthy)},
-            frozenset.intersection(*told) if told else None,
+            frozenset.intersection(*reported) if reported else None,
         )
         return self._ready
 
@@ -211,7 +223,7 @@ class Fleet:
 
     @property
     def in_flight(self) -> int:
-        """Open bookings of the whole fleet, those on removed engines included."""
+        """The open bookings of the whole fleet, including those on removed engines."""
         return len(self._open)
 
     def book(
@@ -225,7 +237,7 @@ class Fleet:
         output_tokens: float,
         predicted_s: float | None,
     ) -> Booking:
-        """Put one request's load on an engine. Raises KeyError for an unknown engine."""
+        """Book the load of one request on an engine. Raises KeyError for an unknown engine."""
         state = self._engines[engine]
         self._move(state, now)
         self._serial += 1
@@ -241,11 +253,14 @@ class Fleet:
         return booking
 
     def first_token(self, serial: int, now: float) -> Booking | None:
-        """Note a streamed request's first token; None if it is over, unstreamed or has had its first token."""
+        """Note the first token of a streamed request and return its booking.
+
+        Return None if the request is over, is not streamed, or has had its first token.
+        """
         entry = self._open.get(serial)
         if entry is None or entry.first_token_s is not None or not entry.booking.streamed:
             return None
-        state = entry.state
+        state = entry.engine
         self._move(state, now)
         state.leave_queue(serial)
         state.last_first_token_s = state.last_sign_s = state.at_s
@@ -254,11 +269,11 @@ class Fleet:
         return entry.booking
 
     def release(self, serial: int, now: float, *, answered: bool) -> ReleasedBooking | None:
-        """Give a booking back; None if that has happened already. answered: the engine gave its whole answer."""
+        """Release a booking; None if it has been released already. answered: the engine gave its whole answer."""
         entry = self._open.pop(serial, None)
         if entry is None:
             return None
-        state = entry.state
+        state = entry.engine
         self._move(state, now)
         released = entry.end(state.at_s)
         state.leave_queue(serial)
@@ -272,6 +287,6 @@ class Fleet:
         return released
 
     def _move(self, state: _Engine, now: float) -> None:
-        """Its load is about to change."""
+        """Prepare an engine for a change of its load."""
         state.move_to(now)
-        self._moved.add(state.engine)
+        self._changed.add(state.engine)

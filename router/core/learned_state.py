@@ -1,4 +1,4 @@
-"""What a router has learned, as one JSON object: to be kept across restarts (`gateway.snapshot` keeps it in a file)."""
+"""What a router has learned, as one JSON object. `gateway.snapshot` keeps it in a file across restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from router.types import EngineId
 
 
 class LearnedState:
-    """Latencies, lengths and caches, but neither load nor what engines hold. engines: those there are, when asked."""
+    """The learned latencies, lengths and cache behaviour. Load and the blocks that engines hold are left out.
+
+    engines: returns the engines that are in the fleet now.
+    """
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class LearnedState:
         self._experiment, self._engines = experiment, engines
 
     def dump(self, now: float) -> SavedState:
-        """All of it, for `load`: JSON types, finite numbers, times as ages."""
+        """Return all of it, for `load`: JSON types, finite numbers, and times as ages before `now`."""
         return {
             "output_lengths": self._lengths.dump(),
             "token_ratios": self._ratios.dump(),
@@ -36,9 +39,9 @@ class LearnedState:
         }
 
     def load(self, state: SavedFields, saved_s: float, names: Mapping[str, EngineId]) -> None:
-        """Takes up what was dumped at saved_s, on the present clock, or raises SnapshotError and changes nothing.
+        """Restore what was dumped. Raises SnapshotError, and then changes nothing.
 
-        names: the engines there are, by the names they had.
+        saved_s: the time of the dump on the present clock. names: the present engines, by the names that they had then.
         """
         before = SavedFields(self.dump(saved_s), "learned")
         try:
@@ -51,4 +54,4 @@ class LearnedState:
         self._lengths.load(state, "output_lengths")
         self._ratios.load(state, "token_ratios")
         self._experiment.load(state.fields("policies"), saved_s, names)
-        self._index.load(state.fields("survival_curves"))  # all or none by itself: it cannot unlearn a new order
+        self._index.load(state.fields("survival_curves"))  # last, because it loads all or nothing and cannot be undone

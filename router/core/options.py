@@ -1,4 +1,4 @@
-"""The options of routing itself; those of a policy stand beside its formula."""
+"""The options of routing itself. Those of a policy are in the file of its formula."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POLICIES = tuple(TABLE)
 
 @dataclass(frozen=True)
 class RoutingOptions:
-    """Who decides, what is expected before anything was seen, and how much is kept."""
+    """Which policies there are, what the router assumes until it has observed something, and how much it keeps."""
 
     policy: str = option("lbgr", "how an engine is chosen", among=POLICIES)
     fallback_policy: str = option(

@@ -1,14 +1,15 @@
-"""When a request is tried again on another engine: one rule, driven by the gateway and by the simulator.
+"""When a request is tried again on another engine. The gateway and the simulator share this rule.
 
-A request moves only while its client has seen nothing of an answer, never to an engine that it has been on, and only
-where that costs no work twice or the work is lost anyway:
+A request is tried again only while its client has seen nothing of an answer, and never on an engine that it has been
+sent to before. The retry must not repeat work that is still of use:
 
-- the engine could not be reached (`CONNECT`) or was busy (`BUSY`): it did not start; up to `most` other engines;
-- the connection broke (`RESET`: the engine died, and what it generated with it): once, lest a request that kills
-  engines
-  kill them all.
+- The engine could not be reached (`CONNECT`) or was busy (`BUSY`). It did not begin, so up to `max_retries` other
+  engines are tried.
+- The connection broke (`RESET`). The engine died, and what it had generated is lost. The request is tried once more
+  and not again, or a request that kills engines would kill all of them.
 
-A timeout is never tried again: the engine may still be at work, and elsewhere the prompt would be computed anew.
+A request that timed out is never tried again: its engine may still be working on it, and another engine would have to
+compute the prompt anew.
 """
 
 from __future__ import annotations
@@ -16,23 +17,26 @@ from __future__ import annotations
 from router.errors import RetryReason
 from router.types import EngineId
 
-MOST_BREAKS = 2  # of the connection, for one request
+MOST_BREAKS = 2  # connections that may break for one request
 
 
 class Retries:
-    """One request's tries. most: other engines that may be tried after the first."""
+    """The tries of one request. max_retries: how many other engines may be tried after the first."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_retries: int) -> None:
+        self._max_retries = max_retries
         self._breaks = 0
         self.tried: list[EngineId] = []
-        """Engines that the request has been sent to, in their order; the next choice leaves them out."""
+        """The engines that the request has been sent to, in that order. The next choice must leave them out."""
 
     def began(self, engine: EngineId) -> None:
-        """The request goes to an engine."""
+        """The request is sent to an engine."""
         self.tried.append(engine)
 
     def failed(self, reason: RetryReason, *, answer_begun: bool) -> bool:
-        """The last try failed; whether there may be another one. answer_begun: the client has seen something."""
+        """The last try failed. Return whether there may be another one.
+
+        answer_begun: the client has seen something of the answer.
+        """
         self._breaks += reason is RetryReason.RESET
-        return not answer_begun and self._breaks < MOST_BREAKS and len(self.tried) <= self._most
+        return not answer_begun and self._breaks < MOST_BREAKS and len(self.tried) <= self._max_retries

@@ -1,7 +1,7 @@
-"""The sans-I/O router: a request in, an explained decision out; its outcome in, and all of it is learned from.
+"""The router, without any I/O: it takes a request and returns an explained decision, then takes the outcome and learns.
 
-The gateway drives it with real time, tests and simulations with a clock of their own. Single-threaded by design: the
-choice and the booking of its load are one call, so no two requests can be placed by the same stale load.
+The gateway drives it with real time, and tests and the simulator with clocks of their own. It is single-threaded by
+design: one call both chooses an engine and books the load on it, so no two requests are placed by the same stale load.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from router.core.cache_observation import observe_cache
 from router.core.decision_log import DecisionLog, LoggedDecision
-from router.core.experiment import Choice, Create, Experiment
+from router.core.experiment import Create, Experiment
 from router.core.fleet import Change, Fleet
 from router.core.learned_state import LearnedState
 from router.core.options import RoutingOptions
@@ -24,7 +25,6 @@ from router.policies.least_loaded import LeastLoaded
 from router.policies.table import create as create_policy
 from router.prefix import blocks
 from router.prefix.index import LRU_ORDERS, Match, PrefixIndex
-from router.prefix.observation import CacheObservation
 from router.types import (
     NO_EXPECTATION,
     BlockKey,
@@ -41,11 +41,10 @@ from router.types import (
     Score,
 )
 
-COMPARABLE = 3.0  # a prompt's tokens against the estimate: beyond, it is not the text that was measured
-
 
 class _Prepared(NamedTuple):
-    """What a decision is made of: the request as policies see it, who may get it, what the index holds of it."""
+    """The inputs of a decision: the request as policies see it, the engines that may get it, and what the index holds of
+    its prompt."""
 
     routing: RoutingContext
     candidates: list[Candidate]
@@ -53,10 +52,11 @@ class _Prepared(NamedTuple):
 
 
 class Router:
-    """Picks an engine for every request and learns from how it went.
+    """Chooses an engine for every request, and learns from the outcome.
 
-    policies: the options of the policies (`policies.table.PolicyOptions`); None: all at their defaults. create: makes a
-    policy by its name in place of the table. timer: seconds, for what policies cost.
+    policies: the options of the policies (`policies.table.PolicyOptions`); None: all at their defaults. rng: the only
+    source of chance. create: makes a policy by its name; None: the policy table does. timer: a clock in seconds that
+    measures how long policies take.
     """
 
     def __init__(
@@ -75,24 +75,24 @@ class Router:
         self._index = PrefixIndex(options.prefix_index_blocks)
         self._ratios = TokenRatio()
         self._lengths = OutputLength(options.default_output_tokens)
-        safe = create_policy(options.fallback_policy, policies), LeastLoaded()
+        fallbacks = create_policy(options.fallback_policy, policies), LeastLoaded()
         self._experiment = Experiment(
-            create or (lambda name: create_policy(name, policies)), safe, rng=rng, timer=timer
+            create or (lambda name: create_policy(name, policies)), fallbacks, rng=rng, timer=timer
         )
         self._experiment.assign({options.policy: 1.0}, options.shadow)
         self.learned = LearnedState(self._lengths, self._ratios, self._index, self._experiment, self._fleet.ids)
-        """To be kept across restarts."""
+        """What the router has learned, for whoever keeps it across restarts."""
 
     # --- a request's life ---------------------------------------------------------------------------------------
 
     def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
         """Choose an engine and book the request's load on it, in one step.
 
-        exclude: engines tried already. Raises NotFound if no engine serves the model, NoEngine if none that does can
-        take the request now.
+        exclude: the engines that have been tried already. Raises NotFound if no engine serves the model, and NoEngine
+        if no engine that serves it can take the request now.
         """
         routing, candidates, match = self._prepare(request, now, exclude)
-        choice = self._choose(routing, candidates)
+        choice = self._experiment.choose(routing, candidates)
         booking = self._book(routing, choice.chosen)
         block_tokens = request.prompt.block_units * routing.tokens_per_unit
         expectation = self._index.book(choice.chosen.engine, request.prompt.keys, match, block_tokens)
@@ -102,19 +102,22 @@ class Router:
         return decision
 
     def first_token(self, decision: Decision, now: float) -> None:
-        """A streamed request's first token was seen. Harmless when repeated, too late, or the request is unstreamed."""
+        """The first token of a streamed request was seen.
+
+        Nothing happens if that is known already, or if the request is over or is not streamed.
+        """
         booking = self._fleet.first_token(decision.booking, now)
         if booking is not None and decision.engine in self._fleet:
             self._experiment.first_token(decision, now)
 
     def complete(self, decision: Decision, outcome: Outcome) -> None:
-        """The request is over: give its load back, and learn from it if it went well. Repeated calls do nothing."""
+        """The request is over: release its load, and learn from it if it went well. Repeated calls do nothing."""
         answered = outcome.ending is Ending.OK
         released = self._fleet.release(decision.booking, outcome.done_s, answered=answered)
         if released is None:
             return
         if answered and decision.request.choices == 1:
-            self._measure(decision.request, outcome)
+            self._learn_lengths(decision.request, outcome)
         if decision.engine in self._fleet:
             self._experiment.learn(decision, released, outcome)
             if answered and decision.predicted_s is not None:
@@ -122,68 +125,72 @@ class Router:
         self._settle(decision, released, outcome)
         self._log.close(decision, outcome)
 
-    # --- the engines there are ----------------------------------------------------------------------------------
+    # --- the engines --------------------------------------------------------------------------------------------
 
     def add_engine(self, engine: EngineId) -> None:
-        """A new engine, idle and not healthy until `set_health` says so. Adding a known one changes nothing."""
+        """Add an engine. It is idle, and not healthy until `set_health` says so. Adding a known one changes nothing."""
         self._fleet.add(engine)
 
     def remove_engine(self, engine: EngineId) -> None:
-        """Forget an engine; what it still works on is released as usual."""
+        """Remove an engine. Requests that are still in flight on it are released as usual when they end."""
         self._fleet.remove(engine)
 
     def healthy(self, engine: EngineId) -> bool:
-        """Whether it may get requests. Raises KeyError for an unknown engine, as the setters do."""
+        """Whether the engine may get requests. Raises KeyError for an unknown engine, as the setters do."""
         return self._fleet.healthy(engine)
 
     def set_health(self, engine: EngineId, healthy: bool) -> None:
+        """Say whether the engine may get requests."""
         self._fleet.set_health(engine, healthy)
 
     def set_info(self, engine: EngineId, info: EngineInfo) -> None:
-        """Take in what an engine says of itself."""
+        """Take in what an engine reports of itself."""
         self._fleet.set_info(engine, info)
 
-    # --- who decides, and what was decided ----------------------------------------------------------------------
+    # --- policies and past decisions ----------------------------------------------------------------------------
 
     def assign(self, shares: Mapping[str, float], shadows: Sequence[str] | None = None) -> None:
-        """Who decides from now on, and by what share (`Experiment.assign`). Raises ConfigError for an unknown name."""
+        """Set which policies decide from now on, and with what shares, as `Experiment.assign` does.
+
+        Raises ConfigError for an unknown name.
+        """
         self._experiment.assign(shares, shadows)
         self._drift.clear()
 
     def explain(self, request: ParsedRequest, now: float) -> Decision:
-        """What `route` would decide now, and why. Nothing is booked, and nothing changes, chance included.
+        """Return what `route` would decide now, and why. Raises as `route` does.
 
-        Raises as `route` does.
+        Nothing is booked and nothing changes, not even the state of the random generator.
         """
-        chance = self._rng.getstate()
+        rng_state = self._rng.getstate()
         try:
             routing, candidates, _ = self._prepare(request, now, ())
-            return self._choose(routing, candidates).decision(routing, 0, NO_EXPECTATION, ())
+            return self._experiment.choose(routing, candidates).decision(routing, 0, NO_EXPECTATION, ())
         finally:
-            self._rng.setstate(chance)
+            self._rng.setstate(rng_state)
 
     def find_decisions(self, request_id: str) -> list[LoggedDecision]:
-        """The tries of the newest request of that id, in their order; none if none is kept."""
+        """The tries of the newest request of that id, in their order; empty if the log holds none."""
         return self._log.find(request_id)
 
     def newest_decisions(self, limit: int) -> list[LoggedDecision]:
-        """The last decisions, newest first."""
+        """The last decisions, at most `limit`, newest first."""
         return self._log.newest(limit)
 
-    # --- how things stand ---------------------------------------------------------------------------------------
+    # --- status -------------------------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
-        """Requests that are not complete."""
+        """The number of requests that are not complete."""
         return self._fleet.in_flight
 
     @property
     def index_blocks(self) -> int:
-        """(block, engine) pairs in the prefix index."""
+        """The number of (block, engine) pairs in the prefix index."""
         return len(self._index)
 
     def status(self) -> RouterStatus:
-        """Everything at this moment."""
+        """The state of the router at this moment."""
         experiment = self._experiment
         return RouterStatus(
             policy=experiment.lead.name,
@@ -210,7 +217,7 @@ class Router:
         )
 
     def describe(self, engine: EngineId) -> dict[str, object]:
-        """What was learned of one engine, JSON types only. Raises KeyError for an unknown one."""
+        """What was learned of one engine, in JSON types only. Raises KeyError for an unknown one."""
         lead = self._experiment.lead
         return {
             "policy": lead.name,
@@ -220,7 +227,7 @@ class Router:
             **lead.describe(engine),
         }
 
-    # --- the choice ---------------------------------------------------------------------------------------------
+    # --- preparing the choice -----------------------------------------------------------------------------------
 
     def _prepare(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Prepared:
         candidates, places = self._eligible(request.model, exclude)
@@ -230,36 +237,35 @@ class Router:
         match = self._index.match(request.prompt.keys)
         longest_tokens = 0.0
         if match.blocks:
-            most = max(0.0, prompt_tokens - 1)  # the last token is always computed
+            max_hit_tokens = max(0.0, prompt_tokens - 1)  # an engine always computes the last token
             for engine, held in match.blocks.items():
                 if engine in places:
                     view = candidates[places[engine]].view
-                    hit_tokens = _usable_tokens(view, min(held * block_tokens, most))
+                    hit_tokens = _usable_tokens(view, min(held * block_tokens, max_hit_tokens))
                     candidates[places[engine]] = Candidate(view, hit_tokens)
                     longest_tokens = max(longest_tokens, hit_tokens)
-        output_tokens, chance = self._expect(request), self._rng.random()
+        output_tokens, chance = self._expected_output_tokens(request), self._rng.random()
         routing = RoutingContext(request, prompt_tokens, output_tokens, now, chance, longest_tokens, tokens_per_unit)
         return _Prepared(routing, candidates, match)
 
-    def _choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Choice:
-        return self._experiment.choose(routing, candidates)
-
     def _eligible(self, model: str, exclude: Collection[EngineId]) -> tuple[list[Candidate], Mapping[EngineId, int]]:
-        """Healthy engines that serve the model, as far as they tell what they serve, less the excluded ones; and where
-        each of them is."""
-        found, places = self._fleet.candidates()
+        """Return the engines that may get the request, and the place of each in that list.
+
+        These are the healthy engines that are not excluded and that serve the model, or do not report what they serve.
+        Raises NotFound and NoEngine as `route` does.
+        """
+        candidates, places = self._fleet.candidates()
         if exclude or (model and not self._fleet.all_serve(model)):
-            found = [c for c in found if c.view.engine not in exclude and _serves(c.view, model)]
-            places = {view.engine: place for place, (view, _) in enumerate(found)}
-        if found:
-            return found, places
+            candidates = [c for c in candidates if c.view.engine not in exclude and _serves(c.view, model)]
+            places = {view.engine: place for place, (view, _) in enumerate(candidates)}
+        if candidates:
+            return candidates, places
         known = [self._fleet.view(engine) for engine in self._fleet.ids()]
         if known and not any(_serves(view, model) for view in known):
             raise NotFound(f"The model `{model}` does not exist.", param="model")
         raise NoEngine("No engine can take the request at the moment.")
 
-    def _expect(self, request: ParsedRequest) -> float:
-        """Output, tokens."""
+    def _expected_output_tokens(self, request: ParsedRequest) -> float:
         expected_tokens = self._lengths.predict_one(length_classes(request))
         return expected_tokens if request.max_tokens is None else min(expected_tokens, float(request.max_tokens))
 
@@ -277,14 +283,15 @@ class Router:
             predicted_s=chosen.predicted_s,
         )
 
-    # --- what an outcome teaches --------------------------------------------------------------------------------
+    # --- learning from an outcome -------------------------------------------------------------------------------
 
     def _settle(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
-        """Put what is known of the engine's cache now into the index.
+        """Correct the prefix index by what the end of the request shows of the engine's cache.
 
-        An answered request confirms its blocks, the reply's included. One that was left or timed out after its first
-        token was prefilled, so its prompt stays. Any other end leaves it open whether the prompt was computed: blocks
-        that no answer ever confirmed are taken out, since a forgotten block costs one hit, a wrong one draws followers.
+        An answered request confirms the blocks of its prompt and adds those of its reply. A request whose client left,
+        or that timed out, after its first token has been prefilled, so its prompt is confirmed. After any other end it
+        is unknown whether the prompt was computed, so the blocks that no answer has ever confirmed are removed: a block
+        that is missing in the index costs one hit, but a block that is wrongly in it attracts further requests.
         """
         prompt, ending = decision.request.prompt, outcome.ending
         if ending is Ending.OK:
@@ -295,11 +302,11 @@ class Router:
             self._index.retract(decision.engine, prompt.keys, decision.expectation)
 
     def _confirm(self, decision: Decision, outcome: Outcome, reply: Sequence[BlockKey]) -> None:
-        known = self._fleet.view(decision.engine).info if decision.engine in self._fleet else None
-        observation = observe_cache(decision, outcome, reply, float(known.block_size or 0) if known else 0.0)
+        info = self._fleet.view(decision.engine).info if decision.engine in self._fleet else None
+        observation = observe_cache(decision, outcome, reply, float(info.block_size or 0) if info else 0.0)
         self._index.settle(decision.engine, observation)
 
-    def _measure(self, request: ParsedRequest, outcome: Outcome) -> None:
+    def _learn_lengths(self, request: ParsedRequest, outcome: Outcome) -> None:
         if outcome.output_tokens is not None:
             self._lengths.learn_one(length_classes(request), outcome.output_tokens)
         if outcome.prompt_tokens is not None and not request.prompt.in_tokens:
@@ -314,42 +321,17 @@ class Router:
             self._index.forget(engine)
         else:
             view = self._fleet.view(engine)
-            told = view.info.capacity_blocks and view.info.block_size
-            self._index.add(engine, view.capacity_tokens, guessed=not told, order=view.info.order)
+            reported = view.info.capacity_blocks and view.info.block_size
+            self._index.add(engine, view.capacity_tokens, guessed=not reported, order=view.info.order)
 
 
 def _serves(view: EngineView, model: str) -> bool:
-    """True also if either side does not say."""
+    """Whether the engine serves the model. True also if the request names none or the engine reports none."""
     return not model or not view.info.models or model in view.info.models
 
 
 def _usable_tokens(view: EngineView, tokens: float) -> float:
-    """What the engine can use of a match: whole blocks."""
+    """The part of a match that the engine can use, which is whole blocks of its cache."""
     block = view.info.block_size
-    # An expectation over blocks that may be gone (`survival`) is no number of whole ones.
+    # Under other orders the match is an expectation over blocks that may be evicted, so it is not rounded.
     return tokens // block * block if block and view.info.order in LRU_ORDERS else tokens
-
-
-def observe_cache(
-    decision: Decision, outcome: Outcome, reply: Sequence[BlockKey], engine_block_tokens: float
-) -> CacheObservation:
-    """What an answer tells of its engine's cache. engine_block_tokens: of one of its blocks, 0 if it is not known.
-
-    Expected and found hits are compared in the engine's own tokens, free of the token ratio's error; not at all where
-    they cannot be: usage of several prompts together, or a prompt that is not text for the most part.
-    """
-    prompt = decision.request.prompt
-    token_ratio = (outcome.prompt_tokens or decision.prompt_tokens) / max(1.0, decision.prompt_tokens)
-    comparable = decision.request.choices == 1 and 1 / COMPARABLE <= token_ratio <= COMPARABLE
-    block_tokens = prompt.block_units * decision.tokens_per_unit
-    return CacheObservation(
-        prompt.keys,
-        reply,
-        decision.expectation,
-        block_tokens,
-        token_ratio,
-        max(block_tokens, engine_block_tokens),
-        decision.prompt_tokens * token_ratio,
-        decision.hit_tokens * token_ratio,
-        outcome.cached_tokens if comparable else None,
-    )

@@ -1,5 +1,7 @@
-"""The router at one moment, for people and metrics: frozen, so that nobody reaches through it into the router's
-parts."""
+"""The state of the router at one moment, for people and for metrics.
+
+It is immutable and shares nothing with the router, so nobody can reach through it into the router's parts.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +12,30 @@ from router.types import EngineId, EngineInfo
 
 
 class EngineStatus(NamedTuple):
-    """One engine."""
+    """The state of one engine."""
 
     engine: EngineId
     healthy: bool
     """Whether it gets requests."""
     info: EngineInfo
     in_flight: int
-    """Requests dispatched and not yet complete."""
+    """Requests that are dispatched and not yet complete."""
     prediction_error: float | None
-    """Mean of (actual - predicted) / predicted over its last answers; None: there was no answer to a prediction."""
+    """The mean of (actual - predicted) / predicted latency over the last answers; None: no answer had a prediction."""
     drifts: bool | None
-    """Whether that mean is beyond its bound (`drift_bound`); None as above."""
+    """Whether that mean is beyond its bound (option `drift_bound`); None: no answer had a prediction."""
 
 
 class ArmStatus(NamedTuple):
-    """One policy of the experiment."""
+    """The state of one policy of the experiment."""
 
     policy: str
     share: float
-    """Of the decisions, 0 to 1; 0: a shadow."""
+    """The share of the decisions that the policy makes, 0 to 1; 0: it is a shadow."""
     faults: int
-    """How often it raised, or gave a cost that is no number."""
+    """How often the policy raised an exception or gave a cost that is not a number."""
     seconds: float
-    """What its scoring and learning took."""
+    """How long its scoring and learning took in all."""
 
 
 class AgreementStatus(NamedTuple):
@@ -42,21 +44,24 @@ class AgreementStatus(NamedTuple):
     policy: str
     shadow: str
     decisions: int
+    """The decisions of `policy` that `shadow` scored too."""
     agreed: int
+    """The decisions in which both chose the same engine."""
     regret_s: float | None
-    """What the shadow's choices would have cost more, in all; None where the policy's scores are no seconds."""
+    """How much more the shadow's choices would have cost in all; None where the scores of `policy` are not seconds."""
 
 
 class RouterStatus(NamedTuple):
-    """All of it. policy: the one that decides most."""
+    """The state of the whole router."""
 
     policy: str
+    """The policy with the largest share of the decisions."""
     engines: Mapping[EngineId, EngineStatus]
     arms: tuple[ArmStatus, ...]
     agreements: tuple[AgreementStatus, ...]
     faults: int
-    """Of all policies now in the experiment and of those that stand in."""
+    """The faults of all policies that are now in the experiment, and of the fallback policies."""
     in_flight: int
-    """Requests of the whole fleet that are not complete, those on engines that have left included."""
+    """Requests that are not complete, including those on engines that have left the fleet."""
     index_blocks: int
-    """(block, engine) pairs in the prefix index."""
+    """The (block, engine) pairs in the prefix index."""

@@ -1,10 +1,10 @@
-"""The frozen nouns every layer speaks of, without behaviour beyond derived properties.
+"""The data types that all layers share. They are immutable and have no behaviour beyond derived properties.
 
-`request`: what a client asked. `engine`: what is known of an engine, and the load booked on it. `scores`: what a policy
-makes of the candidates. `decision`: where a request goes, why, and what came of it.
+`request`: what a client asked for. `engine`: what is known of an engine, and the load booked on it. `scores`: how a
+policy scores the candidates. `decision`: which engine a request goes to and why, and how the request ended.
 
-Units: times are float seconds on one monotonic clock that the caller owns; lengths are tokens unless a name says
-`units`, which are bytes of text or token ids, whichever the request's chain is made of.
+Units: times are float seconds on one monotonic clock that the caller owns. Lengths are tokens, unless the name says
+`units`: these are bytes for a prompt of text, and token ids for a prompt of token ids.
 """
 
 from router.types.decision import (

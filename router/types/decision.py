@@ -1,4 +1,4 @@
-"""Where a request goes and why, and what came of it."""
+"""The decision for a request, with its reasons, and the outcome of the request."""
 
 from __future__ import annotations
 
@@ -12,72 +12,75 @@ from router.types.scores import Score, Scores
 
 
 class PrefixExpectation(NamedTuple):
-    """What the prefix index expected of the chosen engine; comes back to it with what was observed."""
+    """The prefix that the index expects on the chosen engine. It is given back to the index with what was observed."""
 
     blocks: int
-    """Index blocks matched, or known to have been sent there."""
+    """Blocks of the index that matched, or that are known to have been sent to the engine."""
     recent: bool
-    """The match was confirmed so lately that only a flush or a restart of the engine can have undone it."""
+    """Whether the match was confirmed so recently that only a flush or a restart of the engine can have undone it."""
     bins: tuple[tuple[int, int, int], ...] = ()
-    """From the survival index: stretches of the match by age, as (bin, first block, block after the last)."""
+    """Set by the survival index: the match divided by age, as (age bin, first block, block after the last)."""
     serial: int = 0
-    """From the survival index: its name for the request."""
+    """Set by the survival index: the number by which it knows the request."""
 
 
 NO_EXPECTATION = PrefixExpectation(0, False)
 
 
 class ShadowChoice(NamedTuple):
-    """What a policy that did not decide made of the same candidates."""
+    """The choice of a policy that did not decide, made among the same candidates."""
 
     policy: str
     engine: EngineId
-    """Its own choice."""
+    """The engine that the policy would have chosen."""
     regret_s: float | None
-    """How much more that choice costs by the deciding policy's scores; None where those are no seconds."""
+    """How much more that engine costs by the scores of the deciding policy; None where those are not seconds."""
     scores: Scores
     chosen: Score
-    """Its score of the engine that got the request."""
+    """The policy's score of the engine that got the request."""
 
 
 @dataclass(slots=True)
 class Decision:
-    """Where a request goes and why; carries what its completion needs later.
+    """Which engine a request goes to and why, with all that is needed when the request is over.
 
-    Nobody changes one. It is not frozen because that would make it three times as dear, at every request.
+    No code changes a decision once it is made. The class is not frozen, because a frozen one takes three times as long
+    to make, and one is made for every request.
     """
 
     request: ParsedRequest
     engine: EngineId
     policy: str
     reason: str
-    """`lowest_cost`, `only_engine`, or why `fallback` chose: `fault`, or the policy's own trouble (`cold`, `error`)."""
+    """`lowest_cost`, `only_engine`, or why `fallback` chose: `fault`, or what the policy says of itself (`cold`,
+    `error`)."""
     predicted_s: float | None
     prompt_tokens: float
-    """Estimated length of the prompt, tokens."""
+    """The estimated length of the prompt."""
     hit_tokens: float
-    """Expected cached prefix on the chosen engine, tokens."""
+    """The part of the prompt that is expected in the cache of the chosen engine."""
     output_tokens: float
-    """Expected output, tokens."""
+    """The expected length of the output."""
     scores: Scores
-    """Of the candidates that the policy weighed."""
+    """The scores of the candidates that the policy weighed."""
     score: Score
-    """The chosen engine's."""
+    """The score of the chosen engine."""
     booking: int
-    """Serial number of the load booked for this decision; released exactly once by `core.Router.complete`. 0: nothing
-    is booked, the decision was only asked for."""
+    """The serial number of the load booked for this decision, which `core.Router.complete` releases exactly once.
+    0: nothing is booked, because the decision was only asked for."""
     dispatched_s: float
     expectation: PrefixExpectation = NO_EXPECTATION
     tried: tuple[EngineId, ...] = ()
-    """Engines that failed the request before."""
+    """The engines on which the request has failed already."""
     shadows: tuple[ShadowChoice, ...] = ()
-    """Of the policies beside the one that decided, and its own where it was not heeded."""
+    """The choices of the policies that did not decide, and of the deciding one where `fallback` chose instead."""
     fallback: str | None = None
-    """The policy that chose in place of `policy`: `scores` are its."""
+    """The policy that chose in place of `policy` and gave `scores`; None: `policy` itself did."""
     tokens_per_unit: float = 1.0
-    """Tokens that a unit of the prompt was taken for; what is learned of it meanwhile must not change this request."""
+    """The tokens assumed for each unit of the prompt. The request keeps this number, although the router may learn a
+    better one meanwhile."""
     longest_tokens: float = 0.0
-    """The longest prefix that any candidate is expected to hold."""
+    """The longest prefix, in tokens, that any candidate is expected to hold."""
 
 
 class Ending(StrEnum):
@@ -88,19 +91,19 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"  # the client left
     TIMEOUT = "timeout"
     ENGINE_LOST = "engine_lost"  # connection refused, reset or cut short
-    GATEWAY_FAULT = "gateway_fault"  # an error of ours, logged with its traceback
+    GATEWAY_FAULT = "gateway_fault"  # an error of the gateway itself, logged with its traceback
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was seen of a request from the outside. Times are on the clock of `Decision.dispatched_s`."""
+    """What the gateway saw of a request that is over. Times are on the clock of `Decision.dispatched_s`."""
 
     ending: Ending
     done_s: float
     first_token_s: float | None = None
-    """None: not streamed, or ended before the first token."""
+    """None: the answer was not streamed, or ended before its first token."""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
     reply: bytes | tuple[int, ...] = b""
-    """What the engine generated, in the units of `Prompt.tail`, as the next turn will repeat it."""
+    """What the engine generated, in the units of `Prompt.tail` and in the form that the next turn will repeat."""

@@ -1,4 +1,4 @@
-"""What is known of an engine, and the load that is booked on it."""
+"""What is known of an engine, and the load booked on it."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from typing import NamedTuple, NewType
 
 EngineId = NewType("EngineId", str)
-"""An engine's stable short name, e.g. `engine-0`: safe to show to clients, unlike its URL."""
+"""The stable short name of an engine, such as `engine-0`. Unlike its URL, it may be shown to clients."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says of itself; None where it does not (yet)."""
+    """What an engine reports of itself; None for what it has not reported."""
 
     models: tuple[str, ...] = ()
     order: str | None = None
     block_size: int | None = None
-    """Tokens in one block of the engine's prefix cache."""
+    """The tokens in one block of the engine's prefix cache."""
     capacity_blocks: int | None = None
     plugin_version: str | None = None
     vllm_version: str | None = None
 
 
 class Booking(NamedTuple):
-    """One dispatched request as the load it puts on its engine."""
+    """The load that one dispatched request puts on its engine."""
 
     serial: int
-    """Rises with every dispatch of the whole fleet."""
+    """It rises with every dispatch in the whole fleet."""
     engine: EngineId
     dispatched_s: float
     streamed: bool
-    """False: no first token will be seen, only the completion."""
+    """False: the router will see no first token, only the completion."""
     prompt_tokens: float
     hit_tokens: float
     output_tokens: float
@@ -42,8 +42,11 @@ class Booking(NamedTuple):
 
 
 class ReleasedBooking(NamedTuple):
-    """A booking that has ended, with what ran beside it: means over the time from its first token (from its dispatch if
-    none was seen) to its end, itself not counted."""
+    """A booking that has ended, with the load that shared its engine.
+
+    That load is a mean over the time from the request's first token (from its dispatch if none was seen) to its end. It
+    leaves the request itself out.
+    """
 
     booking: Booking
     first_token_s: float | None
@@ -51,41 +54,43 @@ class ReleasedBooking(NamedTuple):
     other_requests: float
     other_context_tokens: float
     capacity_tokens: float
-    """The engine's cache, as in `EngineView`."""
+    """The size of the engine's cache, as in `EngineView`."""
 
 
 class EngineView(NamedTuple):
-    """One engine at the moment of a decision, as the router's own bookings tell it."""
+    """One engine at the moment of a decision, as far as the router knows it from its own bookings."""
 
     engine: EngineId
     info: EngineInfo
     in_flight: int
     """Requests dispatched and not yet complete."""
     waiting: int
-    """Of those, the streamed ones whose first token has not been seen."""
+    """The streamed ones among them whose first token has not been seen."""
     waiting_tokens: float = 0.0
-    """Predicted uncached prompt tokens of the waiting ones."""
+    """The prompt tokens of the waiting requests that are expected not to be cached."""
     context_tokens: float = 0.0
-    """Prompt tokens of all in flight."""
+    """The prompt tokens of all requests in flight."""
     capacity_tokens: float = 1.0
-    """Size of the engine's cache as it says, or as configured for engines that do not say."""
+    """The size of the engine's cache as the engine reports it, or as configured for engines that do not."""
     head: Booking | None = None
-    """The oldest waiting one."""
+    """The oldest waiting request."""
     head_since_s: float = 0.0
-    """When the engine could begin it: at its dispatch, or at the engine's last first token if that came later."""
+    """When the engine could begin `head`: at its dispatch, or at the engine's latest first token if that came later."""
     oldest_unstreamed: Booking | None = None
+    """The oldest unstreamed request in flight."""
     silent_since_s: float = 0.0
-    """Its dispatch, or the engine's last sign of life (a first token, a whole answer) if that came later."""
+    """When `oldest_unstreamed` was dispatched, or the engine's last sign of life (a first token, a whole answer) if
+    that came later."""
     unstreamed: int = 0
-    """Of those in flight, the ones that will show no first token."""
+    """The requests in flight that are not streamed, so that their first token will not be seen."""
 
 
 class Candidate(NamedTuple):
-    """An eligible engine for one request, with what the prefix index expects it to hold.
+    """An engine that may get the request, with the prefix that the index expects on it.
 
-    A tuple, as `Score` is: both are made for every engine at every decision.
+    It is a tuple, which is cheap to make, because one is made for every engine that holds a prefix of the prompt.
     """
 
     view: EngineView
     hit_tokens: float
-    """Expected cached prefix, tokens; never more than `prompt_tokens - 1`."""
+    """The expected cached prefix; at most `prompt_tokens - 1`, since an engine always computes the last token."""

@@ -1,8 +1,8 @@
-"""What a policy makes of the candidates for one request: numbers in rows, and a score with names made of a row.
+"""The scores that a policy gives the candidates for one request: rows of numbers, and a `Score` made of one row.
 
-A decision needs all totals and the score of one engine. The rest is for those who ask why, and for the decision log,
-which keeps numbers. Numbers in an array, unlike a thousand objects that wait for their request to end, are nothing to
-the garbage collector and little to the processor's caches. Nothing is computed when a table is read.
+A decision needs all totals and the score of one engine. The other numbers are for explanations and for the decision
+log. They are kept in one array, because a thousand objects that wait for their requests to end would cost the garbage
+collector and the processor's caches much more. Reading scores computes nothing.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from typing import NamedTuple
 from router.types.engine import Candidate, EngineId
 
 PLAIN = 4
-"""Numbers of a row before its terms: total, predicted_s, hit_tokens, slowness; nan: there is none."""
+"""How many numbers a row has before its terms: total, predicted_s, hit_tokens and slowness. nan stands for None."""
 
 
 class Unit(StrEnum):
-    """What a total counts."""
+    """The unit of a total."""
 
     SECONDS = "s"
-    RANK = "rank"  # of any scale: the lower goes first, and nothing else is meant by it
+    RANK = "rank"  # a number of any scale that only orders the engines: the lowest is the best
 
 
 class Score(NamedTuple):
-    """One engine's cost for a request, term by term; the lowest `total` gets the request."""
+    """The cost of a request on one engine, term by term. The engine with the lowest `total` gets the request."""
 
     engine: EngineId
     total: float
     unit: Unit
     predicted_s: float | None
-    """Predicted end-to-end latency, seconds; None from policies that predict none."""
+    """The predicted end-to-end latency; None from policies that predict none."""
     hit_tokens: float
     slowness: float | None = None
-    """What the engine's times were multiplied by; None from policies that do not tell engines apart."""
+    """The factor by which the engine's times were multiplied; None from policies that do not tell engines apart."""
     terms: Mapping[str, float] = MappingProxyType({})
-    """The parts of the total, in its unit."""
+    """The parts of the total by name, in its unit."""
     features: tuple[float, ...] = ()
-    """What the policy saw of the engine (`features.Features` for lbgr); it learns from it at completion."""
+    """What the policy measured of the engine and learns from at completion; for lbgr: `policies.lbgr.cost.Features`."""
 
 
 class Scores:
-    """The scores of the candidates that a policy weighed, in their order.
+    """The scores of the candidates that a policy weighed, in the order of the candidates.
 
-    rows: for each of them the PLAIN numbers, one number for each of `terms`, then the features, all rows of one length.
-    eligible: how many candidates there were, those not weighed included.
+    rows: one row for each candidate, all of the same length: the PLAIN numbers, one number for each of `terms`, then
+    the features. eligible: the number of candidates, including those that the policy did not weigh.
     """
 
     __slots__ = ("_candidates", "_rows", "_width", "eligible", "terms", "totals", "unit")
@@ -73,17 +73,18 @@ class Scores:
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, place: int) -> Score:
-        """Of the candidate at that place. Raises IndexError."""
+        """The score of the candidate at that place. Raises IndexError."""
         if not 0 <= place < len(self.totals):
             raise IndexError(place)
         begin, end = place * self._width, PLAIN + len(self.terms)
         row = self._rows[begin : begin + self._width]
         terms = dict(zip(self.terms, row[PLAIN:end], strict=True))
         features = tuple(row[end:])
-        return Score(self.engine(place), row[0], self.unit, _told(row[1]), row[2], _told(row[3]), terms, features)
+        predicted_s, slowness = _none_if_nan(row[1]), _none_if_nan(row[3])
+        return Score(self.engine(place), row[0], self.unit, predicted_s, row[2], slowness, terms, features)
 
     def __eq__(self, other: object) -> bool:
-        """To the bit, as no number equals nan."""
+        """Compare the numbers by their bits, because nan equals nothing, not even itself."""
         if not isinstance(other, Scores):
             return NotImplemented
         mine, theirs = (self.unit, self.terms, self.engines), (other.unit, other.terms, other.engines)
@@ -93,23 +94,23 @@ class Scores:
 
     @property
     def engines(self) -> list[EngineId]:
-        """Of the candidates weighed, in their order."""
+        """The engines of the weighed candidates, in their order."""
         return [view.engine for view, _ in self._candidates]
 
     def engine(self, place: int) -> EngineId:
         return self._candidates[place].view.engine
 
     def find(self, engine: EngineId) -> Score | None:
-        """An engine's score; None if it was not weighed."""
+        """The score of an engine; None if the policy did not weigh it."""
         for place, (view, _) in enumerate(self._candidates):
             if view.engine == engine:
                 return self[place]
         return None
 
     def table(self, places: Sequence[int]) -> array[float]:
-        """For each place its PLAIN numbers, then one for each of `terms`."""
+        """One row for each place, without the features: the PLAIN numbers, then one for each of `terms`."""
         end = PLAIN + len(self.terms)
-        if len(places) == len(self):  # of all: less work by the column than by the row
+        if len(places) == len(self):  # all rows are wanted: deleting columns is less work than copying rows
             numbers = self._rows[:]
             for column in reversed(range(end, self._width)):
                 del numbers[column :: column + 1]
@@ -121,5 +122,5 @@ class Scores:
         return numbers
 
 
-def _told(number: float) -> float | None:
+def _none_if_nan(number: float) -> float | None:
     return None if math.isnan(number) else number

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 from prometheus_client import CollectorRegistry
+from prometheus_client.samples import Sample
 
 from router.config import configure
 from router.core.router import Router
@@ -49,11 +50,11 @@ class Served:
             found[sample.labels["ending"]] = found.get(sample.labels["ending"], 0) + sample.value
         return found
 
-    def samples(self, name: str) -> list[Any]:
+    def samples(self, name: str) -> list[Sample]:
         return [s for metric in self.registry.collect() for s in metric.samples if s.name == name]
 
     def value(self, name: str, **labels: str) -> float:
-        return sum(s.value for s in self.samples(name) if labels.items() <= s.labels.items())
+        return sum((s.value for s in self.samples(name) if labels.items() <= s.labels.items()), 0.0)
 
     def in_flight(self) -> int:
         return sum(self.router._fleet.view(engine).in_flight for engine in self.router._fleet.ids())
@@ -66,8 +67,8 @@ class Served:
         await until(lambda: all(engine.running == 0 for engine in self.engines))
 
 
-async def until(condition: Any) -> None:
-    """Waits for `condition`, which the test's own time limit bounds."""
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds. Only the time limit of the test bounds the wait."""
     while not condition():
         await asyncio.sleep(0.002)
 
@@ -118,16 +119,28 @@ async def listening(app: Any, config: uvicorn.Config | None = None) -> AsyncIter
             await server.lifespan.shutdown()
 
 
-def events(body: bytes) -> list[dict[str, object] | str]:
+def events(body: bytes) -> list[dict[str, Any] | str]:
+    """The documents of a stream of server-sent events, and its end mark `[DONE]` as it stands."""
     data = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in data]
 
 
+def error_event(body: bytes) -> dict[str, Any]:
+    """The error that a stream ends with."""
+    last = events(body)[-1]
+    assert isinstance(last, dict)
+    error: dict[str, Any] = last["error"]
+    return error
+
+
 def text_of(route: str, body: bytes) -> str:
+    """The text that a stream generates, put together from its events."""
     chunks = [e["choices"][0] for e in events(body) if isinstance(e, dict) and e.get("choices")]
     return "".join(c["delta"].get("content", "") if route == CHAT else c["text"] for c in chunks)
 
 
-def error_of(response: httpx.Response) -> dict[str, object]:
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The error that an answer consists of. It must not name the address of an engine."""
     assert "127.0.0.1" not in response.text
-    return response.json()["error"]
+    error: dict[str, Any] = response.json()["error"]
+    return error

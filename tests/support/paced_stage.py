@@ -1,17 +1,20 @@
-"""The real gateway on real sockets, on a clock that jumps: engines that answer over HTTP, at the times that the
-simulator's model of an engine gives them.
+"""The real gateway on real sockets, with a clock that jumps: the engines answer over HTTP, at the times that the
+simulator's model of an engine gives.
 
-One event at a time, and the next only when the gateway has taken notice of this one: a request has reached an engine,
-its client has seen the first token, it is over. So the sockets' own time does not count, and a run can be repeated.
+Events are played one at a time, and the next one begins only when the gateway has noticed the last: a request has
+reached an engine, its client has seen the first token, or the request is over. So the time that sockets take does not
+count, and a run can be repeated exactly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -31,10 +34,12 @@ from router.types import Decision, EngineId, ParsedRequest
 from tests.support.fake_engine import FakeEngine
 from tests.support.gateway_server import COMPLETIONS, listening, until
 
+Event = Callable[[], Awaitable[None]]
+
 
 @dataclass(frozen=True)
-class Asked:
-    """What one client does. left_s: it goes away so long after it asked, its answer having begun or not."""
+class ClientPlan:
+    """What one client does."""
 
     at_s: float
     prompt: tuple[int, ...]
@@ -42,19 +47,24 @@ class Asked:
     stream: bool
     max_tokens: int
     session: str | None = None
-    left_s: float | None = None
+    leaves_after_s: float | None = None
+    """The client goes away this long after it sent its request, whether or not the answer has begun; None: it stays."""
 
 
-class Watched(Router):
-    """Keeps its decisions. swerve: the number of the one that it makes against its policy; None: it makes none."""
+class RecordingRouter(Router):
+    """A router that keeps its decisions.
 
-    def __init__(self, config: Config, *, rng: random.Random, swerve: int | None = None) -> None:
+    deviate_at: the index of the one decision in which it avoids the engine that its policy would choose; None: it
+    always follows its policy.
+    """
+
+    def __init__(self, config: Config, *, rng: random.Random, deviate_at: int | None = None) -> None:
         super().__init__(config.routing, config.policies, rng=rng)
         self.decisions: list[Decision] = []
-        self._swerve = swerve
+        self._deviate_at = deviate_at
 
-    def route(self, request: ParsedRequest, now: float, *, exclude: Sequence[EngineId] = ()) -> Decision:
-        if len(self.decisions) == self._swerve:
+    def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
+        if len(self.decisions) == self._deviate_at:
             exclude = (self.explain(request, now).engine,)
         self.decisions.append(super().route(request, now, exclude=exclude))
         return self.decisions[-1]
@@ -62,7 +72,7 @@ class Watched(Router):
 
 @dataclass
 class Answer:
-    """One request in an engine: documents to be sent, None at the end."""
+    """The answer of an engine to one request: the queue of the documents that it sends, with None at the end."""
 
     engine: int
     body: dict[str, Any]
@@ -70,7 +80,7 @@ class Answer:
 
 
 class PacedEngine(FakeEngine):
-    """Hands each request to `inbox`, and sends what is put into its answer, when it is."""
+    """An engine that puts an `Answer` to each request into `inbox`, and sends the answer's documents as they come."""
 
     def __init__(self, number: int, inbox: asyncio.Queue[Answer]) -> None:
         super().__init__()
@@ -84,7 +94,7 @@ class PacedEngine(FakeEngine):
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         while (chunk := await answer.chunks.get()) is not None:
-            await response.write(b"data: " + web.json_response(chunk).body + b"\n\n")
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
@@ -92,9 +102,9 @@ class PacedEngine(FakeEngine):
 
 @dataclass(eq=False)
 class Visit:
-    """One client's request on its way. begun: the client has seen something of the answer."""
+    """One client's request on its way. begun: set when the client has seen the first event of the answer."""
 
-    asked: Asked
+    plan: ClientPlan
     task: asyncio.Task[None]
     answer: Answer
     job: Job
@@ -103,9 +113,11 @@ class Visit:
 
 
 class Stage:
-    """A gateway over `run.fleet.engines` engines. Play once."""
+    """A gateway in front of the engines of `run`, on which traffic can be played once."""
 
-    def __init__(self, run: Run, router: Watched, engines: Sequence[PacedEngine], inbox: asyncio.Queue[Answer]) -> None:
+    def __init__(
+        self, run: Run, router: RecordingRouter, engines: Sequence[PacedEngine], inbox: asyncio.Queue[Answer]
+    ) -> None:
         self._run, self._router, self._inbox = run, router, inbox
         self._models = [build_engine(run, number) for number in range(len(engines))]
         for number, model in enumerate(self._models):
@@ -115,44 +127,44 @@ class Stage:
         self.client: httpx.AsyncClient | None = None
         self.now = 0.0
         self._open: dict[str, Visit] = {}
-        self._events: list[tuple[float, int, Callable[..., Any], Any]] = []
+        self._events: list[tuple[float, int, Event]] = []
         self._serial = count()
 
-    async def play(self, asked: Sequence[Asked]) -> None:
-        for number, each in enumerate(asked):
-            self._at(each.at_s, self._arrive, (str(number), each))
+    async def play(self, plans: Sequence[ClientPlan]) -> None:
+        """Play all clients, from the first event to the last."""
+        for number, plan in enumerate(plans):
+            self._at(plan.at_s, partial(self._arrive, str(number), plan))
         while self._events:
-            self.now, _, action, what = heappop(self._events)
-            await action(what)
+            self.now, _, event = heappop(self._events)
+            await event()
         assert not self._open
 
-    def _at(self, time_s: float, action: Callable[..., Any], what: Any) -> None:
-        heappush(self._events, (time_s, next(self._serial), action, what))
+    def _at(self, time_s: float, event: Event) -> None:
+        heappush(self._events, (time_s, next(self._serial), event))
 
     def _watch(self, model: Engine) -> None:
         if model.next_s < NEVER:
-            self._at(model.next_s, self._wake, model)
+            self._at(model.next_s, partial(self._wake, model))
 
-    async def _arrive(self, what: tuple[str, Asked]) -> None:
-        name, asked = what
+    async def _arrive(self, name: str, plan: ClientPlan) -> None:
         begun = asyncio.Event()
-        task = asyncio.create_task(self._ask(name, asked, begun))
+        task = asyncio.create_task(self._ask(name, plan, begun))
         answer = await self._inbox.get()
         block = self._run.fleet.block_tokens
-        # Nobody knows how long an answer would have become that its client did not wait for: up to its bound.
-        tokens = len(asked.reply) if asked.left_s is None else asked.max_tokens
-        job = Job(chain_tokens((*asked.prompt, *asked.reply), block).keys, len(asked.prompt), tokens, name)
+        # How long an abandoned answer would have become is unknown, so the model generates up to the client's bound.
+        tokens = len(plan.reply) if plan.leaves_after_s is None else plan.max_tokens
+        job = Job(chain_tokens((*plan.prompt, *plan.reply), block).keys, len(plan.prompt), tokens, name)
         model = self._models[answer.engine]
-        self._open[name] = Visit(asked, task, answer, job, model, begun)
-        if asked.left_s is not None:
-            self._at(self.now + asked.left_s, self._leave, name)
+        self._open[name] = Visit(plan, task, answer, job, model, begun)
+        if plan.leaves_after_s is not None:
+            self._at(self.now + plan.leaves_after_s, partial(self._leave, name))
         model.submit(job, self.now)
         self._watch(model)
 
-    async def _ask(self, name: str, asked: Asked, begun: asyncio.Event) -> None:
+    async def _ask(self, name: str, plan: ClientPlan, begun: asyncio.Event) -> None:
         assert self.client is not None
-        body = {"model": MODEL, "prompt": asked.prompt, "max_tokens": asked.max_tokens, "stream": asked.stream}
-        headers = {"x-request-id": name} | ({"x-session-id": asked.session} if asked.session else {})
+        body = {"model": MODEL, "prompt": plan.prompt, "max_tokens": plan.max_tokens, "stream": plan.stream}
+        headers = {"x-request-id": name} | ({"x-session-id": plan.session} if plan.session else {})
         async with self.client.stream("POST", COMPLETIONS, json=body, headers=headers) as response:
             assert response.status_code == 200
             async for line in response.aiter_lines():
@@ -160,21 +172,21 @@ class Stage:
                     begun.set()
 
     async def _wake(self, model: Engine) -> None:
-        if model.next_s != self.now:
+        if model.next_s != self.now:  # the engine's plan has changed since this event was made
             return
         first, done = model.advance()
         self._watch(model)
         for job in first:
             visit = self._open.get(str(job.tag))
-            if visit is not None and visit.asked.stream:
-                visit.answer.chunks.put_nowait(_chunk(visit.asked.reply[:1]))
+            if visit is not None and visit.plan.stream:
+                visit.answer.chunks.put_nowait(_chunk(visit.plan.reply[:1]))
                 await visit.begun.wait()
         for job in done:
             await self._finish(self._open.pop(str(job.tag)))
 
     async def _finish(self, visit: Visit) -> None:
-        asked, job = visit.asked, visit.job
-        rest = asked.reply[1:] if asked.stream else asked.reply
+        plan, job = visit.plan, visit.job
+        rest = plan.reply[1:] if plan.stream else plan.reply
         usage = {
             "prompt_tokens": job.prompt_tokens,
             "completion_tokens": job.output_tokens,
@@ -201,10 +213,15 @@ def _chunk(tokens: Sequence[int]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def staged(run: Run, *, swerve: int | None = None, **options: Any) -> AsyncIterator[tuple[Stage, Watched]]:
-    """The gateway of `run`'s policy and seed; options: of it, beside those of the run."""
+async def staged(
+    run: Run, *, deviate_at: int | None = None, **options: object
+) -> AsyncIterator[tuple[Stage, RecordingRouter]]:
+    """A stage with the policy and the seed of `run`, and its router.
+
+    options: the gateway's options in addition to those of the run. deviate_at: as for `RecordingRouter`.
+    """
     config = configure(policy=run.policy, prefix_block_tokens=run.fleet.block_tokens, **run.options, **options)
-    router = Watched(config, rng=random.Random(run.seed), swerve=swerve)
+    router = RecordingRouter(config, rng=random.Random(run.seed), deviate_at=deviate_at)
     inbox: asyncio.Queue[Answer] = asyncio.Queue()
     async with AsyncExitStack() as stack:
         engines = [PacedEngine(number, inbox) for number in range(run.fleet.engines)]

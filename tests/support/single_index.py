@@ -1,5 +1,4 @@
-"""One kind of prefix index alone, with a block map of its own and engines numbered by itself, for tests of that
-kind."""
+"""One kind of prefix index by itself, for tests of that kind: it has a block map of its own and numbers its engines."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from router.types import BlockKey, EngineId, PrefixExpectation
 
 
 def all_marks(block_map: BlockMap) -> dict[BlockKey, Marks]:
-    """Everything that is in a block map."""
+    """All marks in a block map, by the key of their block."""
     return {key: marks for shard in block_map._shards for key, marks in shard.items()}
 
 
@@ -23,7 +22,7 @@ class SingleLru(LruIndex):
         super().__init__(BlockMap(), max_blocks)
 
     def join(self, engine: EngineId, capacity_tokens: float, *, guessed: bool) -> None:
-        """A new engine, or a known one that tells another size."""
+        """Add an engine, or take in another size of a known one."""
         number = next(n for n in range(len(self._numbered) + 1) if n not in self._numbered)
         self.add(engine, number, capacity_tokens, guessed=guessed)
 
@@ -39,7 +38,7 @@ class SingleSurvival(SurvivalIndex):
         super().__init__(BlockMap(), max_blocks)
 
     def join(self, engine: EngineId, capacity_tokens: float, order: str) -> None:
-        """A new engine, or a known one that tells another size or order."""
+        """Add an engine, or take in another size or order of a known one."""
         number = next(n for n in range(len(self._numbered) + 1) if n not in self._numbered)
         self.add(engine, number, capacity_tokens, order)
 
@@ -50,21 +49,23 @@ class SingleSurvival(SurvivalIndex):
         return self.expect(self.walk(keys))
 
     def start(self, engine: EngineId, keys: Sequence[BlockKey]) -> PrefixExpectation:
-        """A prompt goes to an engine, in blocks of one token."""
+        """Book a prompt on an engine, in blocks of one token."""
         return self.book(engine, keys, self.walk(keys), 0.0, 1.0)
 
     def finish(
         self, engine: EngineId, reply: Sequence[BlockKey], expectation: PrefixExpectation, cached: float | None
     ) -> None:
-        """Its answer. cached: blocks of the prompt that the engine found, `inf`: all it could; None: it did not
-        tell."""
+        """Take in the engine's answer.
+
+        cached: the blocks of the prompt that the engine found in its cache; `inf`: all that it could find; None: it did
+        not tell.
+        """
         whole = cached == math.inf
         found = 0 if whole else cached
         prompt_tokens = 0.0 if whole else math.inf
-        self.settle(
-            engine,
-            CacheObservation((), reply, expectation, 1.0, 1.0, 0.0, prompt_tokens, 0.0, found),  # type: ignore[arg-type]
-        )
+        # Engines count whole tokens; tests may say half a block, which the survival curves take as well.
+        observation = CacheObservation((), reply, expectation, 1.0, 1.0, 0.0, prompt_tokens, 0.0, found)  # type: ignore[arg-type]
+        self.settle(engine, observation)
 
     def take_back(self, engine: EngineId, expectation: PrefixExpectation) -> None:
         self.retract(engine, (), expectation)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import gc
 import json
 import tracemalloc
@@ -5,10 +7,11 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, nan
+from typing import Any
 
 import pytest
 
-from router.core.decision_log import ENGINES, NAME_CHARS, DecisionLog
+from router.core.decision_log import ENGINES, NAME_CHARS, DecisionLog, LoggedDecision
 from router.types import (
     Candidate,
     Decision,
@@ -46,7 +49,12 @@ def decided(booking: int, request_id: str = "r", *, engines: int = 2, **fields: 
     return replace(decision, **fields)  # type: ignore[arg-type]
 
 
-def test_a_decision_and_its_outcome_in_full():
+def shown(entry: LoggedDecision, now: float) -> dict[str, Any]:
+    """What people are shown of a logged decision, which is JSON."""
+    return dict(entry.describe(now))
+
+
+def test_a_decision_and_its_outcome_in_full() -> None:
     decision_log = DecisionLog(4)
     ranks = scores_of([(1.0, nan, 0.0, nan)], unit=Unit.RANK)
     decision = decided(1, "abc", shadows=(ShadowChoice("lmetric", E1, 1.0, ranks, ranks[0]),))
@@ -105,30 +113,31 @@ def test_a_decision_and_its_outcome_in_full():
     }
 
 
-def test_what_is_no_number_is_null():
+def test_what_is_no_number_is_null() -> None:
     scores = scores_of([(1.0, nan, 0.0, nan), (inf, nan, 0.0, nan)])
     decision = decided(1, scores=scores, predicted_s=None)
     decision_log = DecisionLog(4)
     decision_log.open(decision)
     decision_log.close(decision, Outcome(Ending.CANCELLED, 4.0))
     (entry,) = decision_log.find("r")
-    shown = entry.describe(5.0)
-    json.dumps(shown, allow_nan=False)
-    first, second = shown["engines"]
+    document = shown(entry, 5.0)
+    json.dumps(document, allow_nan=False)
+    first, second = document["engines"]
     assert (first["total"], first["predicted_s"], first["slowness"], first["terms"]) == (1.0, None, None, {})
     assert (second["total"], second["slowness"]) == (None, None)
-    assert shown["outcome"]["ending"] == "cancelled"
-    assert shown["outcome"]["prediction_error_ratio"] is None
+    assert document["outcome"]["ending"] == "cancelled"
+    assert document["outcome"]["prediction_error_ratio"] is None
 
 
-def test_tries_are_told_together_and_an_id_used_again_is_the_newest_request():
+def test_tries_are_told_together_and_an_id_used_again_is_the_newest_request() -> None:
     decision_log = DecisionLog(10)
-    decision_log.open(first := decided(1))
+    first, second = decided(1), decided(3, engine=E1, tried=(E0,))
+    decision_log.open(first)
     decision_log.close(first, Outcome(Ending.ENGINE_LOST, 1.5))
     decision_log.open(decided(2, "other"))
-    decision_log.open(second := decided(3, engine=E1, tried=(E0,)))
+    decision_log.open(second)
     decision_log.close(second, answered(4.0))
-    assert [entry.describe(9.0)["outcome"]["ending"] for entry in decision_log.find("r")] == ["engine_lost", "ok"]
+    assert [shown(entry, 9.0)["outcome"]["ending"] for entry in decision_log.find("r")] == ["engine_lost", "ok"]
     assert decision_log.find("r")[1].tried == (E0,)
     decision_log.open(decided(4))
     assert [entry.at_s for entry in decision_log.find("r")] == [4.0]
@@ -137,7 +146,7 @@ def test_tries_are_told_together_and_an_id_used_again_is_the_newest_request():
     assert decision_log.find("nobody") == []
 
 
-def test_the_oldest_go_first_with_their_names():
+def test_the_oldest_go_first_with_their_names() -> None:
     decision_log = DecisionLog(3)
     kept = [decided(n, f"r{n // 2}", tried=(E0,) if n % 2 else ()) for n in range(2, 9)]
     for decision in kept:
@@ -150,7 +159,7 @@ def test_the_oldest_go_first_with_their_names():
     assert [entry.result for entry in decision_log.newest(3)] == [None] * 3
 
 
-def test_an_end_that_comes_too_late_or_twice_changes_nothing():
+def test_an_end_that_comes_too_late_or_twice_changes_nothing() -> None:
     decision_log = DecisionLog(2)
     decision_log.open(old := decided(1, "old"))
     decision_log.open(decided(2, "mid"))
@@ -159,10 +168,12 @@ def test_an_end_that_comes_too_late_or_twice_changes_nothing():
     assert [entry.request_id for entry in decision_log.newest(9)] == ["new", "mid"]
     decision_log.close(new, answered(4.0))
     decision_log.close(new, Outcome(Ending.CANCELLED, 5.0))
-    assert decision_log.find("new")[0].result.ending is Ending.OK
+    result = decision_log.find("new")[0].result
+    assert result is not None
+    assert result.ending is Ending.OK
 
 
-def test_a_ledger_of_no_decisions_keeps_none():
+def test_a_ledger_of_no_decisions_keeps_none() -> None:
     decision_log = DecisionLog(0)
     decision_log.open(decided(1))
     decision_log.close(decided(1), answered(2.0))
@@ -170,26 +181,27 @@ def test_a_ledger_of_no_decisions_keeps_none():
 
 
 @pytest.mark.parametrize("chosen", ["e0", "e39"])
-def test_of_many_engines_the_cheapest_are_kept_and_always_the_chosen_one(chosen):
+def test_of_many_engines_the_cheapest_are_kept_and_always_the_chosen_one(chosen: str) -> None:
     scores = scores_of([(1.0, nan, 0.0, nan)] * 40)
     decision_log = DecisionLog(2)
     decision_log.open(decided(1, scores=scores, engine=EngineId(chosen)))
-    shown = decision_log.find("r")[0].describe(0.0)
-    assert len(shown["engines"]) == ENGINES
-    assert shown["engines_left_out"] == 40 - ENGINES
-    assert shown["engines"][0]["engine"] == chosen
-    assert shown["engines"][0]["chosen"]
+    document = shown(decision_log.find("r")[0], 0.0)
+    assert len(document["engines"]) == ENGINES
+    assert document["engines_left_out"] == 40 - ENGINES
+    assert document["engines"][0]["engine"] == chosen
+    assert document["engines"][0]["chosen"]
 
 
-def test_names_from_clients_are_cut():
+def test_names_from_clients_are_cut() -> None:
     request = ParsedRequest("r", "/v1/completions", "m" * 999, prompt_of(1), True, None, session="s" * 999)
     decision_log = DecisionLog(2)
     decision_log.open(decided(1, request=request))
     (entry,) = decision_log.find("r")
+    assert entry.session is not None
     assert len(entry.model) == len(entry.session) == NAME_CHARS
 
 
-def test_ended_decisions_stay_within_the_stated_memory():
+def test_ended_decisions_stay_within_the_stated_memory() -> None:
     """Prompts of 1,000 blocks, replies of 100 kB, 16 engines, 3 shadows: 3 KB each, whatever came and went."""
     decision_log, most = DecisionLog(200), 200
     gc.collect()
@@ -214,7 +226,7 @@ def test_ended_decisions_stay_within_the_stated_memory():
     assert used < 3000 * most
 
 
-def test_a_hundred_thousand_requests_leave_the_ledger_at_its_cap():
+def test_a_hundred_thousand_requests_leave_the_ledger_at_its_cap() -> None:
     """What one of the kept ones weighs, the test above says."""
     router = router_with(2, "round_robin", ledger_decisions=500, prefix_index_blocks=100)
     prompt = prompt_of(1)

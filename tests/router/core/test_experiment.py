@@ -1,11 +1,14 @@
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from router.core.experiment import Experiment, spread
+from router.core.experiment import Experiment, session_point
 from router.core.options import RoutingOptions
 from router.core.router import Router
 from router.errors import ConfigError
@@ -82,8 +85,8 @@ class Wrong(Told):
         assert self.where != "learn"
 
 
-def panel_of(*members: Policy, policy: str, shadow: Sequence[str] = (), engines: int = 2) -> Router:
-    """A router over these policies, of which the first use of a name makes it."""
+def router_over(*members: Policy[Any], policy: str, shadow: Sequence[str] = (), engines: int = 2) -> Router:
+    """A router whose policies are `members`, each found by its name."""
     known = {member.name: member for member in members}
     return router_with(engines, policy, shadow=tuple(shadow), create=known.__getitem__)
 
@@ -95,9 +98,9 @@ def serve(router: Router, now: float, *, session: str | None = None) -> Decision
     return decision
 
 
-def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded():
+def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded() -> None:
     lead, other = Told("lead", "e0"), Told("other", "e1")
-    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    router = router_over(lead, other, policy="lead", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.engine, decision.policy, decision.predicted_s) == (E0, "lead", 1.0)
     assert [(o.policy, o.engine, o.regret_s) for o in decision.shadows] == [("other", E1, 2.5)]
@@ -108,8 +111,8 @@ def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded():
         assert (told.score.total, told.predicted_s) == (3.5, 3.5)
 
 
-def test_agreement_and_regret_are_counted_for_each_shadow():
-    router = panel_of(
+def test_agreement_and_regret_are_counted_for_each_shadow() -> None:
+    router = router_over(
         Told("lead", "e0"), Told("same", "e0"), Told("other", "e1"), policy="lead", shadow=["same", "other"]
     )
     for n in range(4):
@@ -118,8 +121,8 @@ def test_agreement_and_regret_are_counted_for_each_shadow():
     assert found == {("lead", "same"): (4, 4, 0.0), ("lead", "other"): (4, 0, 10.0)}
 
 
-def test_scores_that_are_no_seconds_count_as_no_regret():
-    router = panel_of(Told("lead", "e0", seconds=False), Told("other", "e1"), policy="lead", shadow=["other"])
+def test_scores_that_are_no_seconds_count_as_no_regret() -> None:
+    router = router_over(Told("lead", "e0", seconds=False), Told("other", "e1"), policy="lead", shadow=["other"])
     decision = serve(router, 0.0)
     (shadow,) = decision.shadows
     assert (shadow.engine, shadow.regret_s) == (E1, None)
@@ -128,8 +131,8 @@ def test_scores_that_are_no_seconds_count_as_no_regret():
 
 
 @pytest.mark.parametrize("where", ["choose", "nan", "short", "others", "dispatched", "first_token", "learn"])
-def test_a_shadow_that_fails_is_counted_and_touches_nothing(where, caplog):
-    router = panel_of(Told("lead", "e1"), Wrong("wrong", where), policy="lead", shadow=["wrong"])
+def test_a_shadow_that_fails_is_counted_and_touches_nothing(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    router = router_over(Told("lead", "e1"), Wrong("wrong", where), policy="lead", shadow=["wrong"])
     decisions = [serve(router, float(n)) for n in range(5)]
     assert {(d.engine, d.reason) for d in decisions} == {(E1, "lowest_cost")}
     faults = {arm.name: arm.faults for arm in router._experiment.arms}
@@ -139,8 +142,8 @@ def test_a_shadow_that_fails_is_counted_and_touches_nothing(where, caplog):
 
 
 @pytest.mark.parametrize("where", ["choose", "nan", "short", "others"])
-def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where):
-    router = panel_of(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
+def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where: str) -> None:
+    router = router_over(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.policy, decision.reason, decision.fallback) == ("wrong", "fault", "lmetric")
     assert decision.shadows[0].regret_s is None
@@ -157,9 +160,9 @@ class Unsure(Told):
         return self.word
 
 
-def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
+def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores() -> None:
     lead, other = Unsure("lead", "e1"), Told("other", "e1")
-    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    router = router_over(lead, other, policy="lead", shadow=["other"])
     router.route(ask_for(7), 0.0, exclude={E0})
     decision = serve(router, 0.0)
     assert (decision.policy, decision.reason, decision.fallback) == ("lead", "cold", "lmetric")
@@ -176,13 +179,13 @@ def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores():
     assert router.status().faults == 0
 
 
-def test_a_shadow_in_trouble_is_counted_as_ever():
-    router = panel_of(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
+def test_a_shadow_in_trouble_is_counted_as_ever() -> None:
+    router = router_over(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
     assert serve(router, 0.0).fallback is None
     assert router._experiment.agreements["lead", "other"].decisions == 1
 
 
-def test_the_least_loaded_engine_is_the_last_resort():
+def test_the_least_loaded_engine_is_the_last_resort() -> None:
     stand_in = Wrong("stand_in", "choose")
     experiment = Experiment({"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded()), rng=random.Random(0))
     experiment.assign({"lead": 1.0})
@@ -195,7 +198,7 @@ def test_the_least_loaded_engine_is_the_last_resort():
 
 
 @pytest.mark.parametrize("name", FALLBACKS)
-def test_what_stands_in_needs_no_events_and_does_as_it_says(name):
+def test_what_stands_in_needs_no_events_and_does_as_it_says(name: str) -> None:
     kind = policies.TABLE[name]
     for event in ("dispatched", "first_token", "learn", "forget", "trouble"):
         assert getattr(kind, event) is getattr(Policy, event)
@@ -203,9 +206,9 @@ def test_what_stands_in_needs_no_events_and_does_as_it_says(name):
     assert (router.route(ask_for(1), 0.0).fallback, router.status().faults) == (name, 0)
 
 
-def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_only():
+def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_only() -> None:
     first, second, third = Told("first", "e0"), Told("second", "e1"), Told("third", "e1")
-    router = panel_of(first, second, third, policy="first", shadow=["second"])
+    router = router_over(first, second, third, policy="first", shadow=["second"])
     pending = router.route(ask_for(1), 0.0)
     router.assign({"second": 1.0})
     assert serve(router, 1.0).policy == "second"
@@ -221,7 +224,7 @@ def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_onl
     assert second.words == ["dispatched", "dispatched", "first_token", "learn"]
 
 
-def test_an_unknown_name_changes_nothing():
+def test_an_unknown_name_changes_nothing() -> None:
     router = router_with(2, "lbgr", shadow=("lmetric",))
     before = router._experiment.arms
     for shares, shadows in (({"nobody": 1.0}, None), ({"lmetric": 1.0}, ["nobody"])):
@@ -232,7 +235,7 @@ def test_an_unknown_name_changes_nothing():
     assert router.status().policy == "lbgr"
 
 
-def test_kebab_names_are_the_same_policies():
+def test_kebab_names_are_the_same_policies() -> None:
     router = router_with(2, "round_robin")
     router.assign({"round-robin": 0.5, "least-loaded": 0.5}, ["power-of-two", "round_robin"])
     assert {arm.name: arm.share for arm in router._experiment.arms} == {
@@ -242,9 +245,9 @@ def test_kebab_names_are_the_same_policies():
     }
 
 
-def test_a_split_is_drawn_by_the_routers_chance_and_all_learn():
+def test_a_split_is_drawn_by_the_routers_chance_and_all_learn() -> None:
     first, second = Told("first", "e0"), Told("second", "e1")
-    router = panel_of(first, second, policy="first")
+    router = router_over(first, second, policy="first")
     router.assign({"first": 0.8, "second": 0.2})
     decided = [serve(router, float(n)).policy for n in range(500)]
     assert 0.74 < decided.count("first") / 500 < 0.86
@@ -253,12 +256,12 @@ def test_a_split_is_drawn_by_the_routers_chance_and_all_learn():
     assert router._experiment.lead is first
 
 
-def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few():
-    router = panel_of(Told("first", "e0"), Told("second", "e1"), policy="first")
+def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few() -> None:
+    router = router_over(Told("first", "e0"), Told("second", "e1"), policy="first")
 
     def deciders(shares: dict[str, float]) -> dict[str, str]:
         router.assign(shares)
-        found = {}
+        found: dict[str, str] = {}
         for n in range(3 * 200):
             session = f"session {n % 200}"
             policy = serve(router, float(n), session=session).policy
@@ -272,22 +275,22 @@ def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few():
     assert set(moved) == {("second", "first")}
 
 
-def test_a_sessions_point_is_even_and_any_text_has_one():
-    points = [spread(f"s{n}") for n in range(1000)]
+def test_a_sessions_point_is_even_and_any_text_has_one() -> None:
+    points = [session_point(f"s{n}") for n in range(1000)]
     assert all(0 <= point <= 1 for point in points)
     assert 0.45 < sum(points) / 1000 < 0.55
-    assert spread("\ud800") != spread("")
+    assert session_point("\ud800") != session_point("")
 
 
-def test_one_policy_draws_nothing_so_a_seed_repeats_its_choices_with_and_without_shadows():
-    def engines(**options: object) -> list[str]:
+def test_one_policy_draws_nothing_so_a_seed_repeats_its_choices_with_and_without_shadows() -> None:
+    def engines(**options: Any) -> list[str]:
         router = router_with(4, "lbgr", seed=3, **options)
         return [router.route(ask_for(n), n * 0.01).engine for n in range(60)]
 
     assert engines() == engines(shadow=("lmetric", "random", "cache_aware"))
 
 
-def test_what_policies_cost_is_timed():
+def test_what_policies_cost_is_timed() -> None:
     ticks = iter(range(10_000))
     router = Router(RoutingOptions(shadow=("lmetric",)), rng=random.Random(0), timer=lambda: float(next(ticks)))
     router.add_engine(E0)
@@ -296,16 +299,16 @@ def test_what_policies_cost_is_timed():
     assert {arm.name: arm.seconds for arm in router._experiment.arms} == {"lbgr": 3.0, "lmetric": 3.0}
 
 
-def test_an_engine_that_leaves_is_forgotten_by_all():
+def test_an_engine_that_leaves_is_forgotten_by_all() -> None:
     lead, other = Told("lead", "e0"), Told("other", "e1")
-    router = panel_of(lead, other, policy="lead", shadow=["other"])
+    router = router_over(lead, other, policy="lead", shadow=["other"])
     router.remove_engine(E1)
     assert lead.forgotten == other.forgotten == [E1]
 
 
 @pytest.mark.parametrize("policy", sorted(policies.TABLE))
 @pytest.mark.parametrize("ending", [Ending.OK, Ending.CANCELLED, Ending.ENGINE_LOST])
-def test_every_policy_serves_beside_every_other_without_a_fault(policy, ending):
+def test_every_policy_serves_beside_every_other_without_a_fault(policy: str, ending: Ending) -> None:
     """Each is shadowed by all, through joining and leaving engines, in a split and after a switch."""
     others = tuple(sorted(set(policies.TABLE) - {policy}))
     router, rng = router_with(3, policy, shadow=others), random.Random(1)
@@ -328,7 +331,7 @@ def test_every_policy_serves_beside_every_other_without_a_fault(policy, ending):
     assert len(router._experiment.agreements) <= len(policies.TABLE) ** 2
 
 
-def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge():
+def test_lbgr_as_a_shadow_learns_as_much_as_lbgr_in_charge() -> None:
     def samples(policy: str, shadow: tuple[str, ...]) -> object:
         router = router_with(2, policy, shadow=shadow)
         for n in range(40):

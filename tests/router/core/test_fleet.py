@@ -26,7 +26,7 @@ def book(
     )
 
 
-def test_load_is_booked_and_given_back_once():
+def test_load_is_booked_and_given_back_once() -> None:
     fleet, _ = fleet_of(A)
     booking = book(fleet, A, 1.0, prompt=100, hit=30)
     view = fleet.view(A)
@@ -43,7 +43,7 @@ def test_load_is_booked_and_given_back_once():
     assert (view.in_flight, view.waiting, view.waiting_tokens, view.context_tokens, view.head) == (0, 0, 0, 0, None)
 
 
-def test_views_are_frozen_moments():
+def test_views_are_frozen_moments() -> None:
     fleet, _ = fleet_of(A)
     before = fleet.view(A)
     book(fleet, A, 1.0)
@@ -52,7 +52,7 @@ def test_views_are_frozen_moments():
         before.in_flight = 7  # type: ignore[misc]
 
 
-def test_a_first_token_leaves_the_queue_once():
+def test_a_first_token_leaves_the_queue_once() -> None:
     fleet, _ = fleet_of(A)
     first, second = book(fleet, A, 1.0), book(fleet, A, 1.5)
     assert fleet.first_token(first.serial, 2.0) == first
@@ -62,7 +62,7 @@ def test_a_first_token_leaves_the_queue_once():
     assert view.head_since_s == 2.0
 
 
-def test_unstreamed_requests_never_wait_for_a_first_token():
+def test_unstreamed_requests_never_wait_for_a_first_token() -> None:
     fleet, _ = fleet_of(A)
     booking = book(fleet, A, 1.0, streamed=False)
     assert fleet.first_token(booking.serial, 2.0) is None
@@ -78,7 +78,7 @@ def test_unstreamed_requests_never_wait_for_a_first_token():
     assert fleet.view(A).silent_since_s == 7.0
 
 
-def test_a_stay_tells_the_mean_company_after_the_first_token():
+def test_a_stay_tells_the_mean_company_after_the_first_token() -> None:
     fleet, _ = fleet_of(A)
     mine = book(fleet, A, 0.0, prompt=50)
     fleet.first_token(mine.serial, 1.0)
@@ -91,7 +91,7 @@ def test_a_stay_tells_the_mean_company_after_the_first_token():
     assert (released.other_requests, released.other_context_tokens) == pytest.approx((0.5, 150.0))
 
 
-def test_health_decides_who_is_seen_and_never_touches_load():
+def test_health_decides_who_is_seen_and_never_touches_load() -> None:
     fleet, heard = fleet_of(A, B)
     book(fleet, A, 1.0)
     fleet.set_health(A, False)
@@ -103,7 +103,7 @@ def test_health_decides_who_is_seen_and_never_touches_load():
     assert fleet.view(A).in_flight == 1
 
 
-def test_a_removed_engine_takes_its_load_with_it():
+def test_a_removed_engine_takes_its_load_with_it() -> None:
     fleet, heard = fleet_of(A)
     booking = book(fleet, A, 1.0)
     fleet.remove(A)
@@ -115,7 +115,7 @@ def test_a_removed_engine_takes_its_load_with_it():
     assert not fleet.healthy(A)
 
 
-def test_capacity_is_what_the_engine_tells_or_the_default():
+def test_capacity_is_what_the_engine_tells_or_the_default() -> None:
     fleet, heard = fleet_of(A)
     assert fleet.view(A).capacity_tokens == 5000
     fleet.set_info(A, EngineInfo(block_size=16, capacity_blocks=100))
@@ -124,7 +124,7 @@ def test_capacity_is_what_the_engine_tells_or_the_default():
     assert heard == [(A, Change.RESIZED)]
 
 
-def test_what_all_serve_is_what_the_healthy_ones_that_tell_have_in_common():
+def test_what_all_serve_is_what_the_healthy_ones_that_tell_have_in_common() -> None:
     fleet, _ = fleet_of(A, B)
     assert fleet.all_serve("m")  # as far as they tell
     fleet.set_info(A, EngineInfo(("m", "n")))
@@ -137,7 +137,7 @@ def test_what_all_serve_is_what_the_healthy_ones_that_tell_have_in_common():
     assert fleet.all_serve("o")
 
 
-def test_a_list_of_candidates_is_the_callers():
+def test_a_list_of_candidates_is_the_callers() -> None:
     fleet, _ = fleet_of(A, B)
     candidates, _ = fleet.candidates()
     candidates[0] = Candidate(candidates[0].view, 16.0)
@@ -148,7 +148,7 @@ def test_a_list_of_candidates_is_the_callers():
     assert [(view.info.order, view.in_flight) for view, _ in fleet.candidates()[0]] == [("rlt", 0), (None, 1)]
 
 
-def test_unknown_engines_are_errors():
+def test_unknown_engines_are_errors() -> None:
     fleet, _ = fleet_of()
     for use in (fleet.view, fleet.healthy, lambda e: fleet.set_health(e, True), lambda e: book(fleet, e, 0.0)):
         with pytest.raises(KeyError):
@@ -156,22 +156,22 @@ def test_unknown_engines_are_errors():
 
 
 @given(st.lists(st.tuples(st.sampled_from("bfrhu"), st.integers(0, 30), st.booleans()), max_size=120))
-def test_load_equals_the_open_bookings_whatever_happens(steps):
+def test_load_equals_the_open_bookings_whatever_happens(steps: list[tuple[str, int, bool]]) -> None:
     fleet, _ = fleet_of(A, B)
     open_: dict[int, Booking] = {}
     started: set[int] = set()
-    for n, (what, which, flag) in enumerate(steps):
+    for n, (event, which, flag) in enumerate(steps):
         engine = A if flag else B
-        if what == "b":
+        if event == "b":
             booking = book(fleet, engine, float(n), streamed=which % 2 == 0, prompt=which / 7)
             open_[booking.serial] = booking
-        elif what == "f" and fleet.first_token(which, float(n)):
+        elif event == "f" and fleet.first_token(which, float(n)):
             started.add(which)
-        elif what == "r":
+        elif event == "r":
             assert (fleet.release(which, float(n), answered=flag) is None) == (which not in open_)
             open_.pop(which, None)
-        elif what in "hu":
-            fleet.set_health(engine, what == "h")
+        elif event in "hu":
+            fleet.set_health(engine, event == "h")
         candidates, places = fleet.candidates()
         assert candidates == [Candidate(fleet.view(e), 0.0) for e in (A, B) if fleet.healthy(e)]
         assert all(candidates[place].view.engine == e for e, place in places.items())

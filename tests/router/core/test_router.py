@@ -1,12 +1,16 @@
+from __future__ import annotations
+
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Collection, Sequence
+from math import nan
 
 import pytest
 
 from router.core.options import RoutingOptions
 from router.core.router import Router
 from router.errors import NoEngine, NotFound
-from router.policies.base import Policy, RoutingContext
+from router.policies.base import NoOptions, Policy, RoutingContext
 from router.prefix import blocks
 from router.types import (
     BlockKey,
@@ -19,7 +23,8 @@ from router.types import (
     ParsedRequest,
     Prompt,
     ReleasedBooking,
-    Score,
+    Scores,
+    Unit,
 )
 from tests.support.virtual_fleet import answered, ask_for, prompt_of, router_with
 
@@ -30,8 +35,8 @@ def text_request(text: bytes, *, model: str = "m", stream: bool = True, choices:
     return ParsedRequest("r", "/v1/chat/completions", model, blocks.chain(b"", text, 256), stream, None, choices)
 
 
-class Broken(Policy):
-    """Fails where it is told to."""
+class Broken(Policy[NoOptions]):
+    """A policy that raises in the event `where`, or whose costs are no numbers if that is `nan`."""
 
     name = "broken"
 
@@ -43,10 +48,13 @@ class Broken(Policy):
         if where == self.where:
             raise RuntimeError(where)
 
-    def choose(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> tuple[Score, ...]:
+    def choose(
+        self, routing: RoutingContext, candidates: Sequence[Candidate], also: Collection[EngineId] = ()
+    ) -> Scores:
         self.fail("choose")
-        total_s = float("nan") if self.where == "nan" else 1.0
-        return tuple(Score(c.view.engine, total_s, None, c.hit_tokens) for c in candidates)
+        total_s = nan if self.where == "nan" else 1.0
+        rows = [number for candidate in candidates for number in (total_s, nan, candidate.hit_tokens, nan)]
+        return Scores(candidates, array("d", rows), Unit.SECONDS)
 
     def dispatched(self, decision: Decision) -> None:
         self.fail("dispatched")
@@ -58,7 +66,7 @@ class Broken(Policy):
         self.fail("learn")
 
 
-def test_a_decision_says_where_why_and_what_is_expected():
+def test_a_decision_says_where_why_and_what_is_expected() -> None:
     router = router_with(2)
     decision = router.route(ask_for(1, 2, 3, max_tokens=20), 5.0)
     assert decision.policy == "lbgr"
@@ -69,7 +77,7 @@ def test_a_decision_says_where_why_and_what_is_expected():
     assert router_with(1).route(ask_for(1), 0.0).reason == "only_engine"
 
 
-def test_unknown_model_is_not_found_and_no_healthy_engine_is_no_engine():
+def test_unknown_model_is_not_found_and_no_healthy_engine_is_no_engine() -> None:
     router = router_with(2)
     other = ParsedRequest("r", "/v1/completions", "gpt-9", prompt_of(1), False, None)
     with pytest.raises(NotFound, match=r"The model `gpt-9` does not exist\.") as caught:
@@ -83,7 +91,7 @@ def test_unknown_model_is_not_found_and_no_healthy_engine_is_no_engine():
         Router(RoutingOptions(), rng=random.Random(0)).route(other, 0.0)
 
 
-def test_a_model_goes_to_the_engines_that_serve_it_or_do_not_say():
+def test_a_model_goes_to_the_engines_that_serve_it_or_do_not_say() -> None:
     router = router_with(3)
     router.set_info(E0, EngineInfo(models=("other",)))
     router.set_info(E1, EngineInfo())
@@ -93,7 +101,7 @@ def test_a_model_goes_to_the_engines_that_serve_it_or_do_not_say():
         router.route(ParsedRequest("r", "/v1/completions", "other", prompt_of(1), False, None), 0.0, exclude={E1})
 
 
-def test_a_hit_is_whole_engine_blocks_and_never_the_whole_prompt():
+def test_a_hit_is_whole_engine_blocks_and_never_the_whole_prompt() -> None:
     router = router_with(1)
     for n in range(2):
         decision = router.route(ask_for(1, 2, 3), float(n))
@@ -105,7 +113,7 @@ def test_a_hit_is_whole_engine_blocks_and_never_the_whole_prompt():
     assert router.route(ask_for(units=0), 5.0).hit_tokens == 0.0
 
 
-def test_a_reply_extends_the_prefix():
+def test_a_reply_extends_the_prefix() -> None:
     router = router_with(4)
     first = text_request(b"x" * 600)
     decision = router.route(first, 0.0)
@@ -115,7 +123,7 @@ def test_a_reply_extends_the_prefix():
     assert again.hit_tokens == 256.0  # 4 blocks of 256 bytes at 4 bytes a token, of which the reply filled 2
 
 
-def test_tokens_a_byte_are_learned_from_usage():
+def test_tokens_a_byte_are_learned_from_usage() -> None:
     router = router_with(1)
     assert router.route(text_request(b"x" * 4000), 0.0).prompt_tokens == 1000
     for n in range(20):
@@ -124,7 +132,7 @@ def test_tokens_a_byte_are_learned_from_usage():
     assert router.route(text_request(b"x" * 4000), 99.0).prompt_tokens == pytest.approx(2000, rel=0.02)
 
 
-def test_a_request_is_measured_by_the_ratio_that_it_was_placed_with():
+def test_a_request_is_measured_by_the_ratio_that_it_was_placed_with() -> None:
     router = router_with(1)
     request = text_request(b"x" * 4096)  # 16 blocks of 256 bytes, 64 tokens each as far as the router knows
     decision = router.route(request, 0.0)
@@ -134,7 +142,7 @@ def test_a_request_is_measured_by_the_ratio_that_it_was_placed_with():
     assert router.route(request, 1.0).tokens_per_unit > 0.25
 
 
-def test_output_length_is_learned_by_model_and_route_and_bound_by_the_client():
+def test_output_length_is_learned_by_model_and_route_and_bound_by_the_client() -> None:
     router = router_with(1)
     for n in range(50):
         router.complete(router.route(ask_for(n), float(n)), answered(n + 0.5, output=500))
@@ -148,7 +156,7 @@ def test_output_length_is_learned_by_model_and_route_and_bound_by_the_client():
     assert router.route(ask_for(1), 200.0).output_tokens > 350
 
 
-def test_several_choices_teach_nothing_of_lengths_and_hits():
+def test_several_choices_teach_nothing_of_lengths_and_hits() -> None:
     router = router_with(1)
     for n in range(9):
         decision = router.route(text_request(b"x" * 4000, choices=3), float(n))
@@ -158,7 +166,7 @@ def test_several_choices_teach_nothing_of_lengths_and_hits():
     assert router.describe(E0)["learned_capacity_tokens"] == 16_000
 
 
-def test_hits_promised_in_vain_shrink_the_capacity():
+def test_hits_promised_in_vain_shrink_the_capacity() -> None:
     router = router_with(1)
     for n in range(4):
         decision = router.route(ask_for(*range(10)), float(n))
@@ -166,7 +174,7 @@ def test_hits_promised_in_vain_shrink_the_capacity():
     assert router.describe(E0)["learned_capacity_tokens"] == round(16_000 * 0.98**3)
 
 
-def test_hits_of_prompts_that_are_not_text_are_not_compared():
+def test_hits_of_prompts_that_are_not_text_are_not_compared() -> None:
     router = router_with(1)
     for n in range(4):
         decision = router.route(text_request(b"x" * 4000), float(n))
@@ -175,7 +183,7 @@ def test_hits_of_prompts_that_are_not_text_are_not_compared():
     assert router.route(text_request(b"x" * 4000), 9.0).prompt_tokens == 1000
 
 
-def test_a_guessed_capacity_is_corrected_faster_than_a_told_one():
+def test_a_guessed_capacity_is_corrected_faster_than_a_told_one() -> None:
     router = router_with(1)
     router.set_info(E0, EngineInfo(models=("m",), capacity_blocks=50))  # of unknown size
     for n in range(2):
@@ -184,7 +192,7 @@ def test_a_guessed_capacity_is_corrected_faster_than_a_told_one():
     assert router.describe(E0)["learned_capacity_tokens"] == 100_000 * 0.95
 
 
-def test_an_engine_that_was_away_may_have_restarted():
+def test_an_engine_that_was_away_may_have_restarted() -> None:
     router = router_with(1)
     router.complete(router.route(ask_for(1, 2, 3, 4), 0.0), answered(1.0))
     router.set_health(E0, False)
@@ -203,7 +211,7 @@ def test_an_engine_that_was_away_may_have_restarted():
         (Ending.REJECTED, False, False),
     ],
 )
-def test_what_the_index_keeps_of_a_request_depends_on_its_end(ending, seen, kept):
+def test_what_the_index_keeps_of_a_request_depends_on_its_end(ending: Ending, seen: bool, kept: bool) -> None:
     router = router_with(1)
     decision = router.route(ask_for(1, 2, 3, 4), 0.0)
     if seen:
@@ -212,7 +220,7 @@ def test_what_the_index_keeps_of_a_request_depends_on_its_end(ending, seen, kept
     assert (router.route(ask_for(1, 2, 3, 4), 2.0).hit_tokens > 0) == kept
 
 
-def test_a_dry_run_says_what_would_be_decided_and_draws_no_chance():
+def test_a_dry_run_says_what_would_be_decided_and_draws_no_chance() -> None:
     router = router_with(4, "random", seed=5)
     for n in range(10):
         foretold = [router.explain(ask_for(n), float(n)) for _ in range(3)]
@@ -230,7 +238,7 @@ def test_a_dry_run_says_what_would_be_decided_and_draws_no_chance():
         router.explain(ParsedRequest("r", "/v1/completions", "gpt-9", prompt_of(1), False, None), 9.0)
 
 
-def test_predictions_that_come_to_be_wrong_ring_until_others_predict():
+def test_predictions_that_come_to_be_wrong_ring_until_others_predict() -> None:
     router = router_with(1, drift_answers=8, drift_bound=0.5)
     for n in range(8):
         decision = router.route(ask_for(n), 100.0 * n)
@@ -247,7 +255,7 @@ def test_predictions_that_come_to_be_wrong_ring_until_others_predict():
     assert router._drift.alarms() == {}
 
 
-def test_a_retry_is_kept_with_the_try_before():
+def test_a_retry_is_kept_with_the_try_before() -> None:
     router = router_with(2)
     first = router.route(ask_for(1, 2), 0.0)
     router.complete(first, Outcome(Ending.ENGINE_LOST, 0.1))
@@ -256,7 +264,7 @@ def test_a_retry_is_kept_with_the_try_before():
     assert [entry.engine for entry in router.find_decisions("r")] == [first.engine, second.engine]
 
 
-def test_a_retry_goes_elsewhere_and_leaves_no_load():
+def test_a_retry_goes_elsewhere_and_leaves_no_load() -> None:
     router = router_with(2)
     first = router.route(ask_for(1, 2), 0.0)
     router.complete(first, Outcome(Ending.ENGINE_LOST, 0.1))
@@ -266,7 +274,7 @@ def test_a_retry_goes_elsewhere_and_leaves_no_load():
 
 
 @pytest.mark.parametrize("where", ["choose", "nan", "dispatched", "first_token", "learn"])
-def test_a_failing_policy_loses_no_request(where, caplog):
+def test_a_failing_policy_loses_no_request(where: str, caplog: pytest.LogCaptureFixture) -> None:
     router = router_with(2, create=lambda _: Broken(where))
     router.route(ask_for(5), 0.0, exclude={E1})
     decision = router.route(ask_for(1), 0.0)
@@ -279,7 +287,7 @@ def test_a_failing_policy_loses_no_request(where, caplog):
     assert "policy broken failed in" in caplog.text
 
 
-def test_numbers_that_cannot_be_are_not_learned():
+def test_numbers_that_cannot_be_are_not_learned() -> None:
     router = router_with(1)
     before = router.describe(E0)
     for n in range(20):
@@ -293,7 +301,7 @@ def test_numbers_that_cannot_be_are_not_learned():
     assert router.status().faults == 0
 
 
-def test_many_unique_prompts_fill_the_index_to_its_cap_and_no_further():
+def test_many_unique_prompts_fill_the_index_to_its_cap_and_no_further() -> None:
     router = router_with(2, prefix_index_blocks=200)
     for n in range(100):
         prompt = Prompt(BlockKey(0), tuple(BlockKey(10 * n + b) for b in range(8)), 64, 512, (), True)
@@ -303,7 +311,7 @@ def test_many_unique_prompts_fill_the_index_to_its_cap_and_no_further():
     assert router.in_flight == 0
 
 
-def test_what_is_shown_of_an_engine_is_json():
+def test_what_is_shown_of_an_engine_is_json() -> None:
     router = router_with(1)
     router.complete(router.route(ask_for(1, 2), 0.0), answered(1.0))
     shown = router.describe(E0)

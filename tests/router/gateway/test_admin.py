@@ -12,7 +12,7 @@ import pytest
 from router.core.router import Router
 from router.errors import BadRequest
 from router.gateway.admin import MOST_DECISIONS, read_assignment
-from router.policies.lbgr.policy import TERMS
+from router.policies.lbgr.cost import TERMS
 from router.types import EngineId
 from tests.support.fake_engine import Script
 from tests.support.gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_of, served
@@ -56,7 +56,7 @@ async def test_a_request_is_explained_with_every_engines_terms_and_its_outcome(n
         assert decision["engines"][0]["engine"] == decision["engine"]
         for engine in decision["engines"]:
             assert list(engine["terms"]) == list(TERMS)
-            assert engine["total_s"] == pytest.approx(sum(engine["terms"].values()), abs=1e-5)
+            assert engine["total"] == pytest.approx(sum(engine["terms"].values()), abs=1e-5)
             assert engine["chosen"] is (engine["engine"] == decision["engine"])
             assert engine["slowness"] == 1.0
             assert engine["hit_tokens"] == 0.0
@@ -217,11 +217,12 @@ async def test_the_policy_is_switched_and_split_while_serving() -> None:
         for policy in ("lbgr", "round_robin", "lmetric"):
             assert gateway.value("leafcutter_requests_total", policy=policy) >= 1
             assert gateway.value("leafcutter_decisions_total", policy=policy, reason="lowest_cost") >= 1
-        shadows = {(o["policy"], o["shadow"]): o for o in (await gateway.client.get("/policy")).json()["shadows"]}
-        assert shadows["lbgr", "lmetric"]["shadows"] >= 2
-        assert shadows["lbgr", "lmetric"]["mean_regret_s"] >= 0
-        assert 0 <= shadows["lbgr", "lmetric"]["agreement"] <= 1
-        assert shadows["round_robin", "lbgr"]["mean_regret_s"] is None
+        found = (await gateway.client.get("/policy")).json()["comparisons"]
+        comparisons = {(each["policy"], each["shadow"]): each for each in found}
+        assert comparisons["lbgr", "lmetric"]["decisions"] >= 2
+        assert comparisons["lbgr", "lmetric"]["mean_regret_s"] >= 0
+        assert 0 <= comparisons["lbgr", "lmetric"]["agreement"] <= 1
+        assert comparisons["round_robin", "lbgr"]["mean_regret_s"] is None
         assert set(now["faults"].values()) == {0}
 
 

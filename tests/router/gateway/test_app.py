@@ -95,8 +95,8 @@ async def test_workers_tell_what_is_known_of_each_engine() -> None:
 
 
 async def test_every_metric_is_exposed(tmp_path: Path) -> None:
-    options = {"policy": "lbgr", "shadow": ("lmetric",), "record": str(tmp_path / "trace")}
-    async with served(Script(), Script(status=503), **options) as gateway:
+    scripts, record = (Script(), Script(status=503)), str(tmp_path / "trace")
+    async with served(*scripts, policy="lbgr", shadow=("lmetric",), record=record) as gateway:
         for route in (CHAT, COMPLETIONS):
             for _ in range(4):
                 assert (await gateway.post(route, stream=True)).status_code == 200

@@ -6,13 +6,14 @@ import asyncio
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.core.router import Router
 from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 from tests.support.fake_engine import REFUSAL, Script
-from tests.support.gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_of, events, served, until
+from tests.support.gateway_server import BODIES, CHAT, COMPLETIONS, Served, error_event, error_of, events, served, until
 
 # --- engines that fail -----------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(fault: str, asked: 
             if content.count(b"\n\n") == 2:
                 strike.set()
         assert len(events(content)) == 3
-        assert events(content)[-1]["error"]["code"] == "engine_lost"
+        assert error_event(content)["code"] == "engine_lost"
         await gateway.ended("engine_lost")
         assert sum(len(engine.requests) for engine in gateway.engines) == 1
 
@@ -104,7 +105,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(fault: str, asked: 
 async def test_a_stream_without_its_end_mark_is_broken() -> None:
     async with served(Script(done=False)) as gateway:
         response = await gateway.post(stream=True)
-        assert events(response.content)[-1]["error"]["code"] == "engine_lost"
+        assert error_event(response.content)["code"] == "engine_lost"
         await gateway.ended("engine_lost")
 
 
@@ -118,11 +119,11 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("limit", "after"), LIMITS)
-async def test_a_silent_engine_is_given_up(limit: dict[str, float], after: int | None) -> None:
+async def test_a_silent_engine_is_given_up(limit: dict[str, Any], after: int | None) -> None:
     async with served(Script(fault="hang", after=after), Script(fault="hang", after=after), **limit) as gateway:
         response = await gateway.post(stream=True)
         if after == 2:
-            error = events(response.content)[-1]["error"]
+            error = error_event(response.content)
         else:
             assert response.status_code == 504
             error = error_of(response)

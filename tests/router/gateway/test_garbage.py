@@ -1,5 +1,4 @@
-"""Requests leave no garbage in cycles, however they end; the collector is set up as long as
-the gateway runs."""
+"""Requests leave no garbage in cycles, however they end, and the collector is set up while the gateway runs."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ import gc
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -20,7 +20,7 @@ REQUESTS = 40
 
 @pytest.fixture
 def kept() -> Iterator[None]:
-    """What is garbage in a cycle is kept for the test to see."""
+    """Garbage in cycles is kept, so that the test can look at it."""
     gc.disable()
     yield
     gc.set_debug(0)
@@ -29,7 +29,8 @@ def kept() -> Iterator[None]:
 
 
 async def ask(gateway: Served, *, stream: bool, whole: bool) -> None:
-    """One request on a connection of its own, over a bare socket; without `whole` it is left at its first event."""
+    """Send one request on a connection of its own, over a bare socket. Read the `whole` answer, or leave at its first
+    event."""
     body = json.dumps({**BODIES[CHAT], "stream": stream}).encode()
     host, port = gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -74,7 +75,7 @@ async def test_the_collector_is_set_up_and_left_as_it_was(monkeypatch: pytest.Mo
     tending = asyncio.create_task(garbage.tend(lambda: False))
     await asyncio.sleep(0.05)
     assert gc.get_threshold() == (garbage.YOUNG, garbage.MIDDLE, garbage.NEVER)
-    kept = [[] for _ in range(5000)]  # type: ignore[var-annotated]
+    kept: list[list[object]] = [[] for _ in range(5000)]
     gathered = gc.get_freeze_count()
     await asyncio.sleep(0.05)
     assert gc.get_freeze_count() >= gathered + len(kept)
@@ -90,16 +91,16 @@ class Cycle:
 
 
 async def test_what_is_set_aside_is_looked_at_when_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SET_ASIDE_S", 0.01), ("IDLE_S", 0.02), ("FULL_S", 0.1)):
-        monkeypatch.setattr(garbage, name, value)
+    for constant, value in (("SET_ASIDE_S", 0.01), ("IDLE_S", 0.02), ("FULL_S", 0.1)):
+        monkeypatch.setattr(garbage, constant, value)
     for idle, left in ((False, True), (True, False)):
-        tending = asyncio.create_task(garbage.tend(lambda idle=idle: idle))  # type: ignore[misc]
+        tending = asyncio.create_task(garbage.tend(partial(bool, idle)))
         cycle = Cycle()
         await asyncio.sleep(0.05)  # it is set aside while it is in use
-        name = id(cycle)
+        address = id(cycle)
         del cycle
         await asyncio.sleep(0.3)
         gc.unfreeze()
-        assert any(id(each) == name and isinstance(each, Cycle) for each in gc.get_objects()) is left
+        assert any(id(each) == address and isinstance(each, Cycle) for each in gc.get_objects()) is left
         tending.cancel()
         gc.collect()

@@ -68,7 +68,7 @@ def test_tokens_and_the_signed_error_of_the_prediction() -> None:
     metrics.completed(DECISION, Outcome(Ending.OK, 13.0, prompt_tokens=9, cached_tokens=4, output_tokens=3))
     metrics.completed(DECISION, Outcome(Ending.OK, 11.5))
     metrics.completed(DECISION, Outcome(Ending.CANCELLED, 99.0, prompt_tokens=1))
-    labels = {"engine": ENGINE}
+    labels = {"engine": str(ENGINE)}
     assert registry.get_sample_value("leafcutter_prompt_tokens_total", labels) == 10
     assert registry.get_sample_value("leafcutter_cached_tokens_total", labels) == 4
     assert registry.get_sample_value("leafcutter_output_tokens_total", labels) == 3

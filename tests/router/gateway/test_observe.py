@@ -192,7 +192,13 @@ def test_tool_calls_are_put_together() -> None:
 
 
 def test_a_whole_answer_tells_the_same_as_its_stream() -> None:
-    message = {"role": "assistant", "content": "Paris", "reasoning": "hm", "tool_calls": [], "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "Paris",
+        "reasoning": "hm",
+        "tool_calls": [],
+        "refusal": None,
+    }
     whole = ObservedAnswer()
     whole.read({"choices": [{"index": 0, "message": message}], "usage": USAGE})
     streamed = observe(delta(role="assistant"), delta(reasoning="hm"), delta(content="Paris"), usage_event())[

@@ -6,20 +6,24 @@ import pytest
 
 from router.errors import EngineBusy, EngineLost
 from router.gateway.client import Client, Message
+from router.gateway.headers import Headers
 from router.gateway.observe import ObservedAnswer
 from router.gateway.relay import relay_stream, relay_whole
+from router.gateway.upstream import UpstreamAnswer
 
 TOKEN = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
 
-class Answer:
-    """An engine's answer that gives `pieces` in turn; an exception among them is raised."""
-
-    headers = ((b"content-type", b"x"), (b"server", b"uvicorn"), (b"x-kept", b"1"))
+class Answer(UpstreamAnswer):
+    """An engine's answer that gives `pieces` in turn and raises an exception that is one of them."""
 
     def __init__(self, *pieces: bytes | Exception, status: int = 200) -> None:
         self.pieces, self.status = list(pieces), status
+
+    @property
+    def headers(self) -> Headers:
+        return [(b"content-type", b"x"), (b"server", b"uvicorn"), (b"x-kept", b"1")]
 
     async def read(self) -> bytes:
         piece = self.pieces.pop(0) if self.pieces else b""

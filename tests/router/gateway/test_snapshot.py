@@ -1,10 +1,14 @@
+from __future__ import annotations
+
 import asyncio
 import json
 import math
 import os
 import random
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,7 @@ from router.core.router import Router
 from router.errors import ConfigError, SnapshotError
 from router.gateway.snapshot import VERSION, Snapshot
 from router.saved_state import SavedState
-from router.types import EngineId, EngineInfo
+from router.types import EngineId, EngineInfo, Scores
 from tests.support.gateway_server import served
 from tests.support.virtual_fleet import VirtualEngine, ask_for, router_with, shared_prefixes, simulate
 
@@ -31,8 +35,9 @@ def taught(seed: int = 1, *, stream: bool = True) -> Router:
     return router
 
 
-def at(what: Router | LearnedState, path: Path, now: float = LATER_S, urls: dict[EngineId, str] = URLS) -> Snapshot:
-    learned = what.learned if isinstance(what, Router) else what
+def at(owner: Router | LearnedState, path: Path, now: float = LATER_S, urls: dict[EngineId, str] = URLS) -> Snapshot:
+    """The snapshot, in the file `path` and at the time `now`, of what a router has learned."""
+    learned = owner.learned if isinstance(owner, Router) else owner
     return Snapshot(str(path), learned, urls, clock=lambda: now, wall_clock=lambda: 1e9 + now)
 
 
@@ -43,8 +48,13 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def choices(router: Router) -> list[tuple[object, ...]]:
-    """Of prompts never seen, under a load that grows."""
+def dumped(router: Router, now: float = LATER_S) -> dict[str, Any]:
+    """What the router has learned, which is JSON."""
+    return dict(router.learned.dump(now))
+
+
+def choices(router: Router) -> list[tuple[EngineId, Scores, str, float]]:
+    """What the router decides for prompts that it has never seen, under a load that grows."""
     found = []
     for n in range(60):
         request = ask_for(*range(10**7 + 50 * n, 10**7 + 50 * n + 1 + n % 20), stream=n % 2 == 0)
@@ -60,7 +70,7 @@ def test_a_restart_changes_no_decision(tmp_path: Path, stream: bool) -> None:
         after.set_info(engine, before.status().engines[engine].info)
     at(before, path).save()
     assert at(after, path).start()
-    assert after.dump(LATER_S) == before.dump(LATER_S)
+    assert dumped(after) == dumped(before)
     known, cold = choices(before), choices(router_with(3))
     assert choices(after) == known != cold
     assert all(reason == "lowest_cost" for _, _, reason, _ in known)
@@ -71,7 +81,7 @@ def test_engines_are_found_by_their_urls_and_time_has_gone_on(saved: Path) -> No
     router = router_with(2)
     assert at(router, saved, LATER_S + 5, swapped).start()
     scales = json.loads(saved.read_text())["learned"]["policies"]["lbgr"]["engine_speed"]["engines"]
-    found = router.learned.dump(LATER_S + 5)["policies"]["lbgr"]["engine_speed"]["engines"]  # type: ignore[index,call-overload]
+    found = dumped(router, LATER_S + 5)["policies"]["lbgr"]["engine_speed"]["engines"]
     assert set(found) == {"e0"}
     assert found["e0"]["slowness"] == pytest.approx(scales["e2"]["slowness"])
     assert found["e0"]["idle_s"] == pytest.approx(scales["e2"]["idle_s"] + 5)
@@ -80,17 +90,18 @@ def test_engines_are_found_by_their_urls_and_time_has_gone_on(saved: Path) -> No
 def test_curves_wait_for_the_engines_to_tell_their_order(saved: Path) -> None:
     router = router_with(1)
     assert at(router, saved).start()
-    assert set(router.learned.dump(0.0)["survival_curves"]) == {"rlt", "rlt_gix"}  # type: ignore[call-overload]
+    assert set(dumped(router, 0.0)["survival_curves"]) == {"rlt", "rlt_gix"}
 
 
-def learned(document: dict, *keys: str) -> dict:
-    for key in ("learned", *keys):
-        document = document[key]
-    return document
+def learned(document: dict[str, Any], *keys: str) -> Any:
+    found: Any = document["learned"]
+    for key in keys:
+        found = found[key]
+    return found
 
 
 LBGR = ("policies", "lbgr")
-DAMAGES = {
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "version": lambda d: d.update(leafcutter_snapshot=VERSION + 1),
     "no version": lambda d: d.pop("leafcutter_snapshot"),
     "no time": lambda d: d.pop("saved_unix_s"),
@@ -117,15 +128,17 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_does_not_fit_is_refused_whole_with_one_sentence(saved: Path, damage: str, caplog) -> None:
+def test_what_does_not_fit_is_refused_whole_with_one_sentence(
+    saved: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     document = json.loads(saved.read_text())
     DAMAGES[damage](document)
     saved.write_text(json.dumps(document))
     router = taught(2)
-    before = router.learned.dump(LATER_S)
+    before = dumped(router)
     with pytest.raises(SnapshotError, match="expected"):
         at(router, saved).restore()
-    assert router.learned.dump(LATER_S) == before
+    assert dumped(router) == before
     assert not at(router, saved).start()
     (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert record.message.startswith(f"the snapshot {saved} is refused, starting cold: ")
@@ -148,7 +161,7 @@ def test_a_file_cut_anywhere_is_refused(saved: Path) -> None:
     assert not at(router, saved).start()
 
 
-def test_no_file_yet_is_no_warning(tmp_path: Path, caplog) -> None:
+def test_no_file_yet_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not at(router_with(3), tmp_path / "new.json").start()
     assert not [r for r in caplog.records if r.levelno >= 30]
 
@@ -183,7 +196,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path)
             at(router_with(1), path)
 
 
-def test_it_is_saved_again_and_again_and_a_failure_stops_nothing(saved: Path, caplog) -> None:
+def test_it_is_saved_again_and_again_and_a_failure_stops_nothing(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
     learned = Sick(router_with(1).learned)
     learned.sick = False
     snapshot = at(learned, saved)
@@ -208,7 +221,7 @@ def test_it_is_saved_again_and_again_and_a_failure_stops_nothing(saved: Path, ca
 def test_the_gateway_saves_at_its_end_and_restores_at_its_start(tmp_path: Path) -> None:
     path = tmp_path / "learned.json"
 
-    async def samples(requests: int) -> list[object]:
+    async def samples(requests: int) -> list[Any]:
         async with served(policy="lbgr", snapshot=str(path)) as gateway:
             found = [gateway.router.describe(EngineId("engine-0"))["samples"]]
             for _ in range(requests):

@@ -1,7 +1,10 @@
+from __future__ import annotations
+
 import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,19 +36,19 @@ def recorder(path: Path, *, max_bytes: int = 1 << 20, files: int = 3, salt: byte
     return TraceWriter(str(path), max_bytes=max_bytes, files=files, salt=salt)
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
         content = gzip.decompress(content)
     return [json.loads(line) for line in content.splitlines()]
 
 
-def arrivals(path: Path) -> list[object]:
+def arrivals(path: Path) -> list[float]:
     return [line["timestamp"] for line in lines(path)]
 
 
 @pytest.mark.parametrize("name", ["trace.jsonl", "trace.jsonl.gz"])
-def test_a_line_tells_lengths_times_and_blocks_and_no_text(tmp_path: Path, name: str):
+def test_a_line_tells_lengths_times_and_blocks_and_no_text(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     writer = recorder(path)
     with writer.running():
@@ -78,7 +81,7 @@ def test_a_line_tells_lengths_times_and_blocks_and_no_text(tmp_path: Path, name:
     assert writer.counts == {"written": 2, "left_out": 0, "dropped": 0, "lost": 0}
 
 
-def test_the_simulators_reader_takes_it(tmp_path: Path):
+def test_the_simulators_reader_takes_it(tmp_path: Path) -> None:
     path = tmp_path / "trace.gz"
     writer = recorder(path)
     with writer.running():
@@ -93,7 +96,7 @@ def test_the_simulators_reader_takes_it(tmp_path: Path):
     assert (first.abandon_after_s, first.session) == (None, lines(path)[0]["session"])
 
 
-def test_equal_beginnings_have_equal_ids_and_another_salt_other_ones(tmp_path: Path):
+def test_equal_beginnings_have_equal_ids_and_another_salt_other_ones(tmp_path: Path) -> None:
     found = []
     for number, salt in enumerate((SALT, SALT, b"other" * 5)):
         writer = recorder(tmp_path / str(number), salt=salt)
@@ -118,7 +121,9 @@ def test_equal_beginnings_have_equal_ids_and_another_salt_other_ones(tmp_path: P
         (decided(choices=2), answer(ending=Ending.CANCELLED)),
     ],
 )
-def test_what_no_engine_worked_on_or_told_of_is_left_out_and_holds_nothing_up(tmp_path: Path, decision, outcome):
+def test_what_no_engine_worked_on_or_told_of_is_left_out_and_holds_nothing_up(
+    tmp_path: Path, decision: Decision | None, outcome: Outcome | None
+) -> None:
     writer = recorder(tmp_path / "t")
     with writer.running():
         writer.ended(writer.arrived(1.0), 1.0, decision, outcome)
@@ -128,7 +133,7 @@ def test_what_no_engine_worked_on_or_told_of_is_left_out_and_holds_nothing_up(tm
 
 
 @pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.TIMEOUT, Ending.ENGINE_LOST, Ending.REJECTED])
-def test_what_did_not_end_well_tells_when_and_what_had_come(tmp_path: Path, ending: Ending):
+def test_what_did_not_end_well_tells_when_and_what_had_come(tmp_path: Path, ending: Ending) -> None:
     writer = recorder(tmp_path / "t")
     with writer.running():
         writer.ended(writer.arrived(10.0), 10.0, decided(), Outcome(ending, 12.5, 11.0, None, None, 3))
@@ -146,7 +151,7 @@ def test_what_did_not_end_well_tells_when_and_what_had_come(tmp_path: Path, endi
 
 
 @pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.TIMEOUT, Ending.ENGINE_LOST])
-def test_a_request_that_ended_before_its_first_token_is_load_too(tmp_path: Path, ending: Ending):
+def test_a_request_that_ended_before_its_first_token_is_load_too(tmp_path: Path, ending: Ending) -> None:
     writer = recorder(tmp_path / "t")
     with writer.running():
         writer.ended(writer.arrived(10.0), 10.0, decided(), Outcome(ending, 70.0))
@@ -154,7 +159,7 @@ def test_a_request_that_ended_before_its_first_token_is_load_too(tmp_path: Path,
     assert (line["output_length"], line["ttft_ms"], line["latency_ms"]) == (0, None, 60_000.0)
 
 
-def test_lines_stand_in_the_order_of_arrival(tmp_path: Path):
+def test_lines_stand_in_the_order_of_arrival(tmp_path: Path) -> None:
     writer = recorder(tmp_path / "t")
     with writer.running():
         numbers = [writer.arrived(float(n)) for n in range(6)]
@@ -164,7 +169,7 @@ def test_lines_stand_in_the_order_of_arrival(tmp_path: Path):
     assert arrivals(tmp_path / "t") == [0.0, 1000.0, 3000.0, 4000.0, 5000.0]
 
 
-def test_a_request_that_outlasts_many_is_written_late(tmp_path: Path):
+def test_a_request_that_outlasts_many_is_written_late(tmp_path: Path) -> None:
     writer = TraceWriter(str(tmp_path / "t"), max_bytes=1 << 20, files=1, salt=SALT, held=3)
     with writer.running():
         numbers = [writer.arrived(float(n)) for n in range(7)]
@@ -173,7 +178,7 @@ def test_a_request_that_outlasts_many_is_written_late(tmp_path: Path):
     assert arrivals(tmp_path / "t") == [1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 6000.0, 0.0]
 
 
-def test_a_full_queue_drops_and_counts(tmp_path: Path):
+def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     writer = recorder(tmp_path / "t")
     for n in range(QUEUE + 5):  # nobody writes yet
         writer.ended(writer.arrived(float(n)), float(n), decided(b""), answer())
@@ -183,7 +188,7 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path):
     assert len(arrivals(tmp_path / "t")) == writer.counts["written"] == QUEUE
 
 
-def test_a_dropped_line_is_a_gap_that_ends(tmp_path: Path):
+def test_a_dropped_line_is_a_gap_that_ends(tmp_path: Path) -> None:
     writer = recorder(tmp_path / "t")
     with writer.running():
         writer.arrived(0.0)
@@ -192,7 +197,7 @@ def test_a_dropped_line_is_a_gap_that_ends(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_files_are_rotated_and_the_oldest_deleted(tmp_path: Path, suffix: str):
+def test_files_are_rotated_and_the_oldest_deleted(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"t{suffix}"
     path.write_bytes(b"of an earlier recording")
     writer = recorder(path, max_bytes=1, files=3)  # every line fills a file
@@ -206,7 +211,7 @@ def test_files_are_rotated_and_the_oldest_deleted(tmp_path: Path, suffix: str):
     assert writer.counts["written"] == 9
 
 
-def test_a_recording_never_goes_on_in_the_file_of_another(tmp_path: Path):
+def test_a_recording_never_goes_on_in_the_file_of_another(tmp_path: Path) -> None:
     for _ in range(2):
         writer = recorder(tmp_path / "t")
         with writer.running():
@@ -214,14 +219,16 @@ def test_a_recording_never_goes_on_in_the_file_of_another(tmp_path: Path):
     assert arrivals(tmp_path / "t") == arrivals(tmp_path / "t.1") == [0.0]
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"option 'record' = .*No such file"):
         recorder(tmp_path / "no" / "t")
     with pytest.raises(ConfigError, match="record"):
         TraceWriter("", max_bytes=1, files=1, salt=SALT)
 
 
-def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_disk_that_fails_ends_the_recording_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
     writer = recorder(folder / "t", max_bytes=1)
@@ -236,7 +243,7 @@ def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, c
     ]
 
 
-def test_prompts_of_token_ids_have_blocks_of_whole_tokens(tmp_path: Path):
+def test_prompts_of_token_ids_have_blocks_of_whole_tokens(tmp_path: Path) -> None:
     writer = recorder(tmp_path / "t")
     with writer.running():
         for units in range(192, 256):

@@ -7,7 +7,8 @@ import pytest
 from router.gateway import transcript
 
 USER = {"role": "user", "content": "hello"}
-CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+FUNCTION = {"name": "add", "arguments": '{"a": 1}'}
+CALL = {"id": "c1", "type": "function", "function": FUNCTION}
 
 
 def test_a_follow_up_turn_begins_with_the_turn_before() -> None:
@@ -35,7 +36,7 @@ def test_however_a_client_repeats_a_reply_it_is_the_same(repeated: dict[str, Any
     [
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "assistant", "content": "", "tool_calls": [{"index": 0, **CALL}]},
-        {"role": "assistant", "tool_calls": [{**CALL, "function": dict(reversed(CALL["function"].items()))}]},
+        {"role": "assistant", "tool_calls": [{**CALL, "function": dict(reversed(FUNCTION.items()))}]},
     ],
 )
 def test_tool_calls_are_the_same_however_repeated(repeated: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from router.config import configure
-from router.errors import EngineLost, EngineTimeout, EngineUnreachable
+from router.errors import EngineLost, EngineTimeout, EngineUnreachable, RequestError
 from router.gateway.headers import end_to_end
 from router.gateway.upstream import KEEP_ALIVE_S, Upstream, UpstreamAnswer
 from tests.support.fake_engine import FakeEngine, Script
@@ -94,7 +94,7 @@ async def test_repeated_and_non_ascii_headers_pass() -> None:
         (Script(fault="hang", after=1), {"idle_timeout_secs": 0.02}, EngineTimeout),
     ],
 )
-async def test_failures_are_told_apart(script: Script, options: dict[str, float], error: type[Exception]) -> None:
+async def test_failures_are_told_apart(script: Script, options: dict[str, float], error: type[RequestError]) -> None:
     async with FakeEngine(script).serving() as engine, running(**options) as upstream:
         with pytest.raises(error) as caught:
             async with posted(upstream, engine, b'{"stream": true}') as answer:
