@@ -155,10 +155,10 @@ def check(index: SingleSurvival) -> None:
     for engine, part in index._parts.items():
         held = {key: marks[part.number] for key, marks in all_marks(index._block_map).items() if part.number in marks}
         young = [max(mark, part.first) for mark in held.values() if mark < IN_USE]
-        in_use = Counter(key for prompt in part.open.values() for key in prompt)
+        in_use = Counter(key for prompt in part.unfinished.values() for key in prompt)
         assert {key: mark - IN_USE for key, mark in held.items() if mark >= IN_USE} == in_use
         assert index.blocks(engine) == len(held)
-        assert part.held == len(in_use)
+        assert part.in_use == len(in_use)
         for place, count in enumerate(part.counts):
             assert count == young.count(part.first + place)
         assert all(key in part.lists[max(0, mark - part.first)] for key, mark in held.items() if mark < IN_USE)
