@@ -1,7 +1,8 @@
 """Every option of the gateway (`Config`) and of `leafcutter up` (`UpConfig`), as one frozen tree of groups.
 
-The same flat name everywhere: `request_timeout_secs` in YAML, LEAFCUTTER_REQUEST_TIMEOUT_SECS in the environment,
-`--request-timeout-secs` as a flag. Names and defaults are the ones users know from other routers where they have them.
+An option has the same flat name everywhere: `request_timeout_secs` in YAML, LEAFCUTTER_REQUEST_TIMEOUT_SECS in the
+environment, and the flag `--request-timeout-secs`. Where other routers have the same option, its name and default are
+those that users know from there.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """The engines, and how their health is watched."""
+    """The engines, and how their health is checked."""
 
     worker_urls: tuple[str, ...] = option((), "base URLs of the engines, e.g. http://127.0.0.1:8000")
     worker_api_key: str | None = option(
@@ -87,7 +88,7 @@ class ReliabilityOptions:
 
 @dataclass(frozen=True)
 class RecordingOptions:
-    """What is kept in files: the traffic as a trace, and what was learned."""
+    """What is written to files: the traffic as a trace, and what was learned."""
 
     record: str | None = option(
         None, "file that gets a line for every request, no text, for simulate --trace; .gz: compressed"
@@ -106,7 +107,7 @@ class RecordingOptions:
 
 @dataclass(frozen=True)
 class Config:
-    """Options of the gateway."""
+    """All options of the gateway."""
 
     server: ServerOptions = group(ServerOptions, "server")
     engines: EngineOptions = group(EngineOptions, "engines")
@@ -144,16 +145,17 @@ class UpOptions:
 
 @dataclass(frozen=True)
 class UpConfig(Config):
-    """Options of `leafcutter up`: the gateway's, and those of the engines it starts."""
+    """All options of `leafcutter up`: those of the gateway, and those of the engines that it starts."""
 
     up: UpOptions = group(UpOptions, "engines to start")
 
 
 def configure(**values: Any) -> Config:
-    """A gateway's options by their flat names, those for studies included. Raises ConfigError, as `options.build`."""
+    """The options of a gateway from values by flat names; those for studies may be set too. Raises ConfigError for what
+    `options.build` refuses."""
     return build(Config, flags=values, study=True)
 
 
 def configure_up(**values: Any) -> UpConfig:
-    """As `configure`, of `leafcutter up`."""
+    """The options of `leafcutter up`, otherwise as `configure`."""
     return build(UpConfig, flags=values, study=True)

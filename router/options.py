@@ -1,11 +1,13 @@
-"""Options, declared once: a dataclass field made by `option` holds its name, default, unit, range and help.
+"""Options are declared once: a dataclass field made by `option` has a name, a default, a unit, a range and a help text.
 
-A tree of options is a dataclass of groups (`group`), each a dataclass of options beside the code that uses them. All
-options of a tree have flat names that differ: in YAML `lbgr_objective`, in the environment LEAFCUTTER_LBGR_OBJECTIVE,
-as a flag `--lbgr-objective`, which is the field `objective` of the group with the prefix `lbgr_`.
+A tree of options is a dataclass of groups (`group`). Each group is a dataclass of options that stands beside the code
+that uses them. Every option of a tree has a flat name that no other has. The field `objective` of the group with the
+prefix `lbgr_` is `lbgr_objective` in YAML, LEAFCUTTER_LBGR_OBJECTIVE in the environment, and the flag
+`--lbgr-objective`.
 
-`build` makes such a tree from a YAML document, the environment and command-line flags (later ones win); an unknown key
-or a bad value stops with key, value and what was expected. No I/O here: callers hand in what they read.
+`build` makes such a tree from a YAML document, the environment and command-line flags, of which the later ones win. An
+unknown key or a bad value raises ConfigError with the key, the value and what was expected. Nothing is read here:
+callers pass in what they have read.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, TypeVar
 from router.errors import ConfigError
 
 ENV_PREFIX = "LEAFCUTTER_"
-# Read by the eviction plugin inside the engines, so known here though no option of the gateway.
+# The eviction plugin inside the engines reads these. They are no options of the gateway, but must not count as unknown.
 ENGINE_ENV = (
     "LEAFCUTTER_EVICTION",
     "LEAFCUTTER_EVICTION_SEED",
@@ -35,13 +37,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `kind` is the Python type of its value (of its items, if `many`)."""
+    """One option of a tree. `kind`: the Python type of its value, or of each item if it is a list (`many`)."""
 
     name: str
     path: tuple[str, ...]
-    """Where it stands in the tree: the fields of the groups, then its own."""
+    """Its place in the tree: the field names of its groups, then that of the option."""
     group: str
-    """The title of its group."""
+    """The title of the group that it is in."""
     kind: type
     many: bool
     optional: bool
@@ -52,9 +54,9 @@ class Option:
     high: float | None
     among: tuple[str, ...]
     aliases: tuple[str, ...]
-    """Names it had before, which still work."""
+    """Former flat names, which still work."""
     study: bool
-    """Set by simulations only: no flag, no environment variable, and in no file of the gateway."""
+    """True: only simulations set it. It has no flag and no environment variable, and no file of the gateway has it."""
 
     @property
     def flags(self) -> list[str]:
@@ -99,36 +101,37 @@ def option(
     aliases: tuple[str, ...] = (),
     study: bool = False,
 ) -> Any:
-    """A dataclass field that is an option. `among`: the only values allowed (kebab spelling is accepted). `aliases`:
-    flat names that it had before."""
+    """A dataclass field that is an option. `low`, `high`: the range of a number, both included. `among`: the only
+    values allowed; kebab spelling is accepted. `aliases`, `study`: see `Option`."""
     metadata = {"help": help, "unit": unit, "low": low, "high": high, "among": among, "aliases": aliases}
     return dataclasses.field(default=default, metadata={**metadata, "study": study})
 
 
 def group(spec: type, title: str, prefix: str = "") -> Any:
-    """A dataclass field that is a group of options, a `spec`; the flat names of its options begin with `prefix`."""
+    """A dataclass field that is a group of options, a `spec`. The flat names of its options begin with `prefix`."""
     return dataclasses.field(default_factory=spec, metadata={"group": title, "prefix": prefix})
 
 
 def options_of(spec: type, *, study: bool = False) -> list[Option]:
-    """The options of a tree in the order of their declaration; those for studies too if `study`."""
+    """All options of a tree in the order of their declaration. study: include those that only simulations set."""
     return [found for found in _walk(spec, (), "", "") if study or not found.study]
 
 
 def _walk(spec: type, path: tuple[str, ...], title: str, prefix: str) -> Iterator[Option]:
+    """The options in `spec` and in the groups below it. path, title, prefix: those of the group that `spec` is."""
     hints = typing.get_type_hints(spec)
     for field in dataclasses.fields(spec):
-        where = (*path, field.name)
+        field_path = (*path, field.name)
         if "group" in field.metadata:
             inner = typing.cast(type, field.default_factory)
-            yield from _walk(inner, where, field.metadata["group"], prefix + field.metadata["prefix"])
+            yield from _walk(inner, field_path, field.metadata["group"], prefix + field.metadata["prefix"])
         elif "help" in field.metadata:
             kind, many, optional = _shape(hints[field.name])
-            yield Option(prefix + field.name, where, title, kind, many, optional, field.default, **field.metadata)
+            yield Option(prefix + field.name, field_path, title, kind, many, optional, field.default, **field.metadata)
 
 
 def _shape(hint: Any) -> tuple[type, bool, bool]:
-    """(type of a value or of an item, whether it is a list, whether it may be None)."""
+    """(type of the value or of each item, whether the value is a list, whether it may be None) by the type hint."""
     many = optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
@@ -146,19 +149,20 @@ def build(
     flags: Mapping[str, Any] | None = None,
     study: bool = False,
 ) -> T:
-    """A tree `spec` from its defaults, then `document`, then `env`, then `flags` (by flat names).
+    """A tree of type `spec`. Values come from its defaults, then from `document`, `env` and `flags`; later ones win.
 
-    study: options for studies may be set too. Raises ConfigError for an unknown key, a value of the wrong type or out
-    of range, and an option that one source gives under two names.
+    document, flags: by flat names; env: all environment variables, of which those with ENV_PREFIX count. study: options
+    for studies may be set too. Raises ConfigError for an unknown key, for a value of the wrong type or out of range,
+    and for an option that one source gives under two names.
     """
     options = options_of(spec, study=study)
     by_name = {name: o for o in options for name in (o.name, *o.aliases)}
     by_env = {env_of(name): o for name, o in by_name.items()}
     values: dict[tuple[str, ...], Any] = {}
-    named = {str(key).replace("-", "_"): value for key, value in (document or {}).items()}
-    ours = {key: text for key, text in (env or {}).items() if key.startswith(ENV_PREFIX)}
-    own_env = {key: text for key, text in ours.items() if key in by_env or key not in ENGINE_ENV}
-    for known, given in ((by_name, named), (by_env, own_env), (by_name, flags or {})):
+    by_key = {str(key).replace("-", "_"): value for key, value in (document or {}).items()}
+    prefixed = {key: text for key, text in (env or {}).items() if key.startswith(ENV_PREFIX)}
+    gateway_env = {key: text for key, text in prefixed.items() if key in by_env or key not in ENGINE_ENV}
+    for known, given in ((by_name, by_key), (by_env, gateway_env), (by_name, flags or {})):
         seen: dict[str, str] = {}
         for key, value in given.items():
             if key not in known:
@@ -172,7 +176,7 @@ def build(
 
 
 def _assemble(spec: type[T], values: Mapping[tuple[str, ...], Any]) -> T:
-    """A tree with these values at their paths, all others at their defaults."""
+    """A tree with these values at their paths. All other options have their defaults."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, spec)):
         below = {path[1:]: value for path, value in values.items() if path[0] == field.name}
@@ -184,7 +188,8 @@ def _assemble(spec: type[T], values: Mapping[tuple[str, ...], Any]) -> T:
 
 
 def check(option: Option, value: Any) -> Any:
-    """`value` as the option's type; text is read as a flag or an environment variable would write it."""
+    """`value` converted to the option's type. Text is read as a flag or an environment variable gives it. Raises
+    ConfigError."""
     if option.optional and (value is None or value == ""):
         return None
     if not option.many:
@@ -192,7 +197,7 @@ def check(option: Option, value: Any) -> Any:
     items = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(items, Sequence):
         raise ConfigError(option.name, value, option.expected)
-    if option.among:  # no name has a comma or a blank in it: `--shadow a,b` and `--shadow a b` are the same
+    if option.among:  # no such name contains a comma or a space, so `--shadow a,b` and `--shadow a b` are the same
         items = [name for item in items for name in str(item).replace(",", " ").split()]
     return tuple(_scalar(option, item) for item in items)
 
@@ -214,7 +219,7 @@ def _scalar(option: Option, value: Any) -> Any:
 
 
 def _convert(kind: type, value: Any) -> Any:
-    """`value` as `kind`, from its own type or from text; nothing is rounded or guessed."""
+    """`value` as `kind`, from a value of that type or from text. Nothing is rounded or guessed. Raises ValueError."""
     if kind is bool:
         words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if isinstance(value, bool):

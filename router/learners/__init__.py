@@ -1,4 +1,5 @@
-"""Online learners: `predict_one` asks and never mutates, `learn_one` teaches and returns nothing.
+"""Generic online estimators: `predict_one` returns a prediction and changes nothing, `learn_one` takes one sample and
+returns nothing.
 
-They know no engine surface, clock or policy; numbers in, numbers out.
+They know nothing of engines' interfaces, of clocks or of policies: numbers go in and numbers come out.
 """

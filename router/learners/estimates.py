@@ -1,8 +1,10 @@
-"""Running means per class of traffic, in maps that forget the class unused for longest.
+"""Running means for each class of traffic, kept in maps that drop the least recently used class at their cap.
 
-`OutputLength`: answer length by classes within classes: of each the plain mean of the first answers, then an average
-over about 200, shrunk to that of the class around it.
-`TokenRatio`: tokens a byte of text, by model: the gateway does not tokenize, the engines tell `prompt_tokens`.
+`OutputLength` learns the length of answers. Classes are nested, and each has the plain mean of its first answers and
+then a moving average over about 200. The prediction is that mean, shrunk towards the mean of the enclosing class.
+
+`TokenRatio` learns for each model how many tokens a byte of text has. The gateway does not tokenize; it learns the
+ratio from the `prompt_tokens` that engines report.
 """
 
 from __future__ import annotations
@@ -17,36 +19,41 @@ from router.saved_state import SavedFields, number
 from router.types import ParsedRequest
 
 CLASSES = 4096
-"""Most classes kept by each learner, about 300 bytes each; names come from clients."""
+"""The most classes that each learner keeps, about 300 bytes each. A cap is needed, since clients choose the names."""
 
 T = TypeVar("T")
 
 
 class _Classes(Generic[T]):
+    """An entry for each of the CLASSES names used last, the least recently used first."""
+
     def __init__(self, new: Callable[[], T]) -> None:
         self._new = new
-        self._of: OrderedDict[object, T] = OrderedDict()
+        self._entries: OrderedDict[object, T] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._entries)
 
     def find(self, name: object) -> T | None:
-        return self._of.get(name)
+        return self._entries.get(name)
 
     def open(self, name: object) -> T:
-        """The entry of a class that teaches now, made if need be."""
-        entry = self._of.setdefault(name, self._new())
-        self._of.move_to_end(name)
-        if len(self._of) > CLASSES:
-            self._of.popitem(last=False)
+        """The entry of a class that has a sample now. A new one is made if there is none, and may drop another."""
+        entry = self._entries.setdefault(name, self._new())
+        self._entries.move_to_end(name)
+        if len(self._entries) > CLASSES:
+            self._entries.popitem(last=False)
         return entry
 
     def dump(self, numbers: Callable[[T], tuple[float, float]]) -> list[object]:
-        """[name, number, number] of each, that unused for longest first. Names are text, or tuples of JSON types."""
-        return [[list(name) if isinstance(name, tuple) else name, *numbers(entry)] for name, entry in self._of.items()]
+        """[name, number, number] of each class, the least recently used first. Names are text or tuples of JSON
+        types."""
+        return [
+            [list(name) if isinstance(name, tuple) else name, *numbers(entry)] for name, entry in self._entries.items()
+        ]
 
     def load(self, state: SavedFields, key: str, make: Callable[[float, float], T]) -> None:
-        """Raises SnapshotError."""
+        """Replace all classes by those under `key`. Raises SnapshotError."""
         found: OrderedDict[object, T] = OrderedDict()
         for place, row in state.items(key, CLASSES):
             if not isinstance(row, list) or len(row) != 3:
@@ -56,7 +63,7 @@ class _Classes(Generic[T]):
                 raise SnapshotError(place, name, "the name of a class")
             first, second = (number(value, place, 0.0) for value in values)
             found[tuple(name) if isinstance(name, list) else name] = make(first, second)
-        self._of = found
+        self._entries = found
 
 
 def _is_name(name: object) -> bool:
@@ -66,7 +73,8 @@ def _is_name(name: object) -> bool:
 
 
 def length_classes(request: ParsedRequest) -> tuple[object, ...]:
-    """Of like answers, the widest class first: of a model, a route, a bound within a factor of two, a session."""
+    """The nested classes whose answers are alike, the widest first: those of the model, of the route, of the client's
+    bound on the output within a factor of two, and of the session if the client names one."""
     route = request.model, request.route
     bound = *route, None if request.max_tokens is None else request.max_tokens.bit_length()
     classes = request.model, route, bound
@@ -80,10 +88,10 @@ class _Length:
 
 
 class OutputLength:
-    """Expected output, tokens. A request's classes stand one within the other, the widest first."""
+    """Expected output, tokens. A request belongs to nested classes, given with the widest first (`length_classes`)."""
 
-    SLOWEST_GAIN = 1 / 200
-    SHRINK = 4.0  # answers that the mean of the class around it is worth
+    SLOWEST_GAIN = 1 / 200  # of the moving average, from the 200th answer on
+    SHRINK = 4.0  # number of answers that the mean of the enclosing class counts as
 
     def __init__(self, start_tokens: float) -> None:
         self._start_tokens = start_tokens
@@ -119,12 +127,12 @@ class _Ratio:
 
 
 class TokenRatio:
-    """Tokens a byte, by model: ratio of sums over about 50 prompts, so that long ones count as they weigh."""
+    """Tokens per byte by model: a ratio of sums over about 50 prompts, so that long prompts count by their length."""
 
     START = 0.25
-    START_UNITS = 1000.0
+    START_UNITS = 1000.0  # bytes that the start counts as
     DECAY = 0.98
-    LOW, HIGH = 1 / 64, 4.0  # beyond: not text (images, several prompts in one body)
+    LOW, HIGH = 1 / 64, 4.0  # a ratio beyond these is not of text (images, several prompts in one body)
 
     def __init__(self) -> None:
         self.classes: _Classes[_Ratio] = _Classes(lambda: _Ratio(self.START * self.START_UNITS, self.START_UNITS))

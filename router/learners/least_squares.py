@@ -2,11 +2,12 @@
 
     minimise  sum_t d^(T-t) wt_t (y_t - w.x_t)^2  +  sum_k r_k (w_k - p_k)^2   over  w >= 0
 
-by cyclic coordinate descent on the normal equations (A, v), warm from the last solution:
+This is solved by cyclic coordinate descent on the normal equations (A, v), starting from the last solution:
 
     w_k <- max(0, (v_k + r_k p_k - sum_{j != k} A_kj w_j) / (A_kk + r_k))
 
-A, v: decayed sums of wt x x' and wt y x; p, r: prior and its strength, kept by the owner; d: decay.
+w: the coefficients; x_t, y_t, wt_t: the inputs, the target and the weight of sample t; T: the last sample; d: the decay
+for each sample; p, r: the prior and its strength, which the owner may change; A, v: decayed sums of wt x x' and wt y x.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from operator import mul
 
 from router.saved_state import SavedFields, SavedState
 
-SWEEPS = 12
-EAGER_SAMPLES = 50  # solved after each of these, later after every LAZY_PERIOD-th
+SWEEPS = 12  # of the coordinate descent
+EAGER_SAMPLES = 50  # the system is solved after each of the first samples, later after every LAZY_PERIOD-th one
 LAZY_PERIOD = 8
 
 
 class NonNegativeLeastSquares:
-    """About 10 us a sample and 50 us a solution at six coefficients (CPython, one core)."""
+    """With six coefficients a sample costs about 10 us and a solution about 50 us (CPython, one core)."""
 
     def __init__(self, prior: Sequence[float], strength: Sequence[float], decay: float = 0.995) -> None:
         self.prior = list(prior)
         self.strength = list(strength)
-        """p and r above; the owner may move them, which takes effect at the next solution."""
+        """p and r above. The owner may change them in place; that takes effect at the next solution."""
         self.weights = tuple(prior)
         self.samples = 0
         self._decay = decay
@@ -39,15 +40,16 @@ class NonNegativeLeastSquares:
         return sum(w * value for w, value in zip(self.weights, x, strict=True))
 
     def learn_one(self, x: Sequence[float], y: float, weight: float, share: float = 1.0) -> None:
-        """One sample; it ages the older ones by d^share (a request that gives two samples gives two halves)."""
+        """Take one sample; the older ones decay by d^share. A request that gives two samples gives each a share of
+        1/2."""
         assert math.isfinite(y * weight), "the caller lets no NaN in: it would stay for ever"
         keep = self._decay**share
         a = [[keep * value for value in row] for row in self._a]
         v = [keep * value for value in self._v]
-        told = [(k, value) for k, value in enumerate(x) if value]  # a sample is of one line: the half of it is zeros
-        for k, left in told:
+        nonzero = [(k, value) for k, value in enumerate(x) if value]  # often half of the inputs are zero
+        for k, left in nonzero:
             row, left = a[k], left * weight
-            for j, right in told:
+            for j, right in nonzero:
                 row[j] += left * right
             v[k] += weight * y * x[k]
         self._a, self._v = a, v
@@ -71,11 +73,12 @@ class NonNegativeLeastSquares:
         self.weights, self.samples, self._a, self._v = tuple(weights), samples, a, v
 
     def _solve(self) -> None:
+        """SWEEPS rounds of the coordinate descent above."""
         w = list(self.weights)
-        known = zip(self._v, self.prior, self.strength, self._a, strict=True)
-        lines = [(k, v + r * p, row, row[k], row[k] + r) for k, (v, p, r, row) in enumerate(known)]
+        columns = zip(self._v, self.prior, self.strength, self._a, strict=True)
+        equations = [(k, v + r * p, row, row[k], row[k] + r) for k, (v, p, r, row) in enumerate(columns)]
         for _ in range(SWEEPS):
-            for k, told, row, own, norm in lines:
-                value = (told - (sum(map(mul, row, w)) - own * w[k])) / norm
+            for k, target, row, diagonal, norm in equations:
+                value = (target - (sum(map(mul, row, w)) - diagonal * w[k])) / norm
                 w[k] = value if value > 0.0 else 0.0
         self.weights = tuple(w)

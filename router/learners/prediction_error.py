@@ -1,13 +1,14 @@
-"""Whether latency predictions are wrong: by a multiple (`ErrorAlarm`), or to one side (`DriftAlarm`).
+"""Two alarms about latency predictions: they are wrong by a multiple (`ErrorAlarm`), or always to one side
+(`DriftAlarm`).
 
     error     |actual - predicted| / predicted      of the fleet    alarm:  median of the last 64 > bound
     drift     (actual - predicted) / predicted      of an engine    alarm:  |mean of the last N| > bound
-                                                                    either is off again below CALM bound
+                                                    either alarm ends below CALM * bound
 
-A model that is wrong by a multiple makes choices that are worth less than those of a rule without one. The median
-tells, since a few answers far off (of a stalled engine, of an unforeseen length) say nothing of the model. A fair
-predictor errs to both sides, so that its mean stays small; after a change of hardware, model or traffic that the policy
-does not follow, it does not.
+The choices of a model that is wrong by a multiple are worse than those of a rule without a model. The median decides,
+because a few answers that are far off (of a stalled engine, of an unforeseen length) say nothing about the model. A
+fair predictor errs to both sides, so the mean of its errors stays small. The mean becomes large when hardware, model or
+traffic change and the policy does not follow.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from statistics import median
 from router.saved_state import SavedFields, SavedState, number
 from router.types import EngineId
 
-ANSWERS = 64
-LEAST_ANSWERS = 16  # before so many nothing is said of the error
+ANSWERS = 64  # that the median is taken over
+LEAST_ANSWERS = 16  # before this many answers the error alarm stays off
 CALM = 0.5
 MOST_ERROR = 1e6
-MOST_DRIFT_ERROR = 4.0  # one hiccup must not ring the alarm alone
+MOST_DRIFT_ERROR = 4.0  # errors are cut here, so that one hiccup cannot raise the drift alarm alone
 
 
 class ErrorAlarm:
-    """bound: of the median error, above 0. At most ANSWERS numbers are kept."""
+    """The error alarm of the fleet. bound: of the median error, above 0. At most ANSWERS numbers are kept."""
 
     def __init__(self, bound: float) -> None:
         self._bound = bound
@@ -35,7 +36,7 @@ class ErrorAlarm:
         self.alarm = False
 
     def learn_one(self, predicted_s: float, actual_s: float) -> None:
-        """One answer. To have predicted nothing is to be wrong by any measure."""
+        """Learn from one answer. A prediction of 0 counts as MOST_ERROR."""
         error = abs(actual_s - predicted_s) / predicted_s if predicted_s > 0 else MOST_ERROR
         self._errors.append(min(MOST_ERROR, error))
         if len(self._errors) >= LEAST_ANSWERS:
@@ -59,15 +60,17 @@ class _Window:
 
 
 class DriftAlarm:
-    """answers: N, at least 1; so many must be there before the alarm can be on. bound: of the mean error, above 0.
-    Keeps N floats an engine."""
+    """The drift alarm of each engine, which keeps N floats an engine.
+
+    answers: N, at least 1; the alarm stays off until an engine has given N answers. bound: of the mean error, above 0.
+    """
 
     def __init__(self, answers: int, bound: float) -> None:
         self._answers, self._bound = answers, bound
         self._windows: dict[EngineId, _Window] = {}
 
     def learn_one(self, engine: EngineId, predicted_s: float, actual_s: float) -> None:
-        """One answer. A prediction of nothing says nothing."""
+        """Learn from one answer. A prediction of 0 is ignored."""
         if predicted_s <= 0:
             return
         window = self._windows.setdefault(engine, _Window(deque(maxlen=self._answers)))
@@ -80,11 +83,11 @@ class DriftAlarm:
             window.alarm = abs(window.total) > limit * self._answers
 
     def alarms(self) -> dict[EngineId, bool]:
-        """Of every engine that gave an answer to a prediction."""
+        """Whether the alarm is on, for every engine that answered a request with a prediction."""
         return {engine: window.alarm for engine, window in self._windows.items()}
 
     def mean(self, engine: EngineId) -> float | None:
-        """The mean error of the last answers, fewer than N at first; None if there are none."""
+        """The mean error of the engine's last N answers, or of fewer at first; None if there are none."""
         window = self._windows.get(engine)
         return window.total / len(window.errors) if window else None
 
@@ -92,5 +95,5 @@ class DriftAlarm:
         self._windows.pop(engine, None)
 
     def clear(self) -> None:
-        """Another policy predicts."""
+        """Forget all errors, because another policy predicts from now on."""
         self._windows.clear()

@@ -1,1 +1,3 @@
-"""How an engine is chosen: one file a policy, `lbgr/` the one that this project is about; `table` lists them all."""
+"""How an engine is chosen. Each policy is one file; `lbgr/`, the policy that this project is about, is a folder. `base`
+is the contract of all policies, and `table` lists them.
+"""

@@ -1,8 +1,9 @@
-"""The contract of a policy: how an engine is chosen, and what it is told of a request's life.
+"""The contract of a policy: how it scores the engines for a request, and which events of the request it receives.
 
-Eligible, score and pick are three things: `core` decides who is eligible, the policy gives each candidate a total, and
-`pick` takes the lowest. A policy never owns load (the fleet does) and keeps nothing "of the last call": what it needs
-later is in the decision. So several policies can score the same candidates side by side, one of them acting.
+A choice has three steps. `core` decides which engines are eligible, the policy gives each candidate a total, and `pick`
+takes the lowest. A policy does not keep the load of engines (the fleet does), and it keeps nothing of its last call:
+what it needs later is in the decision. So several policies can score the same candidates side by side while one of them
+decides.
 """
 
 from __future__ import annotations
@@ -30,51 +31,54 @@ from router.types import (
 
 
 class RoutingContext(NamedTuple):
-    """One request that is to be placed, and all that a choice may depend on besides the candidates."""
+    """One request that is to be placed, with everything besides the candidates that the choice may depend on."""
 
     request: ParsedRequest
     prompt_tokens: float
-    """Estimated, unless the prompt came as token ids."""
+    """Length of the prompt; an estimate unless the prompt came as token ids."""
     output_tokens: float
-    """Expected."""
+    """Expected length of the answer."""
     now: float
+    """Time of the decision, seconds on the router's clock."""
     chance: float
-    """Uniform in [0, 1), drawn for this decision by the router's generator: all the chance a policy may use."""
+    """A number in [0, 1) that the router's generator drew uniformly for this decision. A policy may use no other
+    chance."""
     longest_tokens: float = 0.0
     """The longest prefix that any candidate is expected to hold."""
     tokens_per_unit: float = 1.0
-    """Tokens that a unit of the prompt was taken for: 1 for token ids, learned for text."""
+    """Tokens that one unit of the prompt is taken for: 1 for token ids, a learned ratio for the bytes of text."""
 
 
 class Totals(NamedTuple):
-    """What a policy makes of the candidates, in their order: the lowest total gets the request."""
+    """A policy's totals of the candidates, in their order. The engine with the lowest total gets the request."""
 
     totals: Sequence[float]
     unit: Unit = Unit.RANK
     predicted_s: Sequence[float] | None = None
-    """Predicted end-to-end latencies, from policies that predict any."""
+    """Predicted end-to-end latencies, seconds; None from policies that predict none."""
     terms: Mapping[str, Sequence[float]] = MappingProxyType({})
-    """The parts of the totals, in their unit, by name."""
+    """The parts of the totals by name, in the unit of the totals."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Of policies that have none."""
+    """The options of a policy that has none."""
 
 
 O = TypeVar("O")  # noqa: E741 -- the options of a policy
 
 
 class Policy(ABC, Generic[O]):
-    """A question (`choose`) that never mutates, and four things it may be told; all but the question are optional.
+    """A policy has one question, `choose`, which changes nothing. All other methods are optional.
 
-    Events come in the order of a request's life: dispatched, first_token (streamed ones only), learn (exactly once,
-    whatever the ending). They are told of requests that any policy placed.
+    The events come in the order of a request's life: `dispatched`, `first_token` (of streamed requests only), and
+    `learn`, exactly once whatever the ending. A policy receives the events of all requests, also of those that another
+    policy placed. `forget` says that an engine has left.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[Any]] = NoOptions
-    """A frozen dataclass of options (`options.option`), beside the formula that they belong to."""
+    """A frozen dataclass of options (`options.option`). It stands beside the formula that uses them."""
 
     def __init__(self, options: O | None = None) -> None:
         self.options: O = self.Options() if options is None else options
@@ -83,43 +87,45 @@ class Policy(ABC, Generic[O]):
     def choose(
         self, routing: RoutingContext, candidates: Sequence[Candidate], also: Collection[EngineId] = ()
     ) -> Scores:
-        """The scores of the candidates, or of those that are worth weighing and of `also`; the lowest total gets the
-        request. `candidates` is not empty."""
+        """The scores of the candidates; the lowest total gets the request. A policy may leave out candidates that are
+        not worth weighing, but none of the engines in `also`. `candidates` is not empty."""
 
     def dispatched(self, decision: Decision) -> None:
-        """The request goes to `decision.engine`."""
+        """The request is sent to `decision.engine`."""
 
     def first_token(self, decision: Decision, now: float) -> None:
-        """A streamed request's first token was seen."""
+        """The first token of a streamed request was seen at `now`."""
 
     def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
-        """The request is over. Only Ending.OK may teach anything about latencies."""
+        """The request is over. A policy may learn latencies only from requests that ended with Ending.OK."""
 
     def forget(self, engine: EngineId) -> None:
         """The engine has left the fleet."""
 
     def trouble(self, now: float) -> str | None:  # noqa: ARG002
-        """Why its scores must not be heeded now, in a word that metrics can carry; None: they may be. It is told of
-        events all the same, with its own scores, and so can get better."""
+        """Why another policy must decide now, as one word for the metrics; None: this policy may decide. It receives
+        all events meanwhile, each with its own score, so that it can recover."""
         return None
 
     def dump(self, now: float) -> SavedState:
-        """What it has learned, for `load`: JSON types, finite numbers, times as ages. Empty: it need not be kept."""
+        """What the policy has learned, for `load`: JSON types, finite numbers, times as ages. Empty if there is nothing
+        to keep."""
         del now
         return {}
 
     def load(self, state: SavedFields, saved_s: float, names: Mapping[str, EngineId]) -> None:
-        """Takes up what was dumped at saved_s, on the present clock. names: the engines there are, by the names they
-        had. Raises SnapshotError for what does not fit; the policy is of no use then until it has loaded again."""
+        """Take up what was dumped at `saved_s`, a time on the present clock. names: the present engines by the names
+        that they had then. Raises SnapshotError for a state that does not fit. The policy may then be left half
+        changed, and must not be used before it has loaded another state."""
 
     def describe(self, engine: EngineId) -> dict[str, object]:
-        """What was learned, for people; JSON types only."""
+        """What was learned about the engine, for people to read; JSON types only."""
         del engine
         return {}
 
 
 class TotalsPolicy(Policy[O]):
-    """A policy that gives each candidate a total (`weigh`); the scores are made of these here."""
+    """A policy that only gives each candidate a total (`weigh`); this class makes the scores of the totals."""
 
     @abstractmethod
     def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
@@ -129,7 +135,7 @@ class TotalsPolicy(Policy[O]):
         self,
         routing: RoutingContext,
         candidates: Sequence[Candidate],
-        also: Collection[EngineId] = (),  # noqa: ARG002 -- all are weighed
+        also: Collection[EngineId] = (),  # noqa: ARG002 -- all candidates are weighed
     ) -> Scores:
         found = self.weigh(routing, candidates)
         nan, columns = math.nan, list(found.terms.values())
@@ -143,7 +149,8 @@ class TotalsPolicy(Policy[O]):
 
 
 def pick(scores: Scores, chance: float) -> Score:
-    """The lowest total; exact ties are split evenly by `chance`. Raises ValueError if a total is not a number."""
+    """The score with the lowest total. `chance` splits exact ties evenly. Raises ValueError if a total is not a
+    number."""
     totals = scores.totals
     lowest = min(totals)
     if math.isnan(sum(totals)) or not math.isfinite(lowest):

@@ -1,17 +1,19 @@
-"""cache_aware: the engine with the longest cached prefix, or the shortest queue once loads are out of balance.
+"""cache_aware: the engine with the longest cached prefix, or the one with the shortest queue when loads are out of
+balance.
 
     if  max n - min n > balance_abs_threshold  and  max n > balance_rel_threshold * min n:     argmin n
     elif  max h > cache_threshold * len:                                                       argmax h
     else:                                                                                      argmin tree size
 
-n: requests in flight; h: cached prefix; tree size: characters ever sent to the engine and not cached there before,
-trimmed to max_tree_size every eviction_interval_secs. The rule, the option names and their defaults are those of
-sgl-project/sglang (sgl-router/src/policies/cache_aware.rs) and its descendant vllm-project/router (the same path, and
-py_src/vllm_router/router_args.py). SGLang 0.4.6 had 0.5, 32, 1.0001, 60 s and 2^24.
+n: requests in flight on the engine; h: cached prefix there; len: length of the prompt; tree size: all characters that
+were sent to the engine and were not cached there before, trimmed to max_tree_size every eviction_interval_secs. The
+rule, the option names and their defaults are those of sgl-project/sglang (sgl-router/src/policies/cache_aware.rs) and
+its descendant vllm-project/router (the same path, and py_src/vllm_router/router_args.py). SGLang 0.4.6 had the defaults
+0.5, 32, 1.0001, 60 s and 2^24.
 
-What differs: h comes from the router's index, which knows how much an engine can hold and forgets as it does, instead
-of a tree of prompts as large as max_tree_size; lengths are tokens of 4 characters; ties are drawn. That new prompts go
-where the tree is smallest, however long the queue there (below the thresholds), is theirs.
+What differs: h comes from the router's index, which knows how much an engine can hold and forgets as the engine does,
+instead of a tree of prompts as large as max_tree_size. Lengths are in tokens of 4 characters. Ties are drawn. As in
+their rule, new prompts go where the tree is smallest, however long the queue there is (below the thresholds).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ CHARS_PER_TOKEN = 4.0
 
 @dataclass(frozen=True)
 class CacheAwareOptions:
-    """The thresholds above; other routers know them without the prefix."""
+    """The thresholds above. Other routers have them without the prefix `cache_aware_`."""
 
     cache_threshold: float = option(
         0.3, "share of a prompt that must be cached to be followed", low=0, high=1, aliases=("cache_threshold",)
@@ -79,9 +81,10 @@ class CacheAware(TotalsPolicy[CacheAwareOptions]):
             totals = [self._tree_chars.get(view.engine, 0.0) for view, _ in candidates]
         return Totals(totals)
 
-    def _out_of_balance(self, most: int, least: int) -> bool:
+    def _out_of_balance(self, longest: int, shortest: int) -> bool:
         options = self.options
-        return most - least > options.balance_abs_threshold and most > options.balance_rel_threshold * least
+        difference = longest - shortest
+        return difference > options.balance_abs_threshold and longest > options.balance_rel_threshold * shortest
 
     def dispatched(self, decision: Decision) -> None:
         new_chars = CHARS_PER_TOKEN * (decision.prompt_tokens - decision.hit_tokens)

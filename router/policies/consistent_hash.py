@@ -1,15 +1,16 @@
-"""consistent_hash: a conversation stays on one engine, unless that one has more than its share of the load.
+"""consistent_hash: a conversation stays on one engine, unless that engine has more than its share of the load.
 
     room = ceil(c (1 + sum n_i) / M)                                 c: the option load_factor, 1.25
     i*   = the first engine with n_i < room in the key's own order of the engines
 
-Key: the session that the client names; without one the chained key of the prompt's first two blocks, so that prompts
-with a common beginning meet. Order: by a hash of (key, engine), highest first (rendezvous hashing: Thaler and
-Ravishankar, IEEE/ACM ToN 1998): an engine that leaves hands on only its own keys, one that joins takes 1/(M+1) of every
-other's. Load bound: Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (SODA 2018).
+n_i: requests in flight on engine i; M: the number of engines. The key is the session that the client names. Without one
+it is the chained key of the prompt's first two blocks, so that prompts with a common beginning meet. The key's order of
+the engines is by a hash of (key, engine), the highest first (rendezvous hashing: Thaler and Ravishankar, IEEE/ACM ToN
+1998). So an engine that leaves hands on only its own keys, and one that joins takes 1/(M+1) of the keys of every other.
+The load bound is that of Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (SODA 2018).
 
-vllm-project/router (src/policies/consistent_hash.rs) and sgl-project/sglang hash onto a ring of 160 points an engine
-and have no load bound; a hash order is such a ring without its unevenness.
+vllm-project/router (src/policies/consistent_hash.rs) and sgl-project/sglang hash onto a ring with 160 points for each
+engine and have no load bound. An order by hashes is such a ring without its unevenness.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from router.options import option
 from router.policies.base import RoutingContext, Totals, TotalsPolicy
 from router.types import Candidate, EngineId, ParsedRequest
 
-KEY_BLOCKS = 2
+KEY_BLOCKS = 2  # blocks of the prompt that make the key where the client names no session
 MASK = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class ConsistentHashOptions:
-    """c above."""
+    """The option is c above."""
 
     load_factor: float = option(1.25, "load an engine may have over the mean before its keys go to the next", low=1)
 
 
 class ConsistentHash(TotalsPolicy[ConsistentHashOptions]):
-    """The total is a rank: the engine's place in the key's order, those without room after all others."""
+    """The total is a rank: the engine's place in the key's order. Engines without room come after all others."""
 
     name = "consistent_hash"
     Options = ConsistentHashOptions
@@ -54,7 +55,7 @@ class ConsistentHash(TotalsPolicy[ConsistentHashOptions]):
 
 
 def key_of(request: ParsedRequest) -> int:
-    """64 bits that requests of one conversation have in common."""
+    """A 64-bit key that the requests of one conversation have in common."""
     if request.session is not None:
         return _hash(request.session.encode(errors="surrogatepass"))
     prompt = request.prompt
@@ -64,8 +65,8 @@ def key_of(request: ParsedRequest) -> int:
 
 
 def mix(x: int) -> int:
-    """A bijection of 64-bit numbers under which near ones part: the finisher of SplitMix64 (Steele, Lea and Flood,
-    OOPSLA 2014)."""
+    """A bijection of 64-bit numbers that sends near numbers far apart: the finisher of SplitMix64 (Steele, Lea and
+    Flood, OOPSLA 2014)."""
     x &= MASK
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
@@ -78,5 +79,5 @@ def _seed(engine: EngineId) -> int:
 
 
 def _hash(data: bytes) -> int:
-    """The same in every process, unlike `hash`."""
+    """A 64-bit hash that is the same in every process, unlike `hash`."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")

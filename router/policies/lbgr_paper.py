@@ -1,20 +1,24 @@
-"""lbgr_paper: learning-based greedy routing as published, to the letter: kept to compare with, not to serve with.
+"""lbgr_paper: learning-based greedy routing exactly as published. It is here to compare with, not to serve with.
 
     Cost_ij = alpha_cached h_ij + alpha_miss (|q_j| - h_ij) + O_ij      service time            (section 3)
     P_i    <- P_i + Cost_ij at the choice, rho P_i every dt, P_i - what decay left of Cost_ij at the end   (4.2)
     E_ij    = Cost_ij + P_i + theta_i . phi_ij                          predicted latency       (4.2)
     i*      = argmin E_ij;    theta_i: online least squares on the residual E - (Cost + P), P as it stood at the choice
 
-h: cached prefix; O: output; phi = (1, h, |q| - h, P). Wu, Silwal and Zhang, "Randomization Boosts KV Caching,
-Learning Balances Query Load: A Joint Perspective" (ICLR 2026, arXiv 2601.18999). What the text leaves open is as in the
-authors' router (fzwark/KVRouting, EtaOnline3D in sglang-0.4.6/sgl-router/src/router.rs): recursive least squares with
-forgetting from a covariance of 10^6, lengths and P divided by 1000 (LEN_SCALE), rho = 31/32 every 20 ms, predictions of
-at least 1 ms, and the other constants: alpha_cached 0, O 0, alpha_miss 1 ms a character, which is 4 ms a token.
+i: the engine; j: the request; h: cached prefix tokens; |q|: prompt tokens; O: cost of the output; P: the load of the
+engine, which decays by rho every dt; phi = (1, h, |q| - h, P); theta: the learned weights of phi. Source: Wu, Silwal
+and Zhang, "Randomization Boosts KV Caching, Learning Balances Query Load: A Joint Perspective" (ICLR 2026, arXiv
+2601.18999). What the text leaves open is as in the authors' router (fzwark/KVRouting, EtaOnline3D in
+sglang-0.4.6/sgl-router/src/router.rs): recursive least squares with forgetting that starts from a covariance of 10^6,
+lengths and P divided by 1000 (LEN_SCALE), rho = 31/32 every 20 ms, predictions of at least 1 ms, and the constants
+alpha_cached 0, O 0, alpha_miss 1 ms a character, which is 4 ms a token.
 
-The option residual: `linear` is the paper's; `bias` is what their code does: phi = (1), residuals of at least 1 ms (it
-starts with a forgetting of .992). With the true cost of a token, P forgets a queue within a second, the residual learns
-that queue on whichever engine is slow, and traffic herds to the engines whose theta is stale and low: latencies grow
-tenfold and more once waits exceed the memory of P.
+The option residual chooses what is learned: `linear` is as in the paper; `bias` is as in the authors' code, with
+phi = (1) and residuals of at least 1 ms (their launcher starts it with a forgetting of .992).
+
+Why it is not for serving: with the true cost of a token, P forgets a queue within a second. The residual then learns
+that queue on whichever engine is slow, and traffic herds to the engines whose theta is out of date and low. Latencies
+grow tenfold and more once waits are longer than the memory of P.
 """
 
 from __future__ import annotations
@@ -28,13 +32,13 @@ from router.options import option
 from router.policies.base import RoutingContext, Totals, TotalsPolicy
 from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Unit
 
-SCALE = 1000.0  # lengths and loads in phi
-LEAST_MS = 1.0
-WOUND_UP = 1e6  # growth of the covariance after which it starts anew
+SCALE = 1000.0  # lengths and loads in phi are divided by it
+LEAST_MS = 1.0  # the smallest prediction
+WOUND_UP = 1e6  # growth of the covariance at which it starts anew
 
 
 class Residual:
-    """theta_i by recursive least squares; milliseconds."""
+    """theta_i by recursive least squares with forgetting; the residual is in milliseconds."""
 
     def __init__(self, features: int, forgetting: float, covariance: float) -> None:
         self.theta = [0.0] * features
@@ -59,24 +63,26 @@ class Residual:
             [(p - k * px) / self._forgetting for p, px in zip(row, p_phi, strict=True)]
             for k, row in zip(gain, self._p, strict=True)
         ]
-        # Forgetting inflates the directions that no sample excites (P while idle, say) until they overflow.
+        # Forgetting inflates the covariance in directions that no sample excites (P while the engine is idle, for
+        # example) until it overflows.
         if max(abs(row[n]) for n, row in enumerate(self._p)) > WOUND_UP * self._start:
             self._p = self._fresh()
 
 
 @dataclass(slots=True)
 class _Engine:
-    """P_i as of a tick of the decay, and (Cost, P at the choice) of the requests there, by booking."""
+    """One engine. load_ms: P_i as of the decay `tick`; unfinished: (Cost_ij, P_i at the choice), both in ms, of the
+    requests that are there, by booking."""
 
     residual: Residual
     load_ms: float = 0.0
     tick: int = 0
-    open: dict[int, tuple[float, float]] = field(default_factory=dict)
+    unfinished: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LbgrPaperOptions:
-    """The constants above, for studies: nobody should serve with them."""
+    """The constants above. Only simulations can set them, because nobody should serve with this policy."""
 
     miss_ms_per_token: float = option(
         4.0, "cost of an uncached prompt token (alpha_miss)", unit="ms", low=0, study=True
@@ -104,7 +110,8 @@ class LbgrPaperOptions:
 
 
 class LbgrPaper(TotalsPolicy[LbgrPaperOptions]):
-    """The total is the predicted latency, seconds. Keeps an entry an engine, and one a request in flight."""
+    """The total is the predicted latency, seconds. The policy keeps an entry for each engine and each request in
+    flight."""
 
     name = "lbgr_paper"
     Options = LbgrPaperOptions
@@ -138,7 +145,7 @@ class LbgrPaper(TotalsPolicy[LbgrPaperOptions]):
         return Totals(totals, Unit.SECONDS, totals, terms)
 
     def _cost_ms(self, hit: float, miss: float, output: float) -> float:
-        """Cost_ij."""
+        """Cost_ij, ms; lengths in tokens."""
         cached, uncached, out = self._alphas
         return cached * hit + uncached * miss + out * output
 
@@ -146,10 +153,11 @@ class LbgrPaper(TotalsPolicy[LbgrPaperOptions]):
         return (1.0, hit / SCALE, miss / SCALE, load_ms / SCALE) if self._linear else (1.0,)
 
     def _tick(self, now: float) -> int:
+        """The number of decay intervals until `now`."""
         return math.floor(now * 1e3 / self.options.decay_interval_ms)
 
     def _decayed(self, engine: _Engine, tick: int) -> float:
-        """P_i at a later tick."""
+        """P_i at a later tick, ms."""
         if not engine.load_ms:
             return 0.0
         return engine.load_ms * self.options.decay ** max(0, tick - engine.tick)
@@ -163,14 +171,14 @@ class LbgrPaper(TotalsPolicy[LbgrPaperOptions]):
         hit = decision.hit_tokens
         cost_ms = self._cost_ms(hit, decision.prompt_tokens - hit, decision.output_tokens)
         self._move(engine, decision.dispatched_s)
-        engine.open[decision.booking] = cost_ms, engine.load_ms
+        engine.unfinished[decision.booking] = cost_ms, engine.load_ms
         engine.load_ms += cost_ms  # P_i + Cost_ij
 
     def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
         engine = self._engines.get(decision.engine)
-        booked = engine.open.pop(decision.booking, None) if engine else None
+        booked = engine.unfinished.pop(decision.booking, None) if engine else None
         if engine is None or booked is None:
-            return  # the engine left in between
+            return  # the engine has left in the meantime
         cost_ms, load_ms = booked
         elapsed_ms = max(0.0, released.done_s - decision.dispatched_s) * 1e3
         self._move(engine, released.done_s)
@@ -182,6 +190,7 @@ class LbgrPaper(TotalsPolicy[LbgrPaperOptions]):
             engine.residual.learn_one(phi, y_ms if self._linear else max(LEAST_MS, y_ms))
 
     def _move(self, engine: _Engine, now: float) -> None:
+        """Let the load decay until `now`."""
         tick = self._tick(now)
         engine.load_ms = self._decayed(engine, tick)  # rho P_i, every dt
         engine.tick = max(engine.tick, tick)

@@ -1,5 +1,7 @@
-"""least_loaded: the engine with the fewest requests in flight. It learns nothing, so nothing can lead it astray: the
-router falls back to it."""
+"""least_loaded: the engine with the fewest requests in flight gets the request.
+
+It learns nothing and computes nothing that could fail, so the router uses it when a policy raises an error.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""lmetric: uncached tokens times batch size.
+"""lmetric: the engine with the lowest product of uncached tokens and batch size gets the request.
 
     i* = argmin (Q_i + len - h_i) (n_i + 1)
 
-Q: uncached prompt tokens queued there; len - h: those of this request; n: requests there, running and waiting. Zhang
-et al., "Simple is Better: Multiplication May Be All You Need for LLM Request Scheduling" (OSDI 2026, arXiv 2603.15202)
-section 5: P-token, which includes the queued prefill, times BS. A product needs no weight: any factor of either
-cancels. With the 1, this request counts in the batch; without it every idle engine would tie at 0. The detector of
-prefixes so hot that the product misleads (section 5.2) is left out.
+i: the engine; Q: uncached prompt tokens queued there; len: prompt tokens of this request; h: those of them that the
+engine has cached; n: requests there, running and waiting. Source: Zhang et al., "Simple is Better: Multiplication May
+Be All You Need for LLM Request Scheduling" (OSDI 2026, arXiv 2603.15202), section 5: P-token, which includes the queued
+prefill, times BS. A product needs no weight, because a factor on either part changes no order. The 1 counts this
+request in the batch; without it all idle engines would tie at 0. The paper's detector of prefixes that are so hot that
+the product misleads (section 5.2) is left out.
 
-Prefill is over at the first token; unstreamed requests do not show one and count in the batch alone.
+A prompt counts in Q until its first token. Unstreamed requests show no first token, so they count in n only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,6 @@ class LMetric(TotalsPolicy[NoOptions]):
 
 
 def product(routing: RoutingContext, candidate: Candidate) -> float:
-    """(Q + len - h) (n + 1). At least one token: an empty prompt goes to the smaller batch."""
+    """(Q + len - h) (n + 1), with at least one token, so that an empty prompt goes to the smaller batch."""
     view, hit = candidate
     return max(1.0, view.waiting_tokens + routing.prompt_tokens - hit) * (view.in_flight + 1)

@@ -1,26 +1,29 @@
-"""preble: E2, exploit a long cached prefix, explore by load where there is none.
+"""preble: the policy E2 (exploit and explore). It follows a long cached prefix, and goes by load if there is none.
 
-    max h >= len - max h  (no less cached than not), and L_home <= balance_ratio min L:
-                 exploit: of the engines with the longest prefix the one with the least L
+    if  max h >= len - max h  (at least half is cached)  and  L_home <= balance_ratio min L:
+                 exploit: of the engines with the longest prefix the one with the least L; its L is L_home
     else:        explore: argmin L_i + M_i + P_i                                         seconds
 
-    L_i = b_i miss_i + out_i tpot_i           prefill assigned within the last H = 180 s, decoding of who is there
-    M_i = reuse_i b_i (len - h_i)             what the blocks that must go would have saved
+    L_i = b_i miss_i + out_i tpot_i           load: prefill sent there in the last H = 180 s, and decoding still to come
+    M_i = reuse_i b_i (len - h_i)             eviction: prefill that the evicted blocks would have saved
     P_i = b_i (len - h_i)                     own prefill
 
-miss: uncached prompt tokens of the requests sent there within H; reuse: the share of their prompts that was cached;
-out: expected output of the requests that are there now. Srivatsa et al., "Preble: Efficient Distributed Prompt
-Scheduling for LLM Serving" (ICLR 2025, arXiv 2407.00023) section 3.2; `runtime_selector`, `get_node_cost` (prefill of
-the window, decoding of the active) and `virtual_evict_for_routing` in multi_node/global_scheduler_with_time.py of
-WukLab/preble (window of 3 minutes, median of the last 200 times per output token with a start of .15 s, rebalancing at
-a load ratio of 15, caches taken as full: as much goes as comes).
+len: prompt tokens of this request; h_i: those of them that engine i has cached; b_i: prefill time of a token, seconds;
+miss_i: uncached prompt tokens of the requests sent there within H; reuse_i: the cached share of their prompts; out_i:
+expected output tokens of the requests that are there now; tpot_i: time per output token, seconds.
 
-A simplified reading. A prompt of which exactly half is cached is followed; theirs must be longer than the rest. They
-profile prefill times per GPU offline; here b_i is measured, from one first token on the engine to the next, or from the
-dispatch if that came later, over so many that it is nearly as still: L_i sums up minutes, so that an error of a tenth
-in b_i would pass for many seconds of work. They follow every node of a prefix tree and add up the hit rates of the very
-nodes that would go; here the engine's own share of hits stands for them. Their moving and copying of prefixes after
-assignment is the balance_ratio alone.
+Source: Srivatsa et al., "Preble: Efficient Distributed Prompt Scheduling for LLM Serving" (ICLR 2025, arXiv 2407.00023)
+section 3.2, and `runtime_selector`, `get_node_cost` (prefill of the window, decoding of the active requests) and
+`virtual_evict_for_routing` in multi_node/global_scheduler_with_time.py of WukLab/preble. From there come the window of
+3 minutes, the median of the last 200 times per output token with a start of .15 s, rebalancing at a load ratio of 15,
+and caches that are taken to be full, so that as many blocks are evicted as are added.
+
+This is a simplified reading. Here a prompt of which exactly half is cached is followed; there the prefix must be longer
+than the rest. They profile prefill times per GPU offline. Here b_i is measured from one first token on the engine to
+the next, or from the dispatch if that came later. It is averaged over very many first tokens, because L_i adds up
+minutes of work, and an error of a tenth in b_i would look like many seconds of it. They follow every node of a prefix
+tree and add up the hit rates of the nodes that would be evicted; here the engine's own share of hits stands for those.
+Of their moving and copying of prefixes after the assignment only the balance_ratio is left.
 """
 
 from __future__ import annotations
@@ -35,12 +38,13 @@ from router.options import option
 from router.policies.base import RoutingContext, Totals, TotalsPolicy
 from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Unit
 
-SLICES = 60  # of the window; what is older leaves a slice at a time
-START_TOKENS, START_S, KEEP = 1000.0, 0.1, 0.997  # of b: tokens, their time, and what a sample leaves of older ones
+SLICES = 60  # parts of the window; old work leaves it one slice at a time
+START_TOKENS, START_S = 1000.0, 0.1  # b before any sample: these tokens in this time
+KEEP = 0.997  # what a sample of b leaves of the older ones
 START_TPOT_S, TPOT_SAMPLES = 0.15, 200
-ASIDE_S = 1e6  # rank of the engines without the prefix while it is exploited
+ASIDE_S = 1e6  # added to the total of the engines without the prefix while it is exploited
 
-_Seen = tuple[float, float, float]  # L_i, seconds; b_i, seconds a token; reuse_i
+_State = tuple[float, float, float]  # L_i, seconds; b_i, seconds a token; reuse_i
 
 
 class _Work(NamedTuple):
@@ -55,9 +59,11 @@ class _Work(NamedTuple):
 
 @dataclass(slots=True)
 class _Engine:
-    """Work assigned to one engine within the window, at most SLICES of (number, work), oldest first; its sum.
+    """What is known of one engine.
 
-    due: expected output of the requests that are there, by booking.
+    slices: the work sent there within the window, as at most SLICES of (number of the slice, work), the oldest first;
+    sum: their sum. due: expected output tokens of the requests that are there, by booking; due_tokens: their sum.
+    computed_tokens, computing_s: decayed sums of uncached tokens and of the time that they took.
     """
 
     slices: deque[tuple[int, _Work]] = field(default_factory=deque)
@@ -83,10 +89,11 @@ class _Engine:
     def end(self, booking: int) -> None:
         self.due_tokens -= self.due.pop(booking, 0.0)
         if not self.due:
-            self.due_tokens = 0.0  # a sum of floats drifts
+            self.due_tokens = 0.0  # a running sum of floats drifts
 
     def expire(self, number: int) -> None:
-        """Slice `number` begins: drop what is SLICES old, and add up the rest anew, so that no float drifts."""
+        """Slice `number` begins. Drop the slices that have left the window, and add up the others anew, so that the sum
+        does not drift."""
         while self.slices and self.slices[0][0] <= number - SLICES:
             self.slices.popleft()
         self.sum = self.within(number)
@@ -97,14 +104,15 @@ class _Engine:
         return self.computing_s / max(1.0, self.computed_tokens)
 
     def measure(self, dispatched_s: float, now: float, miss_tokens: float) -> None:
-        """A first token. Several of one step add up: the first brings the time, all of them bring tokens."""
+        """A first token was seen at `now`. If one step gives several first tokens, the first of them adds the time of
+        the step, and each adds its tokens."""
         elapsed_s = max(0.0, now - max(dispatched_s, self.first_token_s))
         self.first_token_s = now
         self.computing_s = KEEP * self.computing_s + elapsed_s
         self.computed_tokens = KEEP * self.computed_tokens + miss_tokens
 
     def within(self, number: int) -> _Work:
-        """The window's work at slice `number`."""
+        """The work of the window that ends with slice `number`."""
         total = _Work()
         for each, work in self.slices:
             if each > number - SLICES:
@@ -114,7 +122,7 @@ class _Engine:
 
 @dataclass(frozen=True)
 class PrebleOptions:
-    """H and balance_ratio above."""
+    """The options are H and balance_ratio above."""
 
     window_secs: float = option(180.0, "past assignments that count as load", unit="seconds", low=1)
     balance_ratio: float = option(
@@ -123,7 +131,7 @@ class PrebleOptions:
 
 
 class Preble(TotalsPolicy[PrebleOptions]):
-    """The total is a cost in seconds; when a prefix is exploited it is a rank, the load."""
+    """The total is a cost in seconds. When a prefix is exploited it is a rank, made of the load."""
 
     name = "preble"
     Options = PrebleOptions
@@ -135,21 +143,21 @@ class Preble(TotalsPolicy[PrebleOptions]):
 
     def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         number = self._number(routing.now)
-        seen = [self._look(view.engine, number) for view, _ in candidates]
+        states = [self._state(view.engine, number) for view, _ in candidates]
         longest = max([hit for _, hit in candidates])
         if longest >= routing.prompt_tokens - longest:
-            home = min([load for (load, _, _), c in zip(seen, candidates, strict=True) if c.hit_tokens == longest])
-            if home <= self.options.balance_ratio * min([load for load, _, _ in seen]):
-                return self._exploit(candidates, seen, longest)
-        return self._explore(routing, candidates, seen)
+            home = min([load for (load, _, _), c in zip(states, candidates, strict=True) if c.hit_tokens == longest])
+            if home <= self.options.balance_ratio * min([load for load, _, _ in states]):
+                return self._exploit(candidates, states, longest)
+        return self._explore(routing, candidates, states)
 
-    def _exploit(self, candidates: Sequence[Candidate], seen: Sequence[_Seen], longest: float) -> Totals:
-        pairs = zip(seen, candidates, strict=True)
+    def _exploit(self, candidates: Sequence[Candidate], states: Sequence[_State], longest: float) -> Totals:
+        pairs = zip(states, candidates, strict=True)
         return Totals([load if hit == longest else load + ASIDE_S for (load, _, _), (_, hit) in pairs])
 
-    def _explore(self, routing: RoutingContext, candidates: Sequence[Candidate], seen: Sequence[_Seen]) -> Totals:
+    def _explore(self, routing: RoutingContext, candidates: Sequence[Candidate], states: Sequence[_State]) -> Totals:
         loads, evictions, prefills = [], [], []
-        for (load, token_s, reuse), (_, hit) in zip(seen, candidates, strict=True):
+        for (load, token_s, reuse), (_, hit) in zip(states, candidates, strict=True):
             prefill = token_s * (routing.prompt_tokens - hit)  # P_i
             loads.append(load)
             evictions.append(reuse * prefill)  # M_i
@@ -157,7 +165,8 @@ class Preble(TotalsPolicy[PrebleOptions]):
         totals = [load + eviction + prefill for load, eviction, prefill in zip(loads, evictions, prefills, strict=True)]
         return Totals(totals, Unit.SECONDS, terms={"load": loads, "eviction": evictions, "prefill": prefills})
 
-    def _look(self, engine: EngineId, number: int) -> _Seen:
+    def _state(self, engine: EngineId, number: int) -> _State:
+        """(L_i, b_i, reuse_i) at slice `number`. b_i is at its start, and the others are 0, for an unknown engine."""
         known = self._engines.get(engine)
         if known is None:
             return 0.0, START_S / START_TOKENS, 0.0
@@ -167,6 +176,7 @@ class Preble(TotalsPolicy[PrebleOptions]):
         return load, token_s, hit / (miss + hit) if hit else 0.0
 
     def _number(self, now: float) -> int:
+        """The number of the slice that `now` falls into."""
         return int(now / self.options.window_secs * SLICES)
 
     # --- events -------------------------------------------------------------------------------------------------
@@ -202,5 +212,5 @@ class Preble(TotalsPolicy[PrebleOptions]):
         self._engines.pop(engine, None)
 
     def describe(self, engine: EngineId) -> dict[str, object]:
-        load, _, reuse = self._look(engine, self._slice)
+        load, _, reuse = self._state(engine, self._slice)
         return {"load_s": round(load, 3), "hit_share": round(reuse, 3)}

@@ -1,4 +1,4 @@
-"""random: every engine is as good as any other. The yardstick below which no policy should fall."""
+"""random: every engine gets a request with the same chance. No policy should do worse than this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router.types import Candidate
 
 
 class RandomChoice(TotalsPolicy[NoOptions]):
-    """All totals are equal, so the tie-break draws: uniform over the candidates."""
+    """All totals are equal, so the tie-break draws one of the candidates uniformly."""
 
     name = "random"
 

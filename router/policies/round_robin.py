@@ -1,5 +1,6 @@
-"""round_robin: engines take turns; the one whose last turn is longest ago goes next, so joining and leaving engines and
-retries elsewhere keep the turns fair."""
+"""round_robin: engines take turns. The engine whose last turn is longest ago goes next, so the turns stay fair when
+engines join or leave and when a request is retried on another engine.
+"""
 
 from __future__ import annotations
 

@@ -1,21 +1,26 @@
-"""smetric: conversations stay where their prefix is while that engine can keep the TTFT target; all else as lmetric.
+"""smetric: a conversation stays on the engine that has its prefix while that engine can keep the TTFT target. All other
+requests go as by lmetric.
 
     first turn, or evicted (max h <= hit_ratio len'):   argmin (Q + len - h) (n + 1)
-    follow-up: argmax h, if  (Q + len - h) / speed <= slack (ttft_slo_secs + ttft_slo_secs_per_1k_tokens len / 1000)
-               there, or nowhere; else as a first turn
+    follow-up:  argmax h  if an engine with the longest h is in time, or if no engine is; else as a first turn
+    in time:    (Q + len - h) / speed <= slack (ttft_slo_secs + ttft_slo_secs_per_1k_tokens len / 1000)
 
-len': prompt of the turn before, or (max h >= shared_ratio len, of a request that names no session and continues
-nothing) this prompt; speed: `PrefillSpeed`, an engine without enough samples is taken to keep the target.
-Wang et al., "SMetric: Rethink LLM Scheduling for Serving Agents with Balanced Session-centric Scheduling" (arXiv
-2607.08565) section 4.2. Rule, option names and defaults as in vllm-project/router, the policy's section in
-docs/load_balancing/README.md, `select_prefill` in src/policies/smetric.rs; n + 1 as in lmetric, whose score it takes.
+Q: uncached prompt tokens queued on the engine; len: prompt tokens of this request; h: those of them that the engine has
+cached; n: requests there; len': prompt tokens of the turn before; speed: tokens a second (`PrefillSpeed`), where an
+engine without enough samples counts as in time.
 
-What differs: a turn's number is not read from the messages. A prompt is a follow-up if it continues an earlier one: if
-that one's last full block is among its own. So it works for any route and needs no session id, as theirs. Theirs has
-nothing for prompts that share much but are no turns: they are first turns, and go as by lmetric (shared_ratio 1). Here,
-where clients name no sessions, those that share a prefix as long as the rest count as one; that is much stronger.
-Where they do, first turns are balanced, whatever system prompt they share: that is the idea of it. Prefill is
-priced by new tokens alone, their default, without the attention term c n (L - n / 2).
+Source: Wang et al., "SMetric: Rethink LLM Scheduling for Serving Agents with Balanced Session-centric Scheduling"
+(arXiv 2607.08565) section 4.2. The rule, the option names and the defaults are those of vllm-project/router: the
+policy's section in docs/load_balancing/README.md, and `select_prefill` in src/policies/smetric.rs. The score with n + 1
+is that of lmetric.
+
+What differs: the number of a turn is not read from the messages. A prompt is a follow-up if it continues an earlier
+prompt, that is, if the last full block of the earlier one is among its own blocks. So the rule works for any route and,
+like theirs, needs no session id. Their rule has nothing for prompts that share much but are no turns: these are first
+turns and go as by lmetric (shared_ratio 1 gives that rule). Here a prompt that continues nothing also counts as a
+follow-up if max h >= shared_ratio len and its client names no session, which is much stronger on such traffic. If
+clients name sessions, first turns are balanced whatever system prompt they share, for that is the idea of the policy.
+Prefill is priced by new tokens alone, which is their default, without the attention term c n (L - n / 2).
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ from router.policies.lmetric import product
 from router.types import BlockKey, Candidate, Decision, EngineId
 
 TURNS = 65_536
-"""Most prompts whose end is remembered (about 100 bytes each): those used least recently go first."""
+"""The most prompts whose last block is remembered, about 100 bytes each. The least recently used are dropped first."""
 
 SAMPLES, LEAST_SAMPLES, PERCENTILE = 64, 8, 0.9
 
@@ -42,19 +47,24 @@ class _Samples:
 
 
 class PrefillSpeed:
-    """How fast each engine computes prompts: uncached tokens over time to first token, of streamed requests. Those that
-    waited give too little, hence a high percentile: requests that found the engine free. Keeps SAMPLES an engine."""
+    """How fast each engine computes prompts, from streamed requests: uncached tokens divided by the time to first
+    token.
+
+    Requests that had to wait give too low a speed. So the speed is a high PERCENTILE of the last SAMPLES of an engine,
+    which comes from requests that found the engine free.
+    """
 
     def __init__(self) -> None:
         self._engines: dict[EngineId, _Samples] = {}
 
     def predict_one(self, engine: EngineId) -> float | None:
-        """Uncached tokens a second; None before LEAST_SAMPLES."""
+        """Uncached tokens a second; None for an engine with fewer than LEAST_SAMPLES."""
         samples = self._engines.get(engine)
         return samples.tokens_per_s if samples else None
 
     def learn_one(self, engine: EngineId, miss_tokens: float, elapsed_s: float) -> None:
-        """A first token after elapsed_s. Whole hits and clocks that stand still say nothing."""
+        """A first token came after elapsed_s. A sample without uncached tokens, or without a positive time, is
+        ignored."""
         if miss_tokens <= 0 or elapsed_s <= 0:
             return
         samples = self._engines.setdefault(engine, _Samples())
@@ -68,7 +78,7 @@ class PrefillSpeed:
 
 @dataclass(frozen=True)
 class SMetricOptions:
-    """The names above."""
+    """The options are those named in the rule above."""
 
     hit_ratio: float = option(
         0.5, "share of the turn before that must still be cached for a conversation to stay", low=0, high=1
@@ -87,7 +97,7 @@ class SMetricOptions:
 
 
 class SMetric(TotalsPolicy[SMetricOptions]):
-    """The total is a rank: prompt tokens not cached if the conversation stays, tokens times requests if not."""
+    """The total is a rank: the uncached prompt tokens if the conversation stays, tokens times requests if not."""
 
     name = "smetric"
     Options = SMetricOptions
@@ -96,7 +106,7 @@ class SMetric(TotalsPolicy[SMetricOptions]):
         super().__init__(options)
         self._speeds = PrefillSpeed()
         self.turns: OrderedDict[BlockKey, None] = OrderedDict()
-        """Last full blocks of prompts, at most TURNS."""
+        """The last full blocks of prompts, at most TURNS, the least recently used first."""
 
     def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
         if self._stays(routing, candidates):
@@ -104,7 +114,8 @@ class SMetric(TotalsPolicy[SMetricOptions]):
         return Totals([product(routing, candidate) for candidate in candidates])
 
     def _stays(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> bool:
-        """A follow-up, its prefix not evicted, and at home in time or nowhere."""
+        """Whether the prompt is a follow-up whose prefix is not evicted, and either an engine with the longest prefix
+        is in time or no engine is."""
         before = self._before(routing)
         longest = max([hit for _, hit in candidates])
         if before is None:
@@ -118,7 +129,7 @@ class SMetric(TotalsPolicy[SMetricOptions]):
         return not any(self._in_time(routing, c) for c in candidates)
 
     def _before(self, routing: RoutingContext) -> float | None:
-        """len', tokens: the longest earlier prompt that this one continues; None for a first turn."""
+        """len', tokens: the length of the longest earlier prompt that this one continues; None for a first turn."""
         prompt = routing.request.prompt
         blocks = len(prompt.keys)
         for key in reversed(prompt.keys):
@@ -128,6 +139,7 @@ class SMetric(TotalsPolicy[SMetricOptions]):
         return None
 
     def _in_time(self, routing: RoutingContext, candidate: Candidate) -> bool:
+        """Whether this engine is expected to keep the target for the first token."""
         view, hit = candidate
         speed = self._speeds.predict_one(view.engine)
         if speed is None:

@@ -1,4 +1,4 @@
-"""Every policy by name. A new one is one file, with its options beside its formula, and one line here."""
+"""Every policy by name. A new policy is one file, with its options beside its formula, and one line in TABLE."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ TABLE: Mapping[str, type[Policy[Any]]] = {
 }
 
 FALLBACKS = ("lmetric", "dynamo_kv", "power_of_two", "least_loaded")
-"""Policies that may stand in for another: they learn nothing (a test holds them to it)."""
+"""Policies that may decide in place of one that is in trouble. They learn nothing, which a test checks, so they can be
+in no trouble themselves."""
 
 PolicyOptions: type[Any] = dataclasses.make_dataclass(
     "PolicyOptions",
@@ -52,11 +53,11 @@ PolicyOptions: type[Any] = dataclasses.make_dataclass(
     ],
     frozen=True,
 )
-"""A group of options for each policy that has any, by its name."""
+"""A tree with a group of options for each policy that has options, by the name of the policy."""
 
 
 def create(name: str, options: Any = None) -> Policy[Any]:
-    """The policy of that name, in kebab or snake spelling. options: `PolicyOptions`; None: all at their defaults.
+    """A new policy of that name, in kebab or snake spelling. options: `PolicyOptions`; None: all at their defaults.
 
     Raises ConfigError for an unknown name.
     """

@@ -1,14 +1,18 @@
-"""Which engines hold which blocks, with one number for each: blocks of a path that were touched together share theirs.
+"""Which engines hold which blocks.
 
-    marks[key] = {number of an engine: what the engine's index says of the block, a whole number}
+    marks[key] = {number of an engine: the engine's mark of the block, a whole number}
 
-Prompts share prefixes, so a path falls into few runs of blocks with the same marks (the same dictionary, not only an
-equal one). One walk, a dictionary look-up a block, answers for all engines; all else is work for each run.
+An engine that holds a block has a mark on it. What the number means is up to the index that the engine is in: `lru`
+writes the touch that the block belongs to, `survival` the generation of its last touch or how many requests hold it.
 
-The keys are spread over SHARDS dictionaries: a dictionary that grows is built anew at once, and for a million keys that
-stops the gateway for 80 ms. That costs 0.05 us for each look-up of a block.
+A path is a prompt as its sequence of block keys. Blocks of a path that were touched together share their marks (the
+same dictionary, not only an equal one), so a path falls into few runs of blocks with the same marks. One walk along the
+path, with one dictionary look-up for each block, answers for all engines; all other work is done once for each run.
 
-Memory: an entry a block, about 100 bytes with its key, and about 250 for each run's marks.
+The keys are spread over SHARDS dictionaries. A dictionary that outgrows its table is copied as a whole, and for a
+million keys that stops the gateway for 80 ms. The sharding adds 0.05 us to each look-up.
+
+Memory: about 100 bytes for each block with its key, and about 250 bytes for the marks of each run.
 """
 
 from __future__ import annotations
@@ -19,17 +23,18 @@ from types import MappingProxyType
 from router.types import BlockKey
 
 Marks = Mapping[int, int]
-"""By engine number. Shared, so never changed in place."""
+"""The marks of a block by engine number. Runs share them, so they are never changed in place."""
 Run = tuple[Marks, int]
-"""A stretch of a path: so many blocks with the same marks."""
+"""A stretch of a path: (the marks that its blocks share, the number of its blocks)."""
 NOBODY: Marks = MappingProxyType({})
+"""The marks of a block that no engine holds."""
 
 SHARDS = 16  # a power of two; keys are hashes, so their lowest bits are spread evenly
-LAST = SHARDS - 1
+SHARD_MASK = SHARDS - 1
 
 
 class BlockMap:
-    """The marks of all blocks that some engine holds. Engines are numbers, given by the owner."""
+    """The marks of all blocks that some engine holds. The owner gives each engine its number."""
 
     def __init__(self) -> None:
         self._shards: list[dict[BlockKey, Marks]] = [{} for _ in range(SHARDS)]
@@ -39,14 +44,14 @@ class BlockMap:
         return sum(map(len, self._shards))
 
     def marks(self, key: BlockKey) -> Marks:
-        return self._gets[key & LAST](key) or NOBODY
+        return self._gets[key & SHARD_MASK](key) or NOBODY
 
     def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
-        """The whole path as runs; blocks that nobody holds are marked NOBODY."""
+        """The whole path as runs; blocks that no engine holds have the marks NOBODY."""
         gets, runs, begin, end = self._gets, list[Run](), 0, 0
         before: Marks | None = None
         for end, key in enumerate(keys):
-            marks = gets[key & LAST](key)
+            marks = gets[key & SHARD_MASK](key)
             if marks is not before:
                 if end:
                     runs.append((NOBODY if before is None else before, end - begin))
@@ -56,18 +61,18 @@ class BlockMap:
         return runs
 
     def put(self, keys: Iterable[BlockKey], old: Marks, number: int, value: int) -> None:
-        """Mark the blocks of a run, whose marks were `old`, with the engine's value."""
+        """Set the engine's mark of all blocks of a run to `value`. `old`: the marks that the run has now."""
         shards, new = self._shards, {**old, number: value}
         for key in keys:
-            shards[key & LAST][key] = new
+            shards[key & SHARD_MASK][key] = new
 
     def take(self, keys: Iterable[BlockKey], number: int) -> None:
-        """Remove the engine's mark from the blocks that carry one."""
+        """Remove the engine's mark from those of the blocks that have one."""
         shards = self._shards
         before: Marks = NOBODY
         after: dict[int, int] = {}
         for key in keys:
-            shard = shards[key & LAST]
+            shard = shards[key & SHARD_MASK]
             old = shard.get(key, NOBODY)
             if number not in old:
                 continue
@@ -78,29 +83,31 @@ class BlockMap:
             else:
                 del shard[key]
 
-    def drain(self, keys: list[BlockKey], number: int, value: int, most: int) -> int:
-        """Remove the engine's mark from at most `most` blocks at the end of `keys` whose mark equals `value`, and cut
-        the list behind the last block that was looked at. Returns how many marks were removed."""
-        shards, gone = self._shards, 0
-        before, left, mine = NOBODY, NOBODY, False  # a run's marks, what is left of them, whether they equal `value`
-        while keys and gone < most:
-            last = keys[gone - most :]
-            del keys[gone - most :]
+    def drain(self, keys: list[BlockKey], number: int, value: int, limit: int) -> int:
+        """Remove the engine's mark from at most `limit` blocks at the end of `keys` whose mark equals `value`. Every
+        block that was looked at is removed from `keys`. Returns how many marks were removed."""
+        shards, removed = self._shards, 0
+        # For the run that the last block belonged to: its marks, the marks that are left of them without the engine's,
+        # and whether the engine's mark equals `value`.
+        before, left, matches = NOBODY, NOBODY, False
+        while keys and removed < limit:
+            last = keys[removed - limit :]
+            del keys[removed - limit :]
             for key in last:
-                shard = shards[key & LAST]
+                shard = shards[key & SHARD_MASK]
                 old = shard.get(key, NOBODY)
                 if old is not before:
-                    before, mine = old, old.get(number) == value
-                    left = {n: mark for n, mark in old.items() if n != number} if mine else NOBODY
-                if mine:
-                    gone += 1
+                    before, matches = old, old.get(number) == value
+                    left = {n: mark for n, mark in old.items() if n != number} if matches else NOBODY
+                if matches:
+                    removed += 1
                     if left:
                         shard[key] = left
                     else:
                         del shard[key]
-        return gone
+        return removed
 
     def held(self, keys: Sequence[BlockKey], number: int, value: int) -> list[BlockKey]:
-        """Those of the blocks whose mark of the engine equals `value`."""
+        """Those of `keys` on which the engine's mark equals `value`, in their order."""
         gets = self._gets
-        return [key for key in keys if (gets[key & LAST](key) or NOBODY).get(number) == value]
+        return [key for key in keys if (gets[key & SHARD_MASK](key) or NOBODY).get(number) == value]

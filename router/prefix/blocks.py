@@ -1,10 +1,12 @@
-"""Prompt -> chained block keys, as in the engine's prefix cache: a key stands for all text up to its block's end.
+"""Cuts a prompt into chained blocks, as the engine's prefix cache does: the key of a block stands for all content up to
+the end of that block.
 
     key_0 = H(root),  key_i = H(key_{i-1}, content of block i),  H = BLAKE2b cut to 64 bits
 
-Two prompts share their first n keys exactly if they share root and the first n full blocks (but for hash collisions,
-2^-64 a pair; one costs a wrong guess of a hit, never a wrong answer). Content is text (bytes, one unit each) or token
-ids (one unit each, hashed as 8 bytes). Cost: about 1 us a block.
+Two prompts share their first n keys exactly if they share the root and the first n full blocks. The exception is a hash
+collision, of probability 2^-64 for a pair of blocks, which costs a wrong prediction of a hit and never a wrong answer.
+Content is either text, with one unit a byte, or token ids, with one unit a token, hashed as 8 bytes. Cost: about 1 us a
+block.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from hashlib import blake2b
 from router.types import BlockKey, Prompt
 
 KEY_BYTES = 8
-TOKEN_BYTES = 8  # array("q"): a signed 64-bit integer
+TOKEN_BYTES = 8  # a token id is packed by array("q") as a signed 64-bit integer
 
 
 def chain(root: bytes, content: bytes | Sequence[int], block_units: int) -> Prompt:
-    """The prompt `content`, cut into blocks of `block_units` and chained from what `root` says of its surroundings.
+    """The prompt `content`, cut into blocks of `block_units` and chained from `root`. The root holds whatever besides
+    the content decides which cached blocks the prompt may use (the model, the cache salt).
 
     Raises OverflowError or TypeError if a token id is not a 64-bit integer.
     """
@@ -40,9 +43,10 @@ def chain(root: bytes, content: bytes | Sequence[int], block_units: int) -> Prom
 
 
 def extend(prompt: Prompt, reply: bytes | tuple[int, ...]) -> tuple[BlockKey, ...]:
-    """Keys of the further full blocks that `prompt` and `reply` fill: those the next turn's chain goes on with.
+    """Keys of the full blocks that `prompt` and `reply` fill together beyond those of the prompt. The next turn of the
+    conversation repeats both, so its chain goes on with these keys.
 
-    `reply` is in the units of `prompt.tail`; an empty one of either kind extends nothing.
+    `reply` is in the units of `prompt.tail`: bytes or token ids. An empty reply of either kind gives no keys.
     """
     if not reply:
         return ()

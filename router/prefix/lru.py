@@ -1,18 +1,20 @@
-"""What each engine's prefix cache is believed to hold: one bounded index of block keys, an LRU order per engine.
+"""What engines that evict by LRU are believed to hold: one bounded index of block keys, with an LRU order per engine.
 
-    marks[key] = {engine: touch};  hit of engine i = longest run of blocks from the root with a mark of i.
+    marks[key] = {number of engine i: serial number of a touch of engine i}
+    hit of engine i = longest run of blocks from the root that have a mark of i
 
-One walk of the prompt answers for all engines (`paths`). A touch is a stretch of one prompt that was last used at one
-time; an engine's touches, oldest first, are its LRU order. What is touched again leaves its touch behind, and a touch
-that nothing is left of vanishes. So a prompt costs work for each stretch, and little for each block.
+One walk of the prompt answers for all engines (`block_map`). A touch is a stretch of one prompt whose blocks were last
+used together. An engine's touches, the oldest first, are its LRU order. Blocks that are used again move to a new touch,
+and a touch that has no blocks left is deleted. So a prompt costs work for each stretch, and little for each block.
 
-A block is put in at dispatch, so that a burst of equal prompts stays together, and touched again at completion, when
-the engine itself lets go of it; tails age before roots, as in the engine. How much an engine really keeps is learned
-from the `cached_tokens` it reports: the capacity shrinks where hits were promised in vain and grows where more was
-found. A prediction that only a restart or a flush can have broken, broken twice in a row, clears the engine's part.
+A prompt's blocks are put in at dispatch, so that a burst of equal prompts stays on one engine, and are touched again at
+completion, which is when the engine releases them. The tail of a prompt ages before its root, as in the engine. How
+much an engine really keeps is learned from the `cached_tokens` that it reports: its capacity shrinks when less was
+found than expected, and grows when more was found. If a hit that was certain is lost twice in a row, which only a
+restart or a flush of the engine explains, the engine's part of the index is cleared.
 
-Memory: at most `max_blocks` (block, engine) pairs, shared evenly by the engines; about 150 bytes each in prompts of 8
-blocks and more, and at most about 700 where each is a stretch of its own.
+Memory: at most `max_blocks` (block, engine) pairs, shared evenly by the engines. A pair takes about 150 bytes in
+prompts of 8 blocks and more, and at most about 700 bytes if every block is a stretch of its own.
 """
 
 from __future__ import annotations
@@ -25,50 +27,54 @@ from router.prefix.block_map import BlockMap, Marks, Run
 from router.prefix.observation import CacheObservation
 from router.types import BlockKey, EngineId, PrefixExpectation
 
-KNOWN_STEP, GUESSED_STEP = 0.02, 0.05  # one correction of the capacity, by whether the engine told its size
-MOST_GROWTH, MOST_SHRINK = 4.0, 1 / 64  # bounds of the corrected capacity against the start
-RECENT_SHARE = 0.25  # of the capacity, in blocks touched since: younger blocks are in the engine's cache for certain
+KNOWN_STEP, GUESSED_STEP = 0.02, 0.05
+"""Relative size of one correction of the capacity, for an engine that told its size and for one that did not."""
+MOST_GROWTH, MOST_SHRINK = 4.0, 1 / 64
+"""Bounds of the corrected capacity, as factors on the capacity at the start."""
+RECENT_SHARE = 0.25
+"""A block is certain to be in the engine's cache until this share of the capacity has been touched after it."""
 FLUSH_LOSSES = 2
+"""Certain hits that must be lost in a row before the engine counts as flushed."""
 UNCONFIRMED = 0
-
-
-SPARSE = 4  # a touch keeps at most so many keys for each that is left of it
+SPARSE = 4
+"""A touch whose blocks mostly moved on is compacted: it lists at most this many keys for each block left in it."""
 
 
 @dataclass(slots=True)
 class _Touch:
-    """A stretch of a prompt, in its order. keys: those that are left of it, `left` of them, and some that are not."""
+    """A stretch of a prompt. keys: the `left` blocks that are still in this touch, in the order of the prompt, and
+    between them some that have moved to a later touch."""
 
     keys: list[BlockKey]
     left: int
     confirmed: int
-    """The part's clock when an answer last confirmed them."""
+    """`_EnginePart.clock` when an answer last confirmed these blocks; UNCONFIRMED if none did."""
 
 
 @dataclass(slots=True)
 class _EnginePart:
-    """One engine's part. `touches`: by serial number, least recently used first."""
+    """One engine's part of the index. `touches`: by serial number, the least recently used first."""
 
     engine: EngineId
-    number: int
-    start_tokens: float = 0.0
-    step: float = 0.0
+    number: int  # in the block map
+    start_tokens: float = 0.0  # the capacity before corrections
+    step: float = 0.0  # relative size of a correction
     capacity_tokens: float = 0.0
-    block_tokens: float | None = None  # mean size of an index block here
+    block_tokens: float | None = None  # running mean of the size of an index block
     touches: OrderedDict[int, _Touch] = field(default_factory=OrderedDict)
-    serial: int = 0  # of the last touch
-    blocks: int = 0  # left of all touches
+    serial: int = 0  # of the newest touch
+    blocks: int = 0  # left in all touches together
     clock: int = UNCONFIRMED  # blocks touched so far
-    losses: int = 0  # certain predictions lost in a row
+    losses: int = 0  # certain hits lost in a row
 
     def confirmed(self, serial: int | None) -> int:
-        """When a touch was last confirmed. There is none of that number where a path repeats a block: chained keys
-        never do, and such blocks may be counted wrong."""
+        """The clock when the touch `serial` was last confirmed. The touch may be missing, but only if a path repeats a
+        block: chained keys never do so, and such blocks may be counted wrong."""
         touch = self.touches.get(serial or 0)
         return touch.confirmed if touch else UNCONFIRMED
 
-    def leave(self, serial: int, blocks: int) -> None:
-        """So many blocks of a touch are no longer of it."""
+    def shrink(self, serial: int, blocks: int) -> None:
+        """This number of blocks has left the touch `serial`; an empty touch is deleted."""
         touch = self.touches.get(serial)
         if touch is None:
             return
@@ -80,14 +86,15 @@ class _EnginePart:
 
 
 class LruIndex:
-    """The index for engines that evict least recently used blocks first (a fair guess for other orders).
+    """The `EngineIndex` for engines that evict least recently used blocks first.
 
-    An `EngineIndex`; `block_tokens` says how many tokens an index block holds, so that text of any density fits.
+    An engine's capacity is in tokens and its part of the index is in blocks. `block_tokens`, which each request brings,
+    converts one into the other, so that text with any number of tokens per byte fits.
     """
 
     def __init__(self, block_map: BlockMap, max_blocks: int) -> None:
         self.max_blocks = max_blocks
-        """Of all engines here together."""
+        """The most (block, engine) pairs of all engines of this index together."""
         self._parts: dict[EngineId, _EnginePart] = {}
         self._numbered: dict[int, _EnginePart] = {}
         self._block_map = block_map
@@ -104,8 +111,8 @@ class LruIndex:
         return len(self._parts)
 
     def add(self, engine: EngineId, number: int, capacity_tokens: float, *, guessed: bool) -> None:
-        """A new engine, or a known one that tells another size: what it held stays, its corrections start anew. number:
-        the engine's in the block map."""
+        """Add an engine, or take up another size of a known one: its blocks stay, and the corrections of its capacity
+        start anew. number: of the engine in the block map. guessed: the engine did not tell its size."""
         part = self._parts.get(engine)
         if part is None:
             part = self._parts[engine] = self._numbered[number] = _EnginePart(engine, number)
@@ -173,7 +180,7 @@ class LruIndex:
         self._touch(part, keys, self._block_map.walk(keys), observation.block_tokens, confirmed=True)
 
     def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
-        """Blocks that no answer ever confirmed are taken out."""
+        """Removes the blocks that no answer ever confirmed."""
         part = self._parts.get(engine)
         if part is None:
             return
@@ -181,11 +188,12 @@ class LruIndex:
         for marks, length in self._block_map.walk(rest):
             serial = marks.get(part.number)
             if serial is not None and part.confirmed(serial) == UNCONFIRMED:
-                part.leave(serial, length)
+                part.shrink(serial, length)
                 self._block_map.take(rest[begin : begin + length], part.number)
             begin += length
 
     def _correct(self, part: _EnginePart, surplus_tokens: float, slack_tokens: float) -> None:
+        """Correct the capacity by one step. surplus_tokens: expected less cached tokens."""
         if abs(surplus_tokens) <= slack_tokens:
             return
         factor = 1 - part.step if surplus_tokens > 0 else 1 + part.step
@@ -195,44 +203,49 @@ class LruIndex:
     def _touch(
         self, part: _EnginePart, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float, *, confirmed: bool
     ) -> None:
-        """Make `keys` the most recently used, the root last: of one prompt the tail is forgotten first."""
+        """Make `keys` the most recently used blocks. The root becomes the most recent, so the tail is forgotten
+        first."""
         if part.block_tokens is None:
             part.block_tokens = block_tokens
         part.block_tokens += (block_tokens - part.block_tokens) / 16
         end, number = len(keys), part.number
         part.clock += end
-        stretches: list[tuple[Marks, int, int, int]] = []  # old marks, confirmed, begin, end
-        thinned: list[int] = []
+        stretches: list[tuple[Marks, int, int, int]] = []  # old marks, confirmed at, begin, end
+        shrunk: list[int] = []  # serials of touches
         for marks, length in reversed(runs):
             begin, serial = end - length, marks.get(number)
-            at = part.clock if confirmed else part.confirmed(serial)
+            confirmed_at = part.clock if confirmed else part.confirmed(serial)
             if serial is not None:
-                part.leave(serial, length)
-                thinned.append(serial)
-            # One stretch with the one behind it, if other engines say the same of both.
-            if stretches and at == stretches[-1][1] and {**marks, number: 0} == {**stretches[-1][0], number: 0}:
-                stretches[-1] = marks, at, begin, stretches[-1][3]
+                part.shrink(serial, length)
+                shrunk.append(serial)
+            # The run joins the stretch behind it if all other engines have the same marks on both.
+            if (
+                stretches
+                and confirmed_at == stretches[-1][1]
+                and {**marks, number: 0} == {**stretches[-1][0], number: 0}
+            ):
+                stretches[-1] = marks, confirmed_at, begin, stretches[-1][3]
             else:
-                stretches.append((marks, at, begin, end))
+                stretches.append((marks, confirmed_at, begin, end))
             end = begin
-        for marks, at, begin, end in stretches:
+        for marks, confirmed_at, begin, end in stretches:
             stretch = list(keys[begin:end])
             part.serial += 1
-            part.touches[part.serial] = _Touch(stretch, end - begin, at)
+            part.touches[part.serial] = _Touch(stretch, end - begin, confirmed_at)
             part.blocks += end - begin
             self._block_map.put(stretch, marks, number, part.serial)
-        self._thin(part, thinned)
+        self._compact(part, shrunk)
         self._trim(part)
 
-    def _thin(self, part: _EnginePart, serials: Sequence[int]) -> None:
-        """Of touches that little is left of, keep no more."""
+    def _compact(self, part: _EnginePart, serials: Sequence[int]) -> None:
+        """Drop the keys that have moved on from those touches that have few blocks left."""
         for serial in serials:
             touch = part.touches.get(serial)
             if touch is not None and touch.left * SPARSE <= len(touch.keys):
                 touch.keys = self._block_map.held(touch.keys, part.number, serial)
 
     def _limit(self, part: _EnginePart) -> int:
-        """Most blocks of this engine: what its cache holds, but no more than its share of the index."""
+        """The most blocks to keep for this engine: what its cache can hold, but no more than its share of the index."""
         share = self.max_blocks // len(self._parts)
         return min(share, int(part.capacity_tokens / (part.block_tokens or 1.0)))
 
@@ -241,5 +254,5 @@ class LruIndex:
         limit = self._limit(part)
         while part.blocks > limit:
             serial, touch = next(iter(part.touches.items()))
-            gone = self._block_map.drain(touch.keys, part.number, serial, part.blocks - limit)
-            part.leave(serial, gone if touch.keys else touch.left)
+            removed = self._block_map.drain(touch.keys, part.number, serial, part.blocks - limit)
+            part.shrink(serial, removed if touch.keys else touch.left)

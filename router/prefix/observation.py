@@ -1,4 +1,4 @@
-"""What an answer tells of an engine's cache, and what the two kinds of index have in common."""
+"""What an answer tells about an engine's cache (`CacheObservation`), and the protocol of the two kinds of index."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from router.types import BlockKey, EngineId, PrefixExpectation
 
 
 class CacheObservation(NamedTuple):
-    """One answered request, compared with what was expected of it. Lengths are tokens as the engine counts them, but
-    for `block_tokens`."""
+    """One answered request beside what was expected of it. Lengths are in tokens as the engine counts them; only
+    `block_tokens` is in estimated tokens."""
 
     prompt: Sequence[BlockKey]
     reply: Sequence[BlockKey]
-    """Keys that the answer adds to those of the prompt."""
+    """Keys of the blocks that the answer adds to those of the prompt."""
     expectation: PrefixExpectation
     block_tokens: float
-    """Of one index block, as estimated when the request was placed."""
+    """Tokens in one index block, as estimated when the request was placed."""
     token_ratio: float
-    """Tokens as the engine counts them over tokens as estimated."""
+    """Tokens of the prompt as the engine counts them, divided by tokens as estimated."""
     slack_tokens: float
-    """A difference that says nothing: index and engine cut the prompt differently."""
+    """Largest difference between expected and cached tokens that means nothing, because index and engine cut the prompt
+    into blocks of different sizes."""
     prompt_tokens: float
     expected_tokens: float
-    """The hit that was expected."""
+    """The hit that the index expected."""
     cached_tokens: int | None
-    """The hit that was found; None if the engine does not tell, or if it cannot be compared."""
+    """The hit that the engine reported; None if it reported none, or one that cannot be compared."""
 
 
 class EngineIndex(Protocol):
-    """What the engines of one kind are believed to hold, within a block map that is shared with the other kind.
+    """What the engines in one kind of index are believed to hold. The block map is shared with the other kind.
 
-    Lengths are index blocks. `max_blocks`: (block, engine) pairs that may be kept of all engines here together.
-    Engines that are not (any more) known are ignored by the verbs of a request's end.
+    Lengths are in index blocks. `max_blocks`: the most (block, engine) pairs that may be kept for all engines of this
+    index together. `settle` and `retract` ignore an engine that is no longer in the index.
     """
 
     max_blocks: int
@@ -48,31 +49,34 @@ class EngineIndex(Protocol):
     def engines(self) -> int: ...
     def remove(self, engine: EngineId) -> None: ...
     def forget(self, engine: EngineId) -> None:
-        """The engine's cache is empty, as after a restart."""
+        """The engine's cache is empty, for example after a restart."""
         ...
 
     def blocks(self, engine: EngineId) -> int:
-        """Blocks held of one engine."""
+        """Index blocks that this engine is believed to hold."""
         ...
 
     def capacity_tokens(self, engine: EngineId) -> float:
-        """The engine's cache, as corrected by what was observed where the index corrects it."""
+        """Size of the engine's cache, tokens, corrected by what answers report if this index does so."""
         ...
 
     def expect(self, runs: Sequence[Run]) -> Mapping[EngineId, float]:
-        """Blocks of a path, walked just now, that each engine is expected to hold; engines with none are left out."""
+        """Blocks of a path that each engine is expected to hold; engines that hold none are left out. runs: the path as
+        `BlockMap.walk` has just given it."""
         ...
 
     def book(
         self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], expected: float, block_tokens: float
     ) -> PrefixExpectation:
-        """The prompt goes to `engine`, of which `expect` gave `expected` blocks; runs: its walk, just now."""
+        """The prompt is sent to `engine`. keys, runs: the prompt, and its walk made just now. expected: what `expect`
+        gave for this engine. block_tokens: tokens in one index block of the prompt."""
         ...
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:
-        """The engine answered."""
+        """The engine answered the request."""
         ...
 
     def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
-        """The request ended before any sign of its prefill: what it alone would have brought is taken out."""
+        """The request ended before there was any sign of its prefill: remove the blocks that only this request would
+        have brought into the cache."""
         ...

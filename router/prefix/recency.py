@@ -1,7 +1,8 @@
-"""One engine's blocks in the survival index by when they were last touched, in generations.
+"""The blocks of one engine of the survival index, ordered by generations of when they were last touched.
 
-A generation is a sixteenth of the engine's capacity in touches. The last 128 are told apart; what is older lies
-together, in the order of its touches. So what an engine keeps for long, while others come and go, stays known.
+A generation lasts until as many blocks have been touched as a sixteenth of the engine's capacity. The last 128
+generations are told apart. Older blocks lie together in the first of them, in the order in which they were touched. So
+the blocks that an engine keeps for long, while others come and go, stay known.
 """
 
 from __future__ import annotations
@@ -15,46 +16,51 @@ from router.types import BlockKey, EngineId
 
 GENERATIONS_IN_CAPACITY = 16
 MOST_GENERATIONS = 128
-IN_USE = 1 << 62  # and so many more: the mark of a block that as many unfinished requests hold
+IN_USE = 1 << 62
+"""The mark of a block that n unfinished requests hold is IN_USE + n. Smaller marks are generations."""
 
 
 @dataclass(slots=True)
 class EngineRecency:
-    """`lists[g - first]`: keys touched in generation g, the first also of those before it. A key may be in several; it
-    counts in the last of them, and nowhere while in use."""
+    """`lists[g - first]` holds the keys that were touched in generation g; the first list also holds all older keys.
+
+    A key may be in several lists. It counts in the last of them, and in none while a request holds it. The rank of a
+    generation is how many blocks were touched after it, divided by the engine's capacity.
+    """
 
     engine: EngineId
-    number: int
+    number: int  # in the block map
     curve: SurvivalCurve
     capacity_tokens: float
-    block_tokens: float | None = None  # mean size of an index block here
-    first: int = 0
+    block_tokens: float | None = None  # running mean of the size of an index block
+    first: int = 0  # the generation of the first list
     lists: list[list[BlockKey]] = field(default_factory=lambda: [[]])
-    counts: list[int] = field(default_factory=lambda: [0])  # keys that count in each
-    ranks: list[float] = field(default_factory=lambda: [0.0])  # of each, in capacities, when the last one began
-    touched: int = 0  # since then
-    since: float = 0.0  # the same in capacities
-    open: dict[int, Sequence[BlockKey]] = field(default_factory=dict)  # prompts of unfinished requests, by serial
-    serial: int = 0  # of the last of them
-    held: int = 0  # blocks in use
+    counts: list[int] = field(default_factory=lambda: [0])  # keys that count in each list
+    ranks: list[float] = field(default_factory=lambda: [0.0])  # of each generation, when the present one began
+    touched: int = 0  # blocks touched in the present generation
+    touched_capacities: float = 0.0  # the same, divided by the capacity
+    unfinished: dict[int, Sequence[BlockKey]] = field(default_factory=dict)  # prompts of requests, by serial
+    serial: int = 0  # of the newest request
+    in_use: int = 0  # blocks that unfinished requests hold
     losses: int = 0  # certain hits lost in a row
 
     @property
     def generation(self) -> int:
-        """The present one."""
+        """The present generation."""
         return self.first + len(self.lists) - 1
 
     def blocks(self) -> int:
-        return sum(self.counts) + self.held
+        return sum(self.counts) + self.in_use
 
     def capacity_blocks(self) -> float:
         return max(1.0, self.capacity_tokens / (self.block_tokens or 1.0))
 
     def bin_of(self, generation: int) -> int:
-        return bisect_right(EDGES, self.ranks[max(0, generation - self.first)] + self.since)
+        """The bin of the survival curve for blocks that were last touched in that generation."""
+        return bisect_right(EDGES, self.ranks[max(0, generation - self.first)] + self.touched_capacities)
 
-    def take(self, generation: int, keys: int) -> None:
-        """So many keys of that generation do not count in it any more."""
+    def uncount(self, generation: int, keys: int) -> None:
+        """This number of keys, last touched in that generation, counts there no longer."""
         self.counts[max(0, generation - self.first)] -= keys
 
     def join(self, keys: Sequence[BlockKey]) -> None:
@@ -63,19 +69,21 @@ class EngineRecency:
         self.counts[-1] += len(keys)
 
     def learn_size(self, block_tokens: float) -> None:
+        """A prompt was placed whose index blocks hold this number of tokens."""
         if self.block_tokens is None:
             self.block_tokens = block_tokens
         self.block_tokens += (block_tokens - self.block_tokens) / 16
 
-    def age(self, touches: int, most: float) -> bool:
-        """So many blocks were touched. Whether a new generation has begun; if so, `rank` is due. most: blocks that may
-        be kept here; where they are less than the capacity, generations are shorter, so that the cap is looked at."""
+    def age(self, touches: int, limit: float) -> bool:
+        """This number of blocks was touched. Returns whether that began a new generation; the caller must call `rank`
+        then. limit: the most blocks that may be kept for this engine. If that is less than the capacity, generations
+        are shorter, because the caller enforces the limit only when one begins."""
         capacity = self.capacity_blocks()
         self.touched += touches
-        self.since = self.touched / capacity
-        if self.touched * GENERATIONS_IN_CAPACITY < min(capacity, most):
+        self.touched_capacities = self.touched / capacity
+        if self.touched * GENERATIONS_IN_CAPACITY < min(capacity, limit):
             return False
-        self.touched, self.since = 0, 0.0
+        self.touched, self.touched_capacities = 0, 0.0
         self.lists.append([])
         self.counts.append(0)
         if len(self.lists) > MOST_GENERATIONS:
@@ -85,7 +93,7 @@ class EngineRecency:
         return True
 
     def drop(self, entries: int, keys: int) -> None:
-        """The first entries of the oldest list are gone, and with them so many keys that counted there."""
+        """Remove this number of entries from the beginning of the oldest list, of which `keys` counted there."""
         del self.lists[0][:entries]
         self.counts[0] -= keys
         if not self.lists[0]:
@@ -93,15 +101,15 @@ class EngineRecency:
             self.first += 1
 
     def rank(self) -> None:
-        """ranks anew: half of a generation, and all that is younger."""
-        capacity, younger = self.capacity_blocks(), float(self.held)
+        """Compute all ranks anew. Half of a generation counts as touched after it, and everything younger does."""
+        capacity, younger = self.capacity_blocks(), float(self.in_use)
         self.ranks = [0.0] * len(self.counts)
         for place in range(len(self.counts) - 1, -1, -1):
             self.ranks[place] = (younger + self.counts[place] / 2) / capacity
             younger += self.counts[place]
 
     def clear(self) -> None:
-        """The cache is empty."""
-        self.open.clear()
+        """The engine's cache is empty."""
+        self.unfinished.clear()
         self.lists, self.counts, self.ranks = [[]], [0], [0.0]
-        self.held, self.touched, self.since, self.losses = 0, 0, 0.0, 0
+        self.in_use, self.touched, self.touched_capacities, self.losses = 0, 0, 0.0, 0

@@ -1,20 +1,22 @@
-"""What an engine with a learned or randomized eviction order is believed to hold: how likely a block survives, by age.
+"""What engines with a learned or randomized eviction order are believed to hold: how likely each block survives.
 
-For each engine, a block's age is its *rank*: how many index blocks were touched after it, over the engine's capacity.
-The chance that it is still cached is a curve over 16 bins of rank, learned from the `cached_tokens` that answers
-report; engines of one eviction order share a curve. Along a prompt a block survives at most as well as its parent,
-and blocks of unfinished requests are certain, so the expected prefix of a prompt on an engine is
+On each engine a block has an age, its *rank*: how many index blocks were touched after it, divided by the engine's
+capacity. The chance that a block is still cached is a curve S over 16 bins of rank (`survival_curve`). It is learned
+from the `cached_tokens` that answers report, and engines of one eviction order share it. Along a prompt a block
+survives at most as well as its parent, and the blocks of unfinished requests are cached for certain. So the expected
+hit of a prompt on an engine, in index blocks, is
 
-    hit = sum over blocks of p_k,   p_k = 1 if in use there, else min(p_(k-1), S[bin(rank_k)])
+    hit = sum over blocks k of p_k,   p_k = 1 if block k is in use there, else min(p_(k-1), S[bin(rank_k)])
 
-until the first block that the engine was never sent. Nothing is assumed of the order but that age tells something; an
-index that evicts by LRU (`prefix`) is wrong about engines that keep old prefixes and drop young tails.
+up to the first block that the engine was never sent. (A request holds its prompt from the root on, so blocks in use
+come before all others.) The only assumption about the eviction order is that the age of a block says something about
+its survival. The LRU index (`lru`) would be wrong about engines that keep old prefixes and drop young tails.
 
-Ages are counted in generations, sixteen to a capacity; an engine's mark (`paths`) of a block is the generation, or how
-many unfinished requests hold it. So one walk answers for all engines: a dictionary look-up a block, and work for each
-engine only where the marks change.
+Ages are counted in generations, sixteen to a capacity (`recency`). An engine's mark of a block in the block map is the
+generation of its last touch, or IN_USE plus the number of unfinished requests that hold it. So one walk answers for all
+engines: it costs a dictionary look-up for each block, and work for each engine only where the marks change.
 
-Memory: at most `max_blocks` (block, engine) pairs, shared evenly by the engines, and no more than 8 capacities each.
+Memory: at most `max_blocks` (block, engine) pairs, shared evenly by the engines, and at most 8 capacities for each.
 """
 
 from __future__ import annotations
@@ -29,21 +31,23 @@ from router.prefix.survival_curve import SurvivalCurve
 from router.types import BlockKey, EngineId, PrefixExpectation
 
 CAPACITIES = 8
-FEW = 64  # entries of a list that are not worth going through
+"""The most blocks that are kept for an engine, in units of its capacity."""
+FEW_ENTRIES = 64
+"""Outdated entries of a list that are not worth a search."""
 FLUSH_LOSSES = 2
 """Certain hits that must be lost in a row before the engine counts as flushed."""
 
 
 class SurvivalIndex:
-    """The index for engines that do not evict by LRU: an `EngineIndex`."""
+    """The `EngineIndex` for engines that do not evict by LRU."""
 
     def __init__(self, block_map: BlockMap, max_blocks: int) -> None:
         self.max_blocks = max_blocks
-        """Of all engines here together."""
+        """The most (block, engine) pairs of all engines of this index together."""
         self._parts: dict[EngineId, EngineRecency] = {}
         self._numbered: dict[int, EngineRecency] = {}
         self._block_map = block_map
-        self.curves: dict[str, SurvivalCurve] = {}  # by order
+        self.curves: dict[str, SurvivalCurve] = {}  # by eviction order
 
     def __len__(self) -> int:
         """(block, engine) pairs held."""
@@ -57,15 +61,15 @@ class SurvivalIndex:
         return len(self._parts)
 
     def add(self, engine: EngineId, number: int, capacity_tokens: float, order: str) -> None:
-        """A new engine under that order, or a known one that tells another size: what it held stays. number: the
-        engine's in the block map."""
+        """Add an engine, or take up another size or order of a known one, whose blocks stay. number: of the engine in
+        the block map."""
         part = self._parts.get(engine)
         curve = self.curves.setdefault(order, SurvivalCurve())
         if part is None:
             self._parts[engine] = self._numbered[number] = EngineRecency(engine, number, curve, capacity_tokens)
         else:
             part.capacity_tokens, part.curve = capacity_tokens, curve
-            part.since = part.touched / part.capacity_blocks()
+            part.touched_capacities = part.touched / part.capacity_blocks()
 
     def remove(self, engine: EngineId) -> None:
         self.forget(engine)
@@ -73,7 +77,7 @@ class SurvivalIndex:
 
     def forget(self, engine: EngineId) -> None:
         part = self._parts[engine]
-        for keys in (*part.lists, *part.open.values()):
+        for keys in (*part.lists, *part.unfinished.values()):
             self._block_map.take(keys, part.number)
         part.clear()
 
@@ -87,23 +91,24 @@ class SurvivalIndex:
         found: dict[EngineId, float] = {}
         if not (runs and self._parts):
             return found
-        hopes = dict.fromkeys(runs[0][0].keys() & self._numbered.keys(), (1.0, 0.0))  # number -> p, sum of p
+        # The engines that were sent every block so far, by number: (p of the last block, sum of p).
+        holding = dict.fromkeys(runs[0][0].keys() & self._numbered.keys(), (1.0, 0.0))
         for marks, length in runs:
-            still: dict[int, tuple[float, float]] = {}
-            for number, (p, expected) in hopes.items():
+            holding_next: dict[int, tuple[float, float]] = {}
+            for number, (p, expected) in holding.items():
                 generation = marks.get(number)
                 if generation is None:
                     found[self._numbered[number].engine] = expected
                 elif generation >= IN_USE:
-                    still[number] = p, expected + length
+                    holding_next[number] = p, expected + length
                 else:
                     part = self._numbered[number]
                     p = min(p, part.curve.chance[part.bin_of(generation)])
-                    still[number] = p, expected + p * length
-            hopes = still
-            if not hopes:
+                    holding_next[number] = p, expected + p * length
+            holding = holding_next
+            if not holding:
                 break
-        found.update((self._numbered[number].engine, expected) for number, (_, expected) in hopes.items())
+        found.update((self._numbered[number].engine, expected) for number, (_, expected) in holding.items())
         return found
 
     def book(
@@ -111,11 +116,11 @@ class SurvivalIndex:
         engine: EngineId,
         keys: Sequence[BlockKey],
         runs: Sequence[Run],
-        expected: float,  # noqa: ARG002 -- the expectation is told by bins
+        expected: float,  # noqa: ARG002 -- the expectation is kept by bins
         block_tokens: float,
     ) -> PrefixExpectation:
         part = self._parts[engine]
-        depth, told = self._tell(part, runs)
+        depth, bins = self._bins_along(part, runs)
         part.learn_size(block_tokens)
         end = 0
         for marks, length in runs:
@@ -123,18 +128,19 @@ class SurvivalIndex:
             mark = marks.get(part.number, 0)
             if mark < IN_USE:
                 if part.number in marks:
-                    part.take(mark, length)
-                part.held += length
+                    part.uncount(mark, length)
+                part.in_use += length
                 mark = IN_USE
             self._block_map.put(keys[begin:end], marks, part.number, mark + 1)
         self._age(part, len(keys))
         part.serial += 1
-        part.open[part.serial] = keys
-        return PrefixExpectation(depth, bool(told) and told[0][:2] == (0, 0), tuple(told), part.serial)
+        part.unfinished[part.serial] = keys
+        return PrefixExpectation(depth, bool(bins) and bins[0][:2] == (0, 0), tuple(bins), part.serial)
 
-    def _tell(self, part: EngineRecency, runs: Sequence[Run]) -> tuple[int, list[tuple[int, int, int]]]:
-        """(blocks of the path that were sent there, those of them that are not in use as stretches of one bin)."""
-        told: list[tuple[int, int, int]] = []
+    def _bins_along(self, part: EngineRecency, runs: Sequence[Run]) -> tuple[int, list[tuple[int, int, int]]]:
+        """The blocks from the root that the engine was sent: (their number, those of them that are not in use as
+        stretches of one bin each: bin, first block, block after the last)."""
+        bins: list[tuple[int, int, int]] = []
         depth = 0
         for marks, length in runs:
             generation = marks.get(part.number)
@@ -142,11 +148,11 @@ class SurvivalIndex:
                 break
             if generation < IN_USE:
                 bin_, first = part.bin_of(generation), depth
-                if told and told[-1][0] == bin_ and told[-1][2] == depth:
-                    first = told.pop()[1]
-                told.append((bin_, first, depth + length))
+                if bins and bins[-1][0] == bin_ and bins[-1][2] == depth:
+                    first = bins.pop()[1]
+                bins.append((bin_, first, depth + length))
             depth += length
-        return depth, told
+        return depth, bins
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:
         part, expectation = self._parts.get(engine), observation.expectation
@@ -159,7 +165,7 @@ class SurvivalIndex:
             )
             lost = expectation.recent and cached_blocks == 0
             part.losses = part.losses + 1 if lost else (0 if cached_blocks else part.losses)
-        free = self._let_go(part, expectation, part.generation)
+        free = self._release(part, expectation, part.generation)
         part.join(free)
         self._age(part, len(free) + self._touch(part, observation.reply))
         if part.losses >= FLUSH_LOSSES:
@@ -174,16 +180,17 @@ class SurvivalIndex:
         part = self._parts.get(engine)
         if part is None:
             return
-        known = set(part.open.get(expectation.serial, ())[: expectation.blocks])
-        free = self._let_go(part, expectation, IN_USE)
+        known = set(part.unfinished.get(expectation.serial, ())[: expectation.blocks])
+        free = self._release(part, expectation, IN_USE)
         self._age(part, self._touch(part, [key for key in free if key in known]))
         self._block_map.take([key for key in free if key not in known], part.number)
 
     # --- marks ------------------------------------------------------------------------------------------------------
 
-    def _let_go(self, part: EngineRecency, expectation: PrefixExpectation, free_mark: int) -> list[BlockKey]:
-        """The request holds its blocks no more; those that none holds any more, which get that mark."""
-        keys = part.open.pop(expectation.serial, ())  # none: the engine was forgotten in between
+    def _release(self, part: EngineRecency, expectation: PrefixExpectation, free_mark: int) -> list[BlockKey]:
+        """The request no longer holds its blocks. Returns those that no other request holds either; they are marked
+        with `free_mark`."""
+        keys = part.unfinished.pop(expectation.serial, ())  # missing if the engine was forgotten in between
         free: list[BlockKey] = []
         end = 0
         for marks, length in self._block_map.walk(keys):
@@ -193,11 +200,12 @@ class SurvivalIndex:
                 free += keys[begin:end]
                 mark = free_mark
             self._block_map.put(keys[begin:end], marks, part.number, mark)
-        part.held -= len(free)
+        part.in_use -= len(free)
         return free
 
     def _touch(self, part: EngineRecency, keys: Sequence[BlockKey]) -> int:
-        """The blocks become the youngest, but for those that a request holds. Returns how many that are."""
+        """Make the blocks the youngest ones; those that a request holds stay as they are. Returns how many were made
+        so."""
         generation, touched, end = part.generation, 0, 0
         for marks, length in self._block_map.walk(keys):
             begin, end = end, end + length
@@ -205,7 +213,7 @@ class SurvivalIndex:
             if mark > IN_USE:
                 continue
             if mark < IN_USE:
-                part.take(mark, length)
+                part.uncount(mark, length)
             stretch = keys[begin:end]
             part.join(stretch)
             touched += length
@@ -213,37 +221,38 @@ class SurvivalIndex:
         return touched
 
     def _age(self, part: EngineRecency, touches: int) -> None:
-        """So many blocks were touched. When that begins a new generation, the oldest blocks may be too many."""
+        """This number of blocks was touched. If that begins a new generation, drop the blocks beyond the limits."""
         share = self.max_blocks // len(self._parts)
         if not part.age(touches, share):
             return
-        if len(part.lists[0]) > 2 * part.counts[0] + FEW:
+        if len(part.lists[0]) > 2 * part.counts[0] + FEW_ENTRIES:
             part.lists[0] = [key for key in dict.fromkeys(part.lists[0]) if self._is_oldest(part, key)]
         self._shrink(part, min(CAPACITIES * part.capacity_blocks(), share))
         part.rank()
 
-    def _shrink(self, part: EngineRecency, most: float) -> None:
-        """The oldest blocks are dropped until there are so many."""
-        surplus = math.ceil(part.blocks() - most)
+    def _shrink(self, part: EngineRecency, limit: float) -> None:
+        """Drop the oldest blocks until at most `limit` are left."""
+        surplus = math.ceil(part.blocks() - limit)
         while surplus > 0 and len(part.lists) > 1:
-            dead: dict[BlockKey, None] = {}
+            oldest: dict[BlockKey, None] = {}
             looked_at = 0
-            for looked_at, key in enumerate(part.lists[0], 1):  # noqa: B007 -- read behind the loop
+            for looked_at, key in enumerate(part.lists[0], 1):  # noqa: B007 -- read after the loop
                 if self._is_oldest(part, key):
-                    dead[key] = None
-                    if len(dead) == surplus:
+                    oldest[key] = None
+                    if len(oldest) == surplus:
                         break
-            self._block_map.take(dead, part.number)
-            surplus -= len(dead)
-            part.drop(looked_at, len(dead))
+            self._block_map.take(oldest, part.number)
+            surplus -= len(oldest)
+            part.drop(looked_at, len(oldest))
 
     def _is_oldest(self, part: EngineRecency, key: BlockKey) -> bool:
+        """Whether the key counts in the oldest list: it was not touched again, and no request holds it."""
         return self._block_map.marks(key).get(part.number, IN_USE) <= part.first
 
 
 def _cached_blocks(observation: CacheObservation) -> float | None:
-    """Index blocks of the prompt that the engine found, broken ones too: `inf` where it found all it could; None if it
-    does not tell."""
+    """Index blocks of the prompt that the engine found in its cache, as a fraction if the last one was found in part;
+    `inf` if the engine found all that it can; None if it did not report the hit."""
     cached_tokens = observation.cached_tokens
     if cached_tokens is None:
         return None

@@ -1,7 +1,12 @@
-"""How likely a cached block survives, by how much was touched after it: learned from what answers report.
+"""How likely a cached block survives, by how much was touched after it; learned from what answers report.
 
-A bin's chance is the decayed share of blocks found, shrunk to itself shrunk to an optimistic prior, so that the prior
-gives way with the square of the evidence; and never above a younger bin's.
+    q_b = (found_b + w prior_b) / (tried_b + w)
+    S_b = min(S_(b-1), (found_b + w q_b) / (tried_b + w))            chance that a block in bin b is still cached
+
+tried_b, found_b: decayed sums over the answers that had blocks in bin b, of 1 and of the share of those blocks that was
+found; w: PRIOR_WEIGHT. The estimate is shrunk towards q_b, which is itself the estimate shrunk towards an optimistic
+prior, so that the influence of the prior falls with the square of the evidence. A bin's chance is never above that of a
+younger bin.
 """
 
 from __future__ import annotations
@@ -11,24 +16,26 @@ from collections.abc import Sequence
 from router.saved_state import SavedFields, SavedState
 
 EDGES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Ranks at which a bin ends and the next one begins, in capacities."""
 BINS = len(EDGES) + 1
 PRIOR = (1.0, 0.98, 0.95, 0.92, 0.9, 0.87, 0.83, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2)
-"""Optimistic, so that old copies are tried and the curve is learned."""
+"""Chance of survival by bin before any answer. It is optimistic, so that old copies are tried and the curve is
+learned."""
 PRIOR_WEIGHT = 2.0
-DECAY = 0.98  # of a bin's evidence, with each answer that tells of it
+DECAY = 0.98  # what a new answer about a bin leaves of the older evidence
 
 
 class SurvivalCurve:
-    """S: chance of survival by bin of rank, never rising. Shared by the engines of one order."""
+    """S: the chance of survival by bin of rank, which never rises with age. Engines of one eviction order share it."""
 
     def __init__(self) -> None:
         self._tried = [0.0] * BINS
         self._found = [0.0] * BINS
         self.chance = list(PRIOR)
 
-    def learn(self, told: Sequence[tuple[int, float]]) -> None:
-        """One answer: (bin, share of its blocks in that bin that were found)."""
-        for bin_, share in told:
+    def learn(self, shares: Sequence[tuple[int, float]]) -> None:
+        """Learn from one answer. shares: (bin, share of the prompt's blocks in that bin that were found)."""
+        for bin_, share in shares:
             self._tried[bin_] = DECAY * self._tried[bin_] + 1.0
             self._found[bin_] = DECAY * self._found[bin_] + share
         self._publish()
@@ -37,7 +44,7 @@ class SurvivalCurve:
         return {"tried": list(self._tried), "found": list(self._found)}
 
     def load(self, state: SavedFields) -> None:
-        """Raises SnapshotError, also for another number of bins."""
+        """Raises SnapshotError, also if it was saved with another number of bins."""
         self._tried, self._found = state.numbers("tried", BINS, low=0.0), state.numbers("found", BINS, low=0.0)
         self._publish()
 

@@ -7,20 +7,20 @@ def taught(misfit: ErrorAlarm, actual_s: float, times: int) -> bool:
     return misfit.alarm
 
 
-def test_it_rings_when_the_median_is_above_the_bound_and_not_before_it_can_say():
+def test_it_rings_when_the_median_is_above_the_bound_and_not_before_it_can_say() -> None:
     misfit = ErrorAlarm(4.0)
     assert not taught(misfit, 5.1, LEAST_ANSWERS - 1)
     assert taught(misfit, 5.1, 1)
 
 
-def test_a_third_of_wild_answers_is_no_wrong_model():
+def test_a_third_of_wild_answers_is_no_wrong_model() -> None:
     misfit = ErrorAlarm(4.0)
     for _ in range(ANSWERS):
         assert not taught(misfit, 1000.0, 1)
         assert not taught(misfit, 1.1, 2)
 
 
-def test_it_falls_silent_only_below_half_the_bound():
+def test_it_falls_silent_only_below_half_the_bound() -> None:
     misfit = ErrorAlarm(4.0)
     assert taught(misfit, 9.0, ANSWERS)
     assert taught(misfit, 1.0 + 4.0 * CALM + 0.1, 2 * ANSWERS)
@@ -28,7 +28,7 @@ def test_it_falls_silent_only_below_half_the_bound():
     assert not taught(misfit, 4.9, ANSWERS)
 
 
-def test_no_prediction_is_a_wrong_one():
+def test_no_prediction_is_a_wrong_one() -> None:
     misfit = ErrorAlarm(4.0)
     for _ in range(LEAST_ANSWERS):
         misfit.learn_one(0.0, 0.1)

@@ -27,7 +27,7 @@ def named(session: str) -> ParsedRequest:
     return replace(ask_for(1), session=session)
 
 
-def test_the_key_is_the_session_or_else_the_first_two_blocks():
+def test_the_key_is_the_session_or_else_the_first_two_blocks() -> None:
     assert key_of(named("a")) == key_of(replace(ask_for(7, 8, 9), session="a"))
     assert key_of(named("a")) != key_of(named("b"))
     assert key_of(ask_for(1, 2, 3)) == key_of(ask_for(1, 2, 4)) == 2
@@ -37,18 +37,18 @@ def test_the_key_is_the_session_or_else_the_first_two_blocks():
     assert key_of(replace(ask_for(), prompt=short)) != key_of(replace(ask_for(), prompt=other))
 
 
-def test_mix_is_that_of_splitmix64():
+def test_mix_is_that_of_splitmix64() -> None:
     """First output of SplitMix64 seeded with 0: the finisher of its increment."""
     assert mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
     assert len({mix(n) for n in range(1000)}) == 1000
 
 
-def test_keys_spread_evenly_over_idle_engines():
+def test_keys_spread_evenly_over_idle_engines() -> None:
     homes = Counter(home(named(f"user {n}"), 0, 0, 0, 0) for n in range(4000))
     assert all(900 < count < 1100 for count in homes.values())
 
 
-def test_the_home_is_the_same_in_every_process():
+def test_the_home_is_the_same_in_every_process() -> None:
     code = "import test_consistent_hash as t; print(*[t.home(t.named(name), 0, 0, 0, 0) for name in 'abcdef'])"
     env = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
     found = subprocess.run([sys.executable, "-c", code], env=env, cwd=Path(__file__).parent, capture_output=True)
@@ -56,7 +56,7 @@ def test_the_home_is_the_same_in_every_process():
 
 
 @pytest.mark.parametrize("count", [2, 5, 16])
-def test_an_engine_that_joins_takes_its_share_and_nothing_else_moves(count):
+def test_an_engine_that_joins_takes_its_share_and_nothing_else_moves(count: int) -> None:
     before = [home(named(f"user {n}"), *[0] * count) for n in range(1000)]
     after = [home(named(f"user {n}"), *[0] * (count + 1)) for n in range(1000)]
     moved = [new for old, new in zip(before, after, strict=True) if old != new]
@@ -64,7 +64,7 @@ def test_an_engine_that_joins_takes_its_share_and_nothing_else_moves(count):
     assert len(moved) == pytest.approx(1000 / (count + 1), rel=0.3)
 
 
-def test_an_engine_that_leaves_hands_on_its_own_keys_alone():
+def test_an_engine_that_leaves_hands_on_its_own_keys_alone() -> None:
     policy = ConsistentHash()
     everyone = candidates(0, 0, 0, 0, 0)
     for n in range(500):
@@ -74,7 +74,7 @@ def test_an_engine_that_leaves_hands_on_its_own_keys_alone():
         assert after == before or before == "e2"
 
 
-def test_worked_example_of_the_bound():
+def test_worked_example_of_the_bound() -> None:
     """Loads of 13 with this request, 1.25 times over 4 engines is 4.06: room for 5. At 10, 3.1: room for 4."""
     order = ranked(named("a"))
     assert home(named("a"), *placed(order, 4, 4, 3, 1)) == order[0]  # 4 < 5
@@ -94,7 +94,7 @@ def placed(order: list[str], *loads: int) -> list[int]:
     return [load for _, load in sorted(zip(order, loads, strict=True))]
 
 
-def test_no_engine_gets_more_than_its_room():
+def test_no_engine_gets_more_than_its_room() -> None:
     loads = [0, 0, 0, 0]
     for n in range(400):
         request = replace(ask_for(1), prompt=prompt_of(n % 3))  # three keys for four engines

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,9 @@ from router.core.router import Router
 from router.errors import ConfigError, NoEngine
 from router.policies import table as policies
 from router.policies.base import Policy, RoutingContext, pick
+from router.policies.dynamo_kv import DynamoKv
+from router.policies.least_loaded import LeastLoaded
+from router.policies.round_robin import RoundRobin
 from router.saved_state import SavedFields
 from router.types import (
     BlockKey,
@@ -53,21 +57,21 @@ def used(policy: str, *, engines: int = 3, requests: int = 30, seed: int = 0) ->
     return router, kept
 
 
-def test_the_table_names_what_the_options_offer():
+def test_the_table_names_what_the_options_offer() -> None:
     assert tuple(policies.TABLE) == POLICIES
     assert all(name == made.name for name, made in policies.TABLE.items())
 
 
-def test_kebab_and_snake_spelling_and_a_clear_refusal():
-    assert isinstance(policies.create("round-robin"), policies.RoundRobin)
-    assert isinstance(policies.create("least_loaded"), policies.LeastLoaded)
-    assert isinstance(policies.create("dynamo-kv"), policies.DynamoKv)
+def test_kebab_and_snake_spelling_and_a_clear_refusal() -> None:
+    assert isinstance(policies.create("round-robin"), RoundRobin)
+    assert isinstance(policies.create("least_loaded"), LeastLoaded)
+    assert isinstance(policies.create("dynamo-kv"), DynamoKv)
     with pytest.raises(ConfigError, match="'policy' = 'fastest': expected one of lbgr"):
         policies.create("fastest")
 
 
 @every_policy
-def test_one_finite_score_for_each_candidate_in_their_order(policy):
+def test_one_finite_score_for_each_candidate_in_their_order(policy: str) -> None:
     router, _ = used(policy)
     decision = router.route(ask_for(1, 2, 3), 9.0)
     assert [score.engine for score in decision.scores] == ["e0", "e1", "e2"]
@@ -77,7 +81,7 @@ def test_one_finite_score_for_each_candidate_in_their_order(policy):
 
 
 @every_policy
-def test_only_eligible_engines_are_chosen(policy):
+def test_only_eligible_engines_are_chosen(policy: str) -> None:
     router, _ = used(policy, engines=4)
     router.set_health(EngineId("e0"), False)
     chosen = {router.route(ask_for(n), 9.0, exclude={EngineId("e1")}).engine for n in range(20)}
@@ -89,7 +93,7 @@ def test_only_eligible_engines_are_chosen(policy):
 
 
 @every_policy
-def test_asking_changes_nothing(policy):
+def test_asking_changes_nothing(policy: str) -> None:
     router, _ = used(policy)
     views = router._fleet.views()
     candidates = [Candidate(view, 64.0 * n) for n, view in enumerate(views)]
@@ -102,7 +106,7 @@ def test_asking_changes_nothing(policy):
 
 
 @every_policy
-def test_a_decision_depends_on_its_chance_alone(policy):
+def test_a_decision_depends_on_its_chance_alone(policy: str) -> None:
     router, _ = used(policy)
     candidates = [Candidate(view, 0.0) for view in router._fleet.views()]
     asks = [RoutingContext(ask_for(1, 2, 3), 192.0, 64.0, 9.0, chance / 10) for chance in range(10)]
@@ -116,7 +120,7 @@ def test_a_decision_depends_on_its_chance_alone(policy):
 @pytest.mark.parametrize("engines", [1, 2, 5])
 @pytest.mark.parametrize("session", [None, "never seen before", "\ud800"])
 @pytest.mark.parametrize("units", [0, 1, 64, 10_000_000])
-def test_any_request_finds_an_engine(policy, engines, session, units):
+def test_any_request_finds_an_engine(policy: str, engines: int, session: str | None, units: int) -> None:
     router = router_with(engines, policy)
     prompt = Prompt(BlockKey(0), tuple(BlockKey(n) for n in range(units // 64 % 100)), 64, units, (), True)
     for n in range(4):
@@ -131,7 +135,7 @@ def test_any_request_finds_an_engine(policy, engines, session, units):
 
 
 @pytest.mark.parametrize("policy", TIES_DRAWN)
-def test_ties_are_spread_and_a_seed_repeats_them(policy):
+def test_ties_are_spread_and_a_seed_repeats_them(policy: str) -> None:
     def first_choices(start: int) -> list[str]:
         return [router_with(4, policy, seed=seed).route(ask_for(1), 0.0).engine for seed in range(start, start + 40)]
 
@@ -141,7 +145,7 @@ def test_ties_are_spread_and_a_seed_repeats_them(policy):
 
 @pytest.mark.parametrize("policy", LOAD_AWARE)
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_busy_engine_never_wins_against_an_idle_one_on_a_miss(policy, stream):
+def test_a_busy_engine_never_wins_against_an_idle_one_on_a_miss(policy: str, stream: bool) -> None:
     router = router_with(2, policy)
     for n in range(20):
         router.route(ask_for(100 + n, stream=stream), 0.0, exclude={EngineId("e1")})
@@ -152,7 +156,9 @@ def test_a_busy_engine_never_wins_against_an_idle_one_on_a_miss(policy, stream):
 @pytest.mark.parametrize("ending", list(Ending))
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("seen", [True, False])
-def test_load_returns_to_zero_after_every_ending_repeated_or_not(policy, ending, stream, seen):
+def test_load_returns_to_zero_after_every_ending_repeated_or_not(
+    policy: str, ending: Ending, stream: bool, seen: bool
+) -> None:
     router = router_with(2, policy)
     decisions = [router.route(ask_for(n, n + 1, stream=stream), 0.1 * n) for n in range(6)]
     for decision in decisions + decisions:
@@ -169,7 +175,7 @@ def test_load_returns_to_zero_after_every_ending_repeated_or_not(policy, ending,
 
 
 @every_policy
-def test_engines_may_leave_with_requests_in_flight_and_come_back(policy):
+def test_engines_may_leave_with_requests_in_flight_and_come_back(policy: str) -> None:
     router, kept = used(policy)
     router.remove_engine(EngineId("e0"))
     for decision in kept:
@@ -185,7 +191,7 @@ def test_engines_may_leave_with_requests_in_flight_and_come_back(policy):
 
 
 @every_policy
-def test_what_left_is_forgotten(policy):
+def test_what_left_is_forgotten(policy: str) -> None:
     router, _ = used(policy)
     for engine in router._fleet.ids():
         router.remove_engine(engine)
@@ -196,7 +202,7 @@ def test_what_left_is_forgotten(policy):
 @every_policy
 @pytest.mark.parametrize("ending", [Ending.CANCELLED, Ending.TIMEOUT, Ending.ENGINE_LOST, Ending.REJECTED])
 @pytest.mark.parametrize("stream", [True, False])
-def test_requests_that_fail_leave_no_trace_in_the_choice(policy, ending, stream):
+def test_requests_that_fail_leave_no_trace_in_the_choice(policy: str, ending: Ending, stream: bool) -> None:
     """Engine e0 fails all of its many requests, fast; afterwards it is no better and no worse to a new prompt than e1,
     but for what a policy counts on purpose: turns, and what was ever sent where."""
     router = router_with(2, policy)
@@ -215,7 +221,7 @@ def test_requests_that_fail_leave_no_trace_in_the_choice(policy, ending, stream)
         assert first.total == pytest.approx(second.total)
 
 
-def events(policy: Policy, decision: Decision, numbers: range) -> None:
+def events(policy: Policy[Any], decision: Decision, numbers: range) -> None:
     """Whole lives of requests with prompts of their own, every third of them in trouble."""
     view = router_with(1, "random")._fleet.view(EngineId("e0"))
     endings = [Ending.OK, Ending.CANCELLED, Ending.OK, Ending.ENGINE_LOST]
@@ -248,7 +254,7 @@ def booking_of(decision: Decision) -> Booking:
 
 
 @pytest.mark.parametrize("policy", sorted(set(policies.TABLE) - {"smetric"}))  # its cap: test_smetric
-def test_traffic_does_not_make_it_grow(policy):
+def test_traffic_does_not_make_it_grow(policy: str) -> None:
     router, _ = used(policy)
     decision = router.route(ask_for(1, 2), 9.0)
     events(router._experiment.lead, decision, range(1000, 2000))
@@ -258,7 +264,7 @@ def test_traffic_does_not_make_it_grow(policy):
 
 
 @every_policy
-def test_what_it_dumps_is_json_and_another_takes_it_up(policy):
+def test_what_it_dumps_is_json_and_another_takes_it_up(policy: str) -> None:
     router, _ = used(policy)
     state, fresh = router._experiment.lead.dump(9.0), policies.create(policy)
     copied = json.loads(json.dumps(state, allow_nan=False))
@@ -266,12 +272,12 @@ def test_what_it_dumps_is_json_and_another_takes_it_up(policy):
     assert fresh.dump(9.0) == state == copied
 
 
-def state_of(policy: Policy) -> bytes:
+def state_of(policy: Policy[Any]) -> bytes:
     """Without the options, and the cost of lbgr, which keeps nothing of its own."""
     return pickle.dumps({name: value for name, value in vars(policy).items() if name not in ("options", "_cost")})
 
 
-def test_pick_splits_exact_ties_evenly_and_refuses_what_is_no_number():
+def test_pick_splits_exact_ties_evenly_and_refuses_what_is_no_number() -> None:
     totals = [1.0, 0.5, 0.5, 0.5]
     assert [pick(ranked(totals), chance).engine for chance in (0.0, 0.34, 0.99)] == ["e1", "e2", "e3"]
     for bad in (float("nan"), float("-inf")):

@@ -41,7 +41,7 @@ def scored(policy: Preble, prompt: float, *hits: float, now: float = 1.0) -> lis
     return list(policy.choose(routing, [Candidate(v, h) for v, h in zip(views, hits, strict=True)]))
 
 
-def test_worked_example():
+def test_worked_example() -> None:
     """At the start .1 ms a token and .15 s an output token. Sent to e0: 3000 tokens, 1000 of them cached, and
     10 to come: L = .2 + 1.5 s. A prompt of 1000 with 400 cached there: P = .06 s; a third of what goes would have been
     hit: M = .02 s. On e1, idle: P = .1 s."""
@@ -54,7 +54,7 @@ def test_worked_example():
     assert policy.describe(E0) == {"load_s": 1.7, "hit_share": 0.333}
 
 
-def test_a_prefix_no_shorter_than_the_rest_is_exploited():
+def test_a_prefix_no_shorter_than_the_rest_is_exploited() -> None:
     policy = Preble()
     policy.dispatched(sent(E0, 3000.0, 0.0, 10.0, 0.5))
     policy.dispatched(sent(E1, 3000.0, 0.0, 5.0, 0.5))
@@ -66,7 +66,7 @@ def test_a_prefix_no_shorter_than_the_rest_is_exploited():
     assert min(both, key=lambda score: score.total).engine == E1  # the less loaded of those that hold it
 
 
-def test_too_heavy_an_engine_is_not_followed():
+def test_too_heavy_an_engine_is_not_followed() -> None:
     policy = Preble()
     policy.dispatched(sent(E1, 1000.0, 0.0, 0.0, 0.5))  # .1 s
     policy.dispatched(sent(E0, 15_000.0, 0.0, 0.0, 0.5))  # 15 times as much: just followed
@@ -75,7 +75,7 @@ def test_too_heavy_an_engine_is_not_followed():
     assert scored(policy, 1000.0, 900.0, 0.0)[1].total == pytest.approx(0.2)
 
 
-def test_work_counts_for_the_window_whether_or_not_more_comes():
+def test_work_counts_for_the_window_whether_or_not_more_comes() -> None:
     policy = Preble()
     policy.dispatched(sent(E0, 10_000.0, 0.0, 0.0, 1.0))
     policy.dispatched(sent(E0, 20_000.0, 0.0, 0.0, 100.0))
@@ -85,13 +85,13 @@ def test_work_counts_for_the_window_whether_or_not_more_comes():
     assert policy.describe(E0)["load_s"] == 2.0
 
 
-def test_the_window_is_an_option():
+def test_the_window_is_an_option() -> None:
     policy = Preble(configure(preble_window_secs=60.0).policies.preble)
     policy.dispatched(sent(E0, 10_000.0, 0.0, 0.0, 1.0))
     assert [scored(policy, 0.0, 0.0, now=now)[0].total for now in (59.0, 62.0)] == pytest.approx([1.0, 0.0])
 
 
-def test_times_are_measured():
+def test_times_are_measured() -> None:
     """First tokens of 500 each, dispatched together, every .1 s, one of them with a companion: .2 ms a token once the
     start (1000 tokens in .1 s) is forgotten."""
     policy = Preble()
@@ -104,7 +104,7 @@ def test_times_are_measured():
     assert 0.19 < scored(policy, 1000.0, 0.0, now=2.0)[0].terms["prefill"] < 0.2
 
 
-def test_a_wait_for_others_is_not_ones_own_time():
+def test_a_wait_for_others_is_not_ones_own_time() -> None:
     policy = Preble()
     slow, quick = sent(E0, 1000.0, 0.0, 0.0, 0.0), sent(E0, 1000.0, 0.0, 0.0, 0.0)
     policy.dispatched(slow)
@@ -114,7 +114,7 @@ def test_a_wait_for_others_is_not_ones_own_time():
     assert scored(policy, 1000.0, 0.0)[0].terms["prefill"] < before
 
 
-def test_time_per_output_token_is_the_median_of_answers():
+def test_time_per_output_token_is_the_median_of_answers() -> None:
     policy, stays = Preble(), sent(E0, 0.0, 0.0, 100.0, 0.5)
     policy.dispatched(stays)
     assert scored(policy, 0.0, 0.0)[0].total == pytest.approx(100 * 0.15)
@@ -124,7 +124,7 @@ def test_time_per_output_token_is_the_median_of_answers():
 
 
 @pytest.mark.parametrize("ending", list(Ending))
-def test_decoding_counts_until_the_request_is_over_and_prefill_for_the_window(ending):
+def test_decoding_counts_until_the_request_is_over_and_prefill_for_the_window(ending: Ending) -> None:
     policy = Preble()
     first, second = sent(E0, 1000.0, 0.0, 100.0, 0.5), sent(E0, 1000.0, 0.0, 30.0, 0.5)
     policy.dispatched(first)
@@ -137,7 +137,7 @@ def test_decoding_counts_until_the_request_is_over_and_prefill_for_the_window(en
     assert policy.describe(E0)["load_s"] == 0.2
 
 
-def test_requests_of_a_forgotten_engine_are_not_taken_from_its_namesake():
+def test_requests_of_a_forgotten_engine_are_not_taken_from_its_namesake() -> None:
     policy, old = Preble(), sent(E0, 0.0, 0.0, 100.0, 0.5)
     policy.dispatched(old)
     policy.forget(E0)
@@ -146,7 +146,7 @@ def test_requests_of_a_forgotten_engine_are_not_taken_from_its_namesake():
     assert policy.describe(E0)["load_s"] == 1.5
 
 
-def test_slices_are_bounded():
+def test_slices_are_bounded() -> None:
     policy = Preble()
     for n in range(10 * SLICES):
         policy.dispatched(sent(E0, 10.0, 0.0, 0.0, 3.0 * n))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.support.virtual_fleet import answered, ask_for, prompt_of, router_wit
 E0, E1 = EngineId("e0"), EngineId("e1")
 
 
-def after(*keys: int, speed: float | None = None, **options: float) -> SMetric:
+def after(*keys: int, speed: float | None = None, **options: Any) -> SMetric:
     """A policy that has seen a prompt of these blocks, and engine e0 prefill at that many tokens a second."""
     router = router_with(1, "smetric", **options)
     decision = router.route(ask_for(*keys), 0.0)
@@ -33,7 +34,7 @@ def scored(policy: SMetric, keys: range, *engines: tuple[int, float, float], ses
     return [s.total for s in policy.choose(routing, candidates)]
 
 
-def test_a_first_turn_goes_by_load_however_much_is_cached():
+def test_a_first_turn_goes_by_load_however_much_is_cached() -> None:
     """20 blocks, 19 of them cached on the busy engine; it continues no prompt seen before."""
     engines = (30, 0.0, 1216.0), (0, 0.0, 0.0)
     assert scored(SMetric(), range(20), *engines, session="new") == [64.0 * 31, 1280.0]
@@ -42,41 +43,41 @@ def test_a_first_turn_goes_by_load_however_much_is_cached():
 
 
 @pytest.mark.parametrize(("cached", "stays"), [(639.0, False), (640.0, True)])
-def test_without_sessions_those_that_share_half_of_it_count_as_one(cached, stays):
+def test_without_sessions_those_that_share_half_of_it_count_as_one(cached: float, stays: bool) -> None:
     totals = scored(SMetric(), range(20), (3, 0.0, cached), (0, 0.0, 0.0))
     assert totals == ([1280.0 - cached, 1280.0] if stays else [(1280.0 - cached) * 4, 1280.0])
 
 
-def test_a_shared_prefix_is_followed_only_in_time():
+def test_a_shared_prefix_is_followed_only_in_time() -> None:
     policy = after(*range(50, 60), speed=1000.0)
     assert scored(policy, range(20), (9, 440.0, 640.0), (0, 0.0, 0.0)) == [640.0, 1280.0]
     assert scored(policy, range(20), (9, 441.0, 640.0), (0, 0.0, 0.0)) == [1081.0 * 10, 1280.0]
 
 
-def test_nothing_cached_is_nothing_shared():
+def test_nothing_cached_is_nothing_shared() -> None:
     policy = SMetric(configure(smetric_shared_ratio=0.0).policies.smetric)
     assert scored(policy, range(20), (3, 0.0, 0.0), (0, 0.0, 0.0)) == [1280.0 * 4, 1280.0]
 
 
-def test_a_follow_up_stays_where_its_prefix_is_however_busy():
+def test_a_follow_up_stays_where_its_prefix_is_however_busy() -> None:
     assert scored(after(*range(10)), range(20), (30, 0.0, 640.0), (0, 0.0, 0.0)) == [640.0, 1280.0]
 
 
 @pytest.mark.parametrize(("cached", "stays"), [(320.0, False), (336.0, True)])
-def test_an_evicted_conversation_starts_anew(cached, stays):
+def test_an_evicted_conversation_starts_anew(cached: float, stays: bool) -> None:
     """Of the 640 tokens of the turn before more than half must still be there."""
     totals = scored(after(*range(10)), range(20), (3, 0.0, cached), (0, 0.0, 0.0))
     assert totals == ([1280.0 - cached, 1280.0] if stays else [(1280.0 - cached) * 4, 1280.0])
 
 
 @pytest.mark.parametrize(("queued", "stays"), [(440.0, True), (441.0, False)])
-def test_worked_example_of_the_target(queued, stays):
+def test_worked_example_of_the_target(queued: float, stays: bool) -> None:
     """1280 tokens, 640 cached: e0 at 1000 tokens a second has 1 + 0.0625 * 1.28 = 1.08 s for the queue and 640."""
     totals = scored(after(*range(10), speed=1000.0), range(20), (9, queued, 640.0), (0, 0.0, 0.0))
     assert totals == ([640.0, 1280.0] if stays else [(queued + 640.0) * 10, 1280.0])
 
 
-def test_where_nobody_is_in_time_it_stays():
+def test_where_nobody_is_in_time_it_stays() -> None:
     policy = after(*range(10), speed=1000.0)
     router = router_with(2, "smetric")
     decision = replace(router.route(ask_for(*range(10)), 0.0, exclude={E0}), engine=E1)
@@ -86,14 +87,14 @@ def test_where_nobody_is_in_time_it_stays():
     assert scored(policy, range(20), (9, 9000.0, 640.0), (0, 0.0, 0.0)) == [640.0, 1280.0]  # 2 s are too long as well
 
 
-def test_the_target_is_an_option():
+def test_the_target_is_an_option() -> None:
     slow = after(*range(10), speed=1000.0, smetric_slack=0.5)
     assert scored(slow, range(20), (9, 0.0, 640.0), (0, 0.0, 0.0)) == [6400.0, 1280.0]
     longer = after(*range(10), speed=1000.0, smetric_slack=0.5, smetric_ttft_slo_secs=2.0)
     assert scored(longer, range(20), (9, 0.0, 640.0), (0, 0.0, 0.0)) == [640.0, 1280.0]
 
 
-def test_the_longest_turn_before_counts():
+def test_the_longest_turn_before_counts() -> None:
     policy = after(*range(4))
     decision = router_with(1, "smetric").route(ask_for(*range(10)), 0.0)
     policy.dispatched(decision)
@@ -101,7 +102,7 @@ def test_the_longest_turn_before_counts():
     assert totals[0] == (1280.0 - 256.0) * 4  # 256 were all of the first turn, but not half of the second
 
 
-def conversation(router: Router, turns: int) -> list[str]:
+def conversation(router: Router, turns: int) -> list[EngineId]:
     engines = []
     for turn in range(1, turns + 1):
         decision = router.route(ask_for(*range(4 * turn)), 10.0 * turn)
@@ -111,21 +112,21 @@ def conversation(router: Router, turns: int) -> list[str]:
     return engines
 
 
-def test_a_conversation_through_the_router_stays_on_one_engine():
+def test_a_conversation_through_the_router_stays_on_one_engine() -> None:
     router = router_with(4, "smetric")
     for n in range(6):  # a little company everywhere, left running
         router.route(ask_for(1000 + n), 0.0)
     assert len(set(conversation(router, 8))) == 1
 
 
-def test_first_turns_are_scored_as_by_lmetric():
+def test_first_turns_are_scored_as_by_lmetric() -> None:
     candidates = [Candidate(EngineView(E0, EngineInfo(), 3, 1, 77.0), 16.0)]
     routing = RoutingContext(ask_for(1, 2), 128.0, 64.0, 0.0, 0.0)
     (score,) = SMetric().choose(routing, candidates)
     assert score.total == product(routing, candidates[0])
 
 
-def test_turns_are_remembered_up_to_the_cap():
+def test_turns_are_remembered_up_to_the_cap() -> None:
     router = router_with(1, "smetric")
     decision, policy = router.route(ask_for(5), 0.0), SMetric()
     for n in range(TURNS + 100):
@@ -138,7 +139,7 @@ def test_turns_are_remembered_up_to_the_cap():
     assert len(policy.turns) == TURNS
 
 
-def test_nothing_is_said_before_the_eighth_sample():
+def test_nothing_is_said_before_the_eighth_sample() -> None:
     speed = PrefillSpeed()
     for _ in range(7):
         speed.learn_one(E0, 1000.0, 0.5)
@@ -147,7 +148,7 @@ def test_nothing_is_said_before_the_eighth_sample():
     assert speed.predict_one(E0) == 2000.0
 
 
-def test_requests_that_waited_do_not_hide_the_speed():
+def test_requests_that_waited_do_not_hide_the_speed() -> None:
     """Nine of ten waited."""
     speed = PrefillSpeed()
     for n in range(60):
@@ -155,7 +156,7 @@ def test_requests_that_waited_do_not_hide_the_speed():
     assert speed.predict_one(E0) == pytest.approx(10_000.0)
 
 
-def test_only_the_last_samples_count():
+def test_only_the_last_samples_count() -> None:
     speed = PrefillSpeed()
     for _ in range(SAMPLES):
         speed.learn_one(E0, 1000.0, 0.1)
@@ -165,14 +166,14 @@ def test_only_the_last_samples_count():
 
 
 @pytest.mark.parametrize(("tokens", "elapsed_s"), [(0.0, 0.1), (100.0, 0.0), (100.0, -1.0)])
-def test_what_says_nothing_is_not_learned(tokens, elapsed_s):
+def test_what_says_nothing_is_not_learned(tokens: float, elapsed_s: float) -> None:
     speed = PrefillSpeed()
     for _ in range(20):
         speed.learn_one(E0, tokens, elapsed_s)
     assert speed.predict_one(E0) is None
 
 
-def test_a_forgotten_engine_starts_anew():
+def test_a_forgotten_engine_starts_anew() -> None:
     speed = PrefillSpeed()
     for _ in range(8):
         speed.learn_one(E0, 1000.0, 0.1)

@@ -54,7 +54,7 @@ def settle(
     index.settle(engine, CacheObservation(all_keys, (), expectation, BLOCK, 1.0, BLOCK, 0.0, expected_tokens, cached))
 
 
-def test_one_walk_finds_every_engines_longest_prefix():
+def test_one_walk_finds_every_engines_longest_prefix() -> None:
     index = index_of(A, B)
     book(index, A, keys(1, 2, 3, 4), 0)
     book(index, B, keys(1, 2, 9), 0)
@@ -63,7 +63,7 @@ def test_one_walk_finds_every_engines_longest_prefix():
     assert index.match(()) == {}
 
 
-def test_a_prompt_is_held_from_its_dispatch_and_its_reply_from_its_answer():
+def test_a_prompt_is_held_from_its_dispatch_and_its_reply_from_its_answer() -> None:
     index = index_of(A)
     expectation = book(index, A, keys(1, 2), 0)
     assert index.match(keys(1, 2, 3)) == {A: 2}
@@ -71,7 +71,7 @@ def test_a_prompt_is_held_from_its_dispatch_and_its_reply_from_its_answer():
     assert index.match(keys(1, 2, 3, 4)) == {A: 3}
 
 
-def test_the_least_recently_used_goes_first_and_tails_before_roots():
+def test_the_least_recently_used_goes_first_and_tails_before_roots() -> None:
     index = index_of(A, capacity=4 * BLOCK)
     book(index, A, keys(1, 2), 0)
     book(index, A, keys(3, 4), 0)
@@ -82,7 +82,7 @@ def test_the_least_recently_used_goes_first_and_tails_before_roots():
     assert index.blocks(A) == 4
 
 
-def test_capacity_shrinks_for_hits_promised_in_vain_and_grows_for_more_found():
+def test_capacity_shrinks_for_hits_promised_in_vain_and_grows_for_more_found() -> None:
     index = index_of(A)
     prompt = keys(1, 2, 3, 4)
     answer(index, A, prompt, 0)
@@ -95,7 +95,7 @@ def test_capacity_shrinks_for_hits_promised_in_vain_and_grows_for_more_found():
     assert index.capacity_tokens(A) == pytest.approx(980.0 * 1.02)
 
 
-def test_a_guessed_capacity_moves_faster_and_both_are_bounded():
+def test_a_guessed_capacity_moves_faster_and_both_are_bounded() -> None:
     index = index_of(A, capacity=10_000.0, guessed=True)
     answer(index, A, keys(1, 2), 20)
     assert index.capacity_tokens(A) == 10_500.0
@@ -107,14 +107,14 @@ def test_a_guessed_capacity_moves_faster_and_both_are_bounded():
     assert index.capacity_tokens(A) == 10_000.0 / 64
 
 
-def test_an_engine_that_tells_its_size_later_keeps_what_it_holds():
+def test_an_engine_that_tells_its_size_later_keeps_what_it_holds() -> None:
     index = index_of(A)
     book(index, A, keys(1, 2, 3), 0)
     index.join(A, 2 * BLOCK, guessed=False)
     assert index.match(keys(1, 2, 3)) == {A: 2}
 
 
-def test_a_flush_is_noticed_when_certain_hits_are_lost_twice():
+def test_a_flush_is_noticed_when_certain_hits_are_lost_twice() -> None:
     index = index_of(A, B)
     for engine in (A, B):
         answer(index, engine, keys(1, 2, 3, 4), 0)
@@ -127,7 +127,7 @@ def test_a_flush_is_noticed_when_certain_hits_are_lost_twice():
     assert index.match(keys(5, 6, 7, 8)) == {A: 4, B: 4}
 
 
-def test_one_lost_hit_or_an_old_one_is_no_flush():
+def test_one_lost_hit_or_an_old_one_is_no_flush() -> None:
     index = index_of(A, capacity=40 * BLOCK)
     prompt = keys(1, 2, 3)
     answer(index, A, prompt, 0)
@@ -140,13 +140,13 @@ def test_one_lost_hit_or_an_old_one_is_no_flush():
     assert not answer(index, A, prompt, 0).recent
 
 
-def test_an_unanswered_dispatch_is_no_proof_of_a_flush():
+def test_an_unanswered_dispatch_is_no_proof_of_a_flush() -> None:
     index = index_of(A)
     book(index, A, keys(1, 2, 3), 0)
     assert not book(index, A, keys(1, 2, 3), 3).recent
 
 
-def test_a_failed_request_takes_back_only_what_no_answer_confirmed():
+def test_a_failed_request_takes_back_only_what_no_answer_confirmed() -> None:
     index = index_of(A)
     answer(index, A, keys(1, 2), 0)
     expectation = book(index, A, keys(1, 2, 3, 4), 2)
@@ -154,7 +154,7 @@ def test_a_failed_request_takes_back_only_what_no_answer_confirmed():
     assert index.match(keys(1, 2, 3, 4)) == {A: 2}
 
 
-def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again():
+def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again() -> None:
     index = index_of(A, B)
     for engine in (A, B):
         book(index, engine, keys(1, 2), 0)
@@ -166,7 +166,7 @@ def test_forgotten_and_removed_engines_hold_nothing_and_bits_are_used_again():
     assert index.match(keys(1, 2)) == {}
 
 
-def test_the_end_of_a_request_whose_engine_has_gone_is_harmless():
+def test_the_end_of_a_request_whose_engine_has_gone_is_harmless() -> None:
     index = index_of(A)
     expectation = book(index, A, keys(1), 0)
     index.remove(A)
@@ -175,7 +175,7 @@ def test_the_end_of_a_request_whose_engine_has_gone_is_harmless():
     assert len(index) == 0
 
 
-def test_the_cap_over_all_engines_is_reached_and_held():
+def test_the_cap_over_all_engines_is_reached_and_held() -> None:
     index = index_of(A, B, capacity=1e9, most=100)
     for n in range(500):
         book(index, A if n % 3 else B, keys(*range(10 * n, 10 * n + 5)), 0)
@@ -185,7 +185,7 @@ def test_the_cap_over_all_engines_is_reached_and_held():
     assert len(index) == 66
 
 
-def test_what_is_kept_of_touches_follows_what_is_left_of_them():
+def test_what_is_kept_of_touches_follows_what_is_left_of_them() -> None:
     """Prompts of 200 blocks that go on where others fork: each leaves one block behind that nobody asks for again."""
     index = index_of(A, capacity=1e9, most=5000)
     stem = keys(*range(199))
@@ -225,7 +225,7 @@ class Plain:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_each_engine_is_as_if_alone_and_as_a_plain_lru(seed):
+def test_each_engine_is_as_if_alone_and_as_a_plain_lru(seed: int) -> None:
     chance = random.Random(seed)
     index = index_of(A, B, capacity=60 * BLOCK)
     plain = {A: Plain(60), B: Plain(60)}
@@ -249,7 +249,7 @@ def test_each_engine_is_as_if_alone_and_as_a_plain_lru(seed):
         assert {e: index.blocks(e) for e in plain} == {e: len(p.confirmed) for e, p in plain.items()}
 
 
-def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
+def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing() -> None:
     chance = random.Random(0)
     index = index_of(A, B, capacity=30 * BLOCK)
     for n in range(3000):
@@ -267,7 +267,7 @@ def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
     assert len(index) == 0
 
 
-def test_a_prompt_longer_than_the_cache_leaves_its_root():
+def test_a_prompt_longer_than_the_cache_leaves_its_root() -> None:
     index = index_of(A, capacity=3 * BLOCK)
     book(index, A, keys(*range(10)), 0)
     assert index.match(keys(*range(10))) == {A: 3}
@@ -280,7 +280,9 @@ operations = st.lists(st.tuples(st.sampled_from("bbbsxfc"), st.sampled_from((A, 
 
 
 @given(operations, st.integers(2, 30))
-def test_match_is_the_run_of_blocks_held_and_the_cap_stands(steps, most):
+def test_match_is_the_run_of_blocks_held_and_the_cap_stands(
+    steps: list[tuple[str, EngineId, tuple[BlockKey, ...]]], most: int
+) -> None:
     index = index_of(A, B, capacity=12 * BLOCK, most=most)
     for what, engine, prompt in steps:
         matched = index.match(prompt)

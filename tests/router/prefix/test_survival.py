@@ -8,43 +8,51 @@ import pytest
 
 from router.prefix.index import PrefixIndex
 from router.prefix.observation import CacheObservation
-from router.prefix.survival import CAPACITIES, IN_USE
+from router.prefix.recency import IN_USE
+from router.prefix.survival import CAPACITIES
 from router.prefix.survival_curve import BINS, EDGES, PRIOR
-from router.types import BlockKey, EngineId
+from router.types import BlockKey, EngineId, PrefixExpectation
 from tests.support.single_index import SingleSurvival, all_marks
 
 A, B = EngineId("a"), EngineId("b")
 
 
-def keys(*numbers):
+Path = tuple[BlockKey, ...]
+
+
+def keys(*numbers: int) -> Path:
     return tuple(BlockKey(n) for n in numbers)
 
 
-def index_of(*engines, capacity=100.0, most=100_000, order="rlt_gix"):
+def index_of(
+    *engines: EngineId, capacity: float = 100.0, most: int = 100_000, order: str = "rlt_gix"
+) -> SingleSurvival:
     index = SingleSurvival(most)
     for engine in engines:
         index.join(engine, capacity, order)
     return index
 
 
-def book(index, engine, prompt):
+def book(index: SingleSurvival, engine: EngineId, prompt: Path) -> PrefixExpectation:
     return index.start(engine, prompt)
 
 
-def serve(index, engine, prompt, cached=None, reply=()):
+def serve(
+    index: SingleSurvival, engine: EngineId, prompt: Path, cached: float | None = None, reply: Path = ()
+) -> PrefixExpectation:
     expectation = book(index, engine, prompt)
     index.finish(engine, reply, expectation, cached)
     return expectation
 
 
-def serve_both(index_of_both, engine, prompt, reply=()):
+def serve_both(index_of_both: PrefixIndex, engine: EngineId, prompt: Path, reply: Path = ()) -> None:
     """The same through both indexes, of one token a block; nothing was found."""
     expectation = index_of_both.book(engine, prompt, index_of_both.match(prompt), 1.0)
     observation = CacheObservation(prompt, reply, expectation, 1.0, 1.0, 1.0, len(prompt), 0.0, 0)
     index_of_both.settle(engine, observation)
 
 
-def test_what_was_never_sent_there_is_not_expected():
+def test_what_was_never_sent_there_is_not_expected() -> None:
     index = index_of(A, B)
     assert index.match(keys(1, 2)) == {}
     serve(index, A, keys(1, 2, 3))
@@ -52,7 +60,7 @@ def test_what_was_never_sent_there_is_not_expected():
     assert index.match(keys(1, 2, 7)) == {A: pytest.approx(2 * PRIOR[0])}
 
 
-def test_blocks_in_use_are_certain_and_later_ones_are_not():
+def test_blocks_in_use_are_certain_and_later_ones_are_not() -> None:
     index = index_of(A)
     serve(index, A, keys(1, 2, 3, 4))
     index._parts[A].curve.chance = [0.5] * BINS
@@ -64,7 +72,7 @@ def test_blocks_in_use_are_certain_and_later_ones_are_not():
     assert index.match(keys(1, 2)) == {A: 2}  # the second request still runs
 
 
-def test_a_block_survives_at_most_as_well_as_its_parent():
+def test_a_block_survives_at_most_as_well_as_its_parent() -> None:
     index = index_of(A)
     serve(index, A, keys(1, 2, 3))
     serve(index, A, keys(*range(100, 150)))
@@ -77,7 +85,7 @@ def test_a_block_survives_at_most_as_well_as_its_parent():
     assert index.match(keys(1, 2, 3)) == {A: pytest.approx(3 * curve.chance[old])}
 
 
-def test_an_answer_teaches_the_bins_of_its_walk():
+def test_an_answer_teaches_the_bins_of_its_walk() -> None:
     index = index_of(A)
     serve(index, A, keys(1, 2, 3, 4))
     serve(index, A, keys(*range(10, 70)))
@@ -92,7 +100,7 @@ def test_an_answer_teaches_the_bins_of_its_walk():
     assert expectation.bins == ((0, 0, 4),)
 
 
-def test_orders_have_curves_of_their_own():
+def test_orders_have_curves_of_their_own() -> None:
     index = SingleSurvival(1000)
     index.join(A, 100.0, "rlt")
     index.join(B, 100.0, "rlt_gix")
@@ -103,7 +111,7 @@ def test_orders_have_curves_of_their_own():
     assert hits[A] < 1.5 < hits[B]
 
 
-def test_rank_counts_what_was_touched_since_over_the_capacity():
+def test_rank_counts_what_was_touched_since_over_the_capacity() -> None:
     """The bin of a path grows with each hundredth of the capacity touched after it, within a generation's width."""
     index = index_of(A, capacity=1000.0)
     serve(index, A, keys(1, 2))
@@ -122,7 +130,7 @@ def test_rank_counts_what_was_touched_since_over_the_capacity():
     assert touched > 5000
 
 
-def test_a_request_that_never_began_leaves_nothing_of_its_own():
+def test_a_request_that_never_began_leaves_nothing_of_its_own() -> None:
     index = index_of(A)
     serve(index, A, keys(1, 2))
     expectation = book(index, A, keys(1, 2, 3))
@@ -131,7 +139,7 @@ def test_a_request_that_never_began_leaves_nothing_of_its_own():
     assert set(all_marks(index._block_map)) == set(keys(1, 2))
 
 
-def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
+def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing() -> None:
     index = index_of(A)
     for _ in range(3):
         serve(index, A, keys(1, 2), cached=2.0)
@@ -143,14 +151,14 @@ def test_a_flush_is_noticed_and_a_forgotten_engine_expected_to_hold_nothing():
     assert len(index) == 0
 
 
-def check(index):
+def check(index: SingleSurvival) -> None:
     for engine, part in index._parts.items():
         held = {key: marks[part.number] for key, marks in all_marks(index._block_map).items() if part.number in marks}
         young = [max(mark, part.first) for mark in held.values() if mark < IN_USE]
-        in_use = Counter(key for prompt in part.open.values() for key in prompt)
+        in_use = Counter(key for prompt in part.unfinished.values() for key in prompt)
         assert {key: mark - IN_USE for key, mark in held.items() if mark >= IN_USE} == in_use
         assert index.blocks(engine) == len(held)
-        assert part.held == len(in_use)
+        assert part.in_use == len(in_use)
         for place, count in enumerate(part.counts):
             assert count == young.count(part.first + place)
         assert all(key in part.lists[max(0, mark - part.first)] for key, mark in held.items() if mark < IN_USE)
@@ -159,10 +167,10 @@ def check(index):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_books_agree_after_random_traffic(seed):
+def test_books_agree_after_random_traffic(seed: int) -> None:
     chance = random.Random(seed)
     index = index_of(A, B, capacity=60.0)
-    running = []
+    running: list[tuple[EngineId, Path, PrefixExpectation]] = []
     for step in range(3000):
         if running and chance.random() < 0.5:
             engine, prompt, expectation = running.pop(chance.randrange(len(running)))
@@ -186,7 +194,7 @@ def test_books_agree_after_random_traffic(seed):
     check(index)
 
 
-def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
+def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing() -> None:
     chance = random.Random(0)
     index, running = index_of(A, B, capacity=30.0), []
     for n in range(3000):
@@ -203,7 +211,7 @@ def test_a_path_that_repeats_blocks_is_no_chain_and_breaks_nothing():
     assert len(index._block_map) == len(index) == 0
 
 
-def test_what_is_old_stays_known_while_others_come_again_and_again():
+def test_what_is_old_stays_known_while_others_come_again_and_again() -> None:
     """Age is counted in blocks touched since, each once: a hundred capacities of the same few are a few."""
     index = index_of(A)
     serve(index, A, keys(1, 2, 3))
@@ -214,7 +222,7 @@ def test_what_is_old_stays_known_while_others_come_again_and_again():
     check(index)
 
 
-def test_a_mixed_fleet_shares_one_cap():
+def test_a_mixed_fleet_shares_one_cap() -> None:
     index_of_both = PrefixIndex(1000)
     engines = {A: "lru", B: "rlt_gix"}
     for engine, order in engines.items():
@@ -226,7 +234,7 @@ def test_a_mixed_fleet_shares_one_cap():
     assert 700 < len(index_of_both) <= 1000 + 500 / 16 + 20  # a generation and a prompt may lie above it for a moment
 
 
-def test_memory_reaches_its_caps_and_keeps_them():
+def test_memory_reaches_its_caps_and_keeps_them() -> None:
     """Eight capacities an engine, and the cap of the whole index, whichever is less."""
     for most, bound in ((100_000, CAPACITIES * 100 * 1.2), (500, 500)):
         index = index_of(A, B, capacity=100.0, most=most)
@@ -240,7 +248,7 @@ def test_memory_reaches_its_caps_and_keeps_them():
         assert sum(map(len, index._parts[A].lists)) <= 2 * bound
 
 
-def test_each_engine_is_in_the_index_of_its_order():
+def test_each_engine_is_in_the_index_of_its_order() -> None:
     index_of_both = PrefixIndex(1000)
     index_of_both.add(A, 100.0, guessed=False, order=None)
     index_of_both.add(B, 100.0, guessed=False, order="rlt_gix")

@@ -3,7 +3,7 @@ import pytest
 from router.prefix.survival_curve import PRIOR, SurvivalCurve
 
 
-def test_the_curve_learns_by_bin_and_never_rises():
+def test_the_curve_learns_by_bin_and_never_rises() -> None:
     curve = SurvivalCurve()
     for _ in range(200):
         curve.learn([(3, 0.0)])

@@ -1,12 +1,12 @@
 from router.policies.lbgr.cost import crowd, queued_tokens
 
 
-def test_crowd_is_thinned_where_the_cache_cannot_hold_all():
+def test_crowd_is_thinned_where_the_cache_cannot_hold_all() -> None:
     assert crowd(6, 500.0, 1000.0) == (6, 500.0)
     assert crowd(6, 3000.0, 1000.0) == (2.0, 1000.0)
 
 
-def test_the_head_of_the_queue_counts_less_the_longer_it_is_served():
+def test_the_head_of_the_queue_counts_less_the_longer_it_is_served() -> None:
     assert queued_tokens(900.0, 300.0, 0.0) == 900.0
     assert queued_tokens(900.0, 300.0, 200.0) == 700.0
     assert queued_tokens(900.0, 300.0, 8900.0) == 600.0  # never more than itself

@@ -7,7 +7,7 @@ def sent(at_s: float, tokens: float = 100.0, hit: float = 0.0) -> Decision:
     return decided(ask_for(1), EngineId("e0"), prompt_tokens=tokens, hit_tokens=hit, booking=0, dispatched_s=at_s)
 
 
-def test_first_tokens_within_three_milliseconds_are_one_step():
+def test_first_tokens_within_three_milliseconds_are_one_step() -> None:
     steps = EngineSteps()
     assert steps.add(sent(0.0, 100, 20), 1.0, clean=True) is None
     assert steps.add(sent(0.5, 50, 10), 1.002, clean=True) is None
@@ -17,7 +17,7 @@ def test_first_tokens_within_three_milliseconds_are_one_step():
     assert step.token_pairs == 80 * (20 + 40) + 40 * (10 + 20)
 
 
-def test_a_later_first_token_ends_the_step_and_starts_the_next_at_the_previous_token():
+def test_a_later_first_token_ends_the_step_and_starts_the_next_at_the_previous_token() -> None:
     steps = EngineSteps()
     steps.add(sent(0.0), 1.0, clean=True)
     first = steps.add(sent(0.0), 1.5, clean=True)
@@ -27,7 +27,7 @@ def test_a_later_first_token_ends_the_step_and_starts_the_next_at_the_previous_t
     assert (first.duration_s, second.duration_s) == (1.0, 0.5)
 
 
-def test_an_open_step_waits_and_an_unclean_member_spoils_it():
+def test_an_open_step_waits_and_an_unclean_member_spoils_it() -> None:
     steps = EngineSteps()
     steps.add(sent(0.0), 1.0, clean=True)
     assert steps.close(1.003) is None

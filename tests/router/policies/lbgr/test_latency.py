@@ -1,4 +1,5 @@
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,15 +14,15 @@ PER_CASE = [
 ]
 
 
-def prefill_of(c, requests, miss, hit):
+def prefill_of(c: Coefficients, requests: float, miss: float, hit: float) -> float:
     return c.a * requests + c.b * miss + c.al * hit + c.at * spread(miss, hit)
 
 
-def spread(miss, hit):
+def spread(miss: float, hit: float) -> float:
     return miss * (hit + miss / 2)
 
 
-def prompts(seed: int, count: int, longest: int = 200):
+def prompts(seed: int, count: int, longest: int = 200) -> Iterator[tuple[int, float, float, int, float, float]]:
     """(requests, miss, hit, output, others, context) of requests of every kind."""
     rng = random.Random(seed)
     for _ in range(count):
@@ -30,7 +31,7 @@ def prompts(seed: int, count: int, longest: int = 200):
 
 
 @pytest.mark.parametrize("truth", PER_CASE)
-def test_streamed_requests_teach_prefill_and_decoding_apart(truth):
+def test_streamed_requests_teach_prefill_and_decoding_apart(truth: Coefficients) -> None:
     model = LatencyModel()
     for requests, miss, hit, output, others, context in prompts(1, 60):
         model.learn_prefill(requests, miss, hit, spread(miss, hit), prefill_of(truth, requests, miss, hit))
@@ -49,7 +50,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("truth", "error"), WHOLE)
-def test_whole_requests_teach_both_lines(truth, error):
+def test_whole_requests_teach_both_lines(truth: Coefficients, error: float) -> None:
     """Seen as one number, they never overrule the prior's ratio of the two altogether: four times off, it leaves a
     mark. Given less trust, it lets a queue pass for slow decoding (below)."""
     model = LatencyModel()
@@ -63,7 +64,7 @@ def test_whole_requests_teach_both_lines(truth, error):
     assert model.decode_ms(100, 4, 5) == pytest.approx(100 * (truth.g0 + truth.g1 * 4 + truth.g2 * 5), rel=error)
 
 
-def test_mixed_traffic_shares_the_coefficients():
+def test_mixed_traffic_shares_the_coefficients() -> None:
     truth = PER_CASE[1]
     model = LatencyModel()
     for n, (requests, miss, hit, output, others, context) in enumerate(prompts(3, 200)):
@@ -77,13 +78,13 @@ def test_mixed_traffic_shares_the_coefficients():
     assert model.coefficients.g0 + model.coefficients.g1 * 4 == pytest.approx(truth.g0 + truth.g1 * 4, rel=0.15)
 
 
-def test_short_answers_say_nothing_of_decoding():
+def test_short_answers_say_nothing_of_decoding() -> None:
     model = LatencyModel()
     model.learn_decode(3, 0, 0, 10_000.0, 0.0)
     assert (model.samples, model.coefficients) == (0, PRIOR)
 
 
-def test_seconds_and_tokens_are_the_same_line():
+def test_seconds_and_tokens_are_the_same_line() -> None:
     c = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1, 3.3, 0.7)
     s = c.per_token_s()
     assert s.a + s.b * 2000 + s.al * 500 == pytest.approx((c.a + c.b * 2 + c.al * 0.5) / 1000)
@@ -91,7 +92,7 @@ def test_seconds_and_tokens_are_the_same_line():
     assert s.g0 + s.g1 * 3 + s.g2 * 4000 == pytest.approx((c.g0 + c.g1 * 3 + c.g2 * 4) / 1000)
 
 
-def test_long_prompts_show_what_attention_costs():
+def test_long_prompts_show_what_attention_costs() -> None:
     """Prompts up to 60,000 tokens on a machine where it doubles the cost of a token at 20,000: told apart from b."""
     truth = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1, 5.0, 0.7)
     model, rng = LatencyModel(), random.Random(5)
@@ -104,7 +105,7 @@ def test_long_prompts_show_what_attention_costs():
         )
 
 
-def test_full_steps_of_a_busy_engine_do_not_hide_the_cost_of_tokens():
+def test_full_steps_of_a_busy_engine_do_not_hide_the_cost_of_tokens() -> None:
     """Chunked prefill with 2,048 tokens a step and a queue that never empties: first tokens come a step or more apart,
     whatever the prompts, at 25 ms a step and 135 ms a thousand tokens."""
     model, rng = LatencyModel(), random.Random(7)
@@ -122,7 +123,7 @@ def test_full_steps_of_a_busy_engine_do_not_hide_the_cost_of_tokens():
     assert model.prefill_ms(1, 8.0, 0.0, 32.0) > 2 * model.prefill_ms(1, 0.5, 0.0, 0.125)
 
 
-def test_prefill_beside_is_told_apart_from_decoding_and_stretches_it():
+def test_prefill_beside_is_told_apart_from_decoding_and_stretches_it() -> None:
     """Steps are shared: an answer waits for six tenths of the prefill beside it, which takes a third of its time."""
     model, rng = LatencyModel(), random.Random(11)
     for _ in range(600):
@@ -135,14 +136,14 @@ def test_prefill_beside_is_told_apart_from_decoding_and_stretches_it():
     assert model.stretch == pytest.approx(1 + 0.6 * 0.5, rel=0.1)  # alone a half as much prefill as decoding
 
 
-def test_decoding_is_stretched_tenfold_at_most():
+def test_decoding_is_stretched_tenfold_at_most() -> None:
     model = LatencyModel()
     for _ in range(50):
         model.learn_decode(100, 0.0, 0.0, 1000.0, 50_000.0)
     assert model.stretch == pytest.approx(10.0)
 
 
-def test_a_queue_of_whole_requests_is_not_taken_for_slow_decoding():
+def test_a_queue_of_whole_requests_is_not_taken_for_slow_decoding() -> None:
     """Answers of four tokens behind queues of any length, context growing with the queue: the queue is the cause."""
     truth, model, rng = PER_CASE[0], LatencyModel(), random.Random(13)
     for _ in range(800):

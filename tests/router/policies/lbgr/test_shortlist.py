@@ -18,7 +18,7 @@ def many(loads: Sequence[int], hits: Mapping[int, float]) -> list[Candidate]:
     return [Candidate(view, hits.get(n, 0.0)) for n, view in enumerate(views)]
 
 
-def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weighed():
+def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weighed() -> None:
     rng = random.Random(0)
     loads = [rng.randrange(2, 40) for _ in range(1000)]
     loads[17], hits = 0, {n: 16.0 * n for n in range(400, 500)}
@@ -38,14 +38,14 @@ def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weig
         assert [too.find(score.engine) for score in weighed] == list(weighed)
 
 
-def test_up_to_that_many_all_are_weighed():
+def test_up_to_that_many_all_are_weighed() -> None:
     found = Lbgr().choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
     assert (len(found), found.eligible) == (MOST, MOST)
 
 
-def test_any_of_many_equal_engines_may_be_drawn():
+def test_any_of_many_equal_engines_may_be_drawn() -> None:
     candidates, rng = many([0] * 300, {}), random.Random(1)
-    drawn = Counter()
+    drawn = Counter[EngineId]()
     for _ in range(3000):
         chance = rng.random()
         drawn[pick(Lbgr().choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, chance), candidates), chance).engine] += 1
@@ -53,7 +53,7 @@ def test_any_of_many_equal_engines_may_be_drawn():
     assert max(drawn.values()) < 40
 
 
-def test_among_hundreds_of_engines_a_prefix_is_found_again_and_load_is_spread():
+def test_among_hundreds_of_engines_a_prefix_is_found_again_and_load_is_spread() -> None:
     router = router_with(300)
     home = router.route(ask_for(*range(50)), 0.0)
     router.complete(home, answered(1.0))
@@ -64,7 +64,7 @@ def test_among_hundreds_of_engines_a_prefix_is_found_again_and_load_is_spread():
     assert entry.describe(4.0)["engines_left_out"] == 300 - 16
 
 
-def test_a_shadow_learns_of_engines_that_it_did_not_weigh():
+def test_a_shadow_learns_of_engines_that_it_did_not_weigh() -> None:
     router = router_with(300, "round_robin", shadow=("lbgr",))
     for n in range(100):
         decision = router.route(ask_for(n, n + 1000), float(n))
