@@ -43,8 +43,8 @@ from router.types import (
 
 
 class _Prepared(NamedTuple):
-    """The inputs of a decision: the request as policies see it, the engines that may get it, and what the index holds
-    of its prompt."""
+    """The inputs of a decision: the request as policies see it, the engines that may get it, and what the prefix index
+    holds of its prompt."""
 
     routing: RoutingContext
     candidates: list[Candidate]

@@ -1,7 +1,9 @@
-"""The HTTP edge: a thin shell around `core.Router`. Start reading at `handler`, which is the life of a request.
+"""The HTTP edge: a thin shell around `core.Router`. Start reading in `handler`, which holds the life of a request.
 
-`app` wires it. `openai_request` reads what clients send, `transcript` makes it the bytes that the engine will see;
-`upstream` speaks with engines, `relay` passes their answers on, `observe` reads these in passing; `client` is the other
-side, `headers` has every rule about headers. `admin` is for operators, `metrics` for Prometheus, `trace_writer` and
-`snapshot` write files, and `garbage` keeps the collector from stopping all this.
+`app` wires everything together. `client` is the client's side of a request. `openai_request` reads its body, and
+`transcript` turns a conversation into the bytes that the engine will see. `upstream` talks to engines, `relay` passes
+their answers on, and `observe` reads the answers as they pass. `headers` has every rule about headers, and `exchange`
+carries one request through all of this. `admin` has the routes for operators, and `metrics` those counts that
+Prometheus reads. `trace_writer` and `snapshot` write files. `garbage` keeps the garbage collector from pausing the
+gateway.
 """

@@ -1,13 +1,14 @@
-"""What operators ask and set, as routes of the control application: engines, decisions and policies.
+"""The routes for operators, about engines, decisions and policies.
 
-GET  /workers               every engine, what it tells of itself and what was learned of it
-GET  /explain/{request_id}  why that request went where it did, every try of it, with what came of it
-POST /explain               a request as for the endpoint: where it would go now and why; nothing is sent or booked.
-                            Its route: `?route=` or header x-leafcutter-route; chat completions if neither is there
+GET  /workers               every engine: what it reports of itself, and what was learned of it
+GET  /explain/{request_id}  why that request went where it did: every try, with its outcome
+POST /explain               takes the body of a request and tells where it would go now and why; nothing is sent or
+                            booked. The route that the body is meant for is given by `?route=` or the header
+                            x-leafcutter-route; without either it is chat completions
 GET  /decisions?limit=      the last decisions, newest first
-GET  /policy                who decides by what share, who scores beside, and what they would have done
-PUT  /policy                {"policy": NAME} or {"split": {NAME: share, ...}}, shares adding up to 1, and optionally
-                            "shadow": [NAME, ...]; without it everyone who was there before goes on learning
+GET  /policy                which policies decide with what shares, which are shadows, and how their choices compare
+PUT  /policy                takes {"policy": NAME} or {"split": {NAME: share, ...}}, where the shares add up to 1, and
+                            optionally "shadow": [NAME, ...]. Without "shadow", all present policies go on learning
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ DECISIONS, MOST_DECISIONS = 20, 1000
 def add_admin_routes(
     app: FastAPI, config: Config, router: Router, engines: Mapping[EngineId, str], clock: Callable[[], float]
 ) -> None:
-    """Adds the routes above. engines: base URL of each; clock: that of the decisions."""
-    app.add_exception_handler(RequestError, _refused)
-    app.add_exception_handler(ClientGone, _unheard)
+    """Add the routes above. engines: the base URL of each engine. clock: the clock of the decisions, seconds."""
+    app.add_exception_handler(RequestError, _answer_error)
+    app.add_exception_handler(ClientGone, _answer_nobody)
 
     @app.get("/workers")
     async def workers() -> list[dict[str, Any]]:
-        return [_describe(router, engine, engines.get(name)) for name, engine in router.status().engines.items()]
+        return [_describe_engine(router, engine, engines.get(name)) for name, engine in router.status().engines.items()]
 
     @app.get("/explain/{request_id:path}")
     async def explain(request_id: str) -> Response:
@@ -55,16 +56,18 @@ def add_admin_routes(
         return JSONResponse({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
 
     @app.post("/explain")
-    async def foresee(request: Request) -> Response:
+    async def explain_dry_run(request: Request) -> Response:
         client = Client(request.scope, request.receive, _unsendable)
         body = await client.read_body(config.server.max_payload_size)
         route = request.query_params.get("route") or client.headers.get(EXPLAIN_ROUTE, CHAT.encode()).decode("latin-1")
         if route not in ROUTES:
             raise BadRequest(f"`route` must be one of {', '.join(ROUTES)}.", param="route")
         block_tokens = config.routing.prefix_block_tokens
-        found = parse_request(body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens)
+        openai_request = parse_request(
+            body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens
+        )
         now = clock()
-        return JSONResponse(pack(router.explain(found.parsed, now), None).describe(now))
+        return JSONResponse(pack(router.explain(openai_request.parsed, now), None).describe(now))
 
     @app.get("/decisions")
     async def decisions(request: Request) -> Response:
@@ -73,7 +76,7 @@ def add_admin_routes(
 
     @app.get("/policy")
     async def policy() -> Response:
-        return JSONResponse(_standing(router))
+        return JSONResponse(_describe_policies(router))
 
     @app.put("/policy")
     async def assign(request: Request) -> Response:
@@ -83,11 +86,14 @@ def add_admin_routes(
             router.assign(shares, shadows)
         except ConfigError as error:
             raise BadRequest(f"{error.value!r} is not {error.expected}.", param="policy") from None
-        return JSONResponse(_standing(router))
+        return JSONResponse(_describe_policies(router))
 
 
 def read_assignment(body: bytes) -> tuple[dict[str, float], list[str] | None]:
-    """(share of the decisions by policy, shadows if any are named) from the body of PUT /policy. Raises BadRequest."""
+    """Read the body of PUT /policy: the share of each policy, and the shadows (None: the body names none).
+
+    Raises BadRequest.
+    """
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
@@ -118,8 +124,8 @@ def _shares(split: object) -> dict[str, float]:
     return {name: float(share) for name, share in split.items()}
 
 
-def _standing(router: Router) -> dict[str, object]:
-    """Who decides, who scores beside, and how often they would have done otherwise."""
+def _describe_policies(router: Router) -> dict[str, object]:
+    """The policies with their shares and faults, and how their choices compare."""
     status = router.status()
     comparisons = [
         {
@@ -141,8 +147,8 @@ def _standing(router: Router) -> dict[str, object]:
     }
 
 
-def _describe(router: Router, engine: EngineStatus, url: str | None) -> dict[str, Any]:
-    """For operators, so with URLs."""
+def _describe_engine(router: Router, engine: EngineStatus, url: str | None) -> dict[str, Any]:
+    """An engine as operators see it, so with its URL."""
     info, error = engine.info, engine.prediction_error
     return {
         "engine": engine.engine,
@@ -168,19 +174,20 @@ def _limit(text: str | None) -> int:
 
 
 def answer_of(error: RequestError, status: int | None = None) -> Response:
-    """An error as an answer; status: another than its own."""
+    """Return an error as an answer. status: replaces the status of the error."""
     headers = {name.decode(): value.decode() for name, value in error.headers}
     return Response(error.body(), status_code=status or error.status, headers=headers)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _answer_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     return answer_of(error)
 
 
-async def _unheard(_: Request, __: Exception) -> Response:
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    """The client has left. Starlette wants an answer all the same, and nobody will read it."""
     return Response(status_code=400)
 
 
 async def _unsendable(message: Message) -> None:
-    raise AssertionError(f"the application answers, not its body's reader: {message['type']}")
+    raise AssertionError(f"only the application answers, not the reader of its body: {message['type']}")

@@ -1,7 +1,7 @@
-"""Wiring only: the gateway as one ASGI application.
+"""The gateway as one ASGI application; this file only wires it together.
 
-POST to a path of parse.ROUTES goes straight to the gateway; everything else, which is rare, to FastAPI. (A data path
-through FastAPI and httpx costs ten times the CPU.)
+A POST to one of `openai_request.ROUTES` goes straight to the `Gateway`, and every other request, which is rare, to
+FastAPI. A data path through FastAPI and httpx would cost ten times the CPU.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream
 from router.types import EngineId
 
-OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # all else wants the key, if there is one
+OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # every other path requires the key, if one is set
 
 
 class HealthWatch(Protocol):
-    """What keeps the fleet's health up to date while the application runs (`discovery.Discovery`)."""
+    """Keeps the health of the fleet up to date while the application runs, as `engines.discovery.Discovery` does."""
 
     def running(self) -> AbstractAsyncContextManager[None]: ...
 
@@ -70,12 +70,13 @@ def create_app(
     wall_clock: Callable[[], float] = time.time,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> App:
-    """The application of `router` over `engines` (id -> base URL), all of which it adds to the router's fleet.
+    """Make the application of `router` over `engines` (id -> base URL), which it adds to the router's fleet.
 
-    discovery: runs as long as the application; without it somebody else has to say which engines are healthy.
-    registry: where the metrics live, a fresh one if none is given. clock: monotonic, seconds.
+    discovery: runs as long as the application; without it the caller has to say which engines are healthy. registry:
+    takes the metrics; None: a new one does. clock: monotonic, seconds. wall_clock: Unix time, seconds. new_id: makes
+    the id of a request whose client sent none.
 
-    Raises ConfigError if the file to record to, or that of the snapshot, cannot be written.
+    Raises ConfigError if the file of the recording or of the snapshot cannot be written.
     """
     registry = registry or CollectorRegistry()
     upstream = upstream or Upstream(config)
@@ -104,7 +105,7 @@ def create_app(
             yield
 
     rest = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
-    rest.add_exception_handler(HTTPException, _unknown)
+    rest.add_exception_handler(HTTPException, _answer_unknown)
     _add_health(rest, router)
     _add_models(rest, router, round(wall_clock()))
     add_admin_routes(rest, config, router, engines, clock)
@@ -130,12 +131,12 @@ def _add_health(rest: FastAPI, router: Router) -> None:
     @rest.get("/health")
     @rest.get("/liveness")
     async def alive() -> Response:
-        """The gateway itself is there."""
+        """The gateway itself is alive."""
         return Response()
 
     @rest.get("/readiness")
     async def ready() -> Response:
-        """It can serve: at least one engine is healthy."""
+        """The gateway can serve requests, because at least one engine is healthy."""
         engines = router.status().engines
         healthy = sum(engine.healthy for engine in engines.values())
         content = {
@@ -149,14 +150,14 @@ def _add_health(rest: FastAPI, router: Router) -> None:
 def _add_models(rest: FastAPI, router: Router, started: int) -> None:
     @rest.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """Every model that a healthy engine serves, once. `created`: when this gateway started, Unix seconds."""
+        """Every model that a healthy engine serves, once. `created` is the Unix time when this gateway started."""
         engines = router.status().engines.values()
         names = {model: None for engine in engines if engine.healthy for model in engine.info.models}
         data = [{"id": name, "object": "model", "created": started, "owned_by": "vllm"} for name in names]
         return {"object": "list", "data": data}
 
 
-async def _unknown(request: Request, problem: Exception) -> Response:
-    """FastAPI's own refusals, no such path or method, as OpenAI error bodies."""
+async def _answer_unknown(request: Request, problem: Exception) -> Response:
+    """FastAPI's own errors, for a path or method that does not exist, as OpenAI error bodies."""
     error = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}.")
     return answer_of(error, problem.status_code if isinstance(problem, HTTPException) else error.status)

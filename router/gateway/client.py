@@ -1,4 +1,4 @@
-"""The client's side of one request, over ASGI: its body, its going away, and what is sent back to it."""
+"""The client's side of one request, over ASGI: reading its body, noticing that it leaves, and answering it."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-LAST_WORD_S = 1.0  # for an error told inside a stream
+LAST_WORD_S = 1.0  # the time allowed for sending an error inside a stream
 
 
 class ClientGone(Exception):
-    """The client has left; nobody waits for an answer. Never leaves the gateway."""
+    """The client has left, so nobody waits for an answer. This exception never leaves the gateway."""
 
 
 class Client:
-    """`headers` maps lower-case names to values (the last of equal names); `raw_headers` has them all, in order."""
+    """One client.
+
+    `raw_headers` has all headers in their order, and `headers` maps each lower-case name to its (last) value.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.raw_headers: Headers = scope["headers"]
         self.headers: dict[bytes, bytes] = dict(self.raw_headers)
         self.started = False
-        """Something of the answer has been sent."""
+        """Some of the answer has been sent."""
         self.gone = False
+        """The client has left."""
         self.expired = False
-        """The whole request took too long."""
+        """The request has taken longer than its limit."""
         self.torn = False
-        """What was written last ends inside an event."""
+        """What was written last ends inside an event of the stream."""
         self._receive, self._send = receive, send
         self._finished = False
         self._opening: Message | None = None
         self._streams = False
 
-    async def read_body(self, most_bytes: int) -> bytes:
-        """The whole body. Raises PayloadTooLarge, as early as the length is known, and ClientGone."""
+    async def read_body(self, max_bytes: int) -> bytes:
+        """Read the whole body. Raises PayloadTooLarge as soon as the length is known, and ClientGone."""
         length = self.headers.get(b"content-length", b"")
         chunks, size = [], int(length) if length.isdigit() else 0
-        if size > most_bytes:
-            raise _too_large(most_bytes)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
         size, more = 0, True
         while more:
             message = await self._receive()
@@ -54,24 +58,26 @@ class Client:
                 raise ClientGone
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
-            if size > most_bytes:
-                raise _too_large(most_bytes)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
             more = message.get("more_body", False)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     @contextmanager
-    def waiting(self, most_s: float) -> Iterator[None]:
-        """Interrupts the work inside, wherever it waits, when the client leaves (ClientGone) or after `most_s` seconds
-        (EngineTimeout). Inside, both look like a cancellation: `finally` clauses run, connections close.
+    def waiting(self, limit_s: float) -> Iterator[None]:
+        """Interrupt the work inside, wherever it waits, when the client leaves or the time limit is over.
+
+        Raises ClientGone or EngineTimeout. Inside, both look like a cancellation of the task, so `finally` clauses run
+        and connections close.
         """
         worker = asyncio.current_task()
         assert worker is not None, "an ASGI application runs in a task"
         watcher = asyncio.create_task(self._watch(worker))
-        alarm = asyncio.get_running_loop().call_later(most_s, self._expire, worker)
+        alarm = asyncio.get_running_loop().call_later(limit_s, self._expire, worker)
         try:
             yield
         except asyncio.CancelledError:
-            if not (self.gone or self.expired):  # somebody else cancels us: the server shuts down
+            if not (self.gone or self.expired):  # another task has cancelled this one: the server shuts down
                 raise
             worker.uncancel()
             raise (ClientGone if self.gone else EngineTimeout("The request took too long.")) from None
@@ -82,7 +88,7 @@ class Client:
     async def _watch(self, worker: asyncio.Task[Any]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not (self._finished or self.expired):  # servers tell a disconnect after a complete answer too
+        if not (self._finished or self.expired):  # servers report a disconnect after a complete answer too
             self.gone = True
             worker.cancel()
 
@@ -92,11 +98,12 @@ class Client:
             worker.cancel()
 
     def open(self, status: int, headers: Headers, *, streams: bool = False) -> None:
-        """Prepares the head of the answer; it leaves with the first bytes of the body, until when all can be undone."""
+        """Prepare the head of the answer. It leaves with the first bytes of the body; until then it can be replaced."""
         self._opening = {"type": "http.response.start", "status": status, "headers": headers}
         self._streams = streams
 
     async def write(self, chunk: bytes, *, last: bool = False) -> None:
+        """Send bytes of the body, and before the first ones the head."""
         if self._opening is not None:
             opening, self._opening, self.started = self._opening, None, True
             await self._send(opening)
@@ -104,22 +111,25 @@ class Client:
         self._finished = last
 
     async def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer at once."""
+        """Send a whole answer at once."""
         self.open(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.write(body, last=True)
 
     async def fail(self, error: RequestError, headers: Headers) -> None:
-        """Tells the client of `error`: as the answer if there was none yet; else as an event of the stream, which then
-        ends without [DONE]. Behind a whole answer there is nothing to tell."""
+        """Tell the client of `error`.
+
+        The error is the answer if none has begun, and else an event of the stream, which then ends without [DONE].
+        After a whole answer, nothing is sent.
+        """
         if self._finished:
             return
         if not self.started:
             await self.reply(error.status, [*error.headers, *headers], error.body())
         elif self._streams:
-            with suppress(TimeoutError):  # a client that takes no more bytes is cut off by the server after us
+            with suppress(TimeoutError):  # the server cuts off a client that takes no more bytes
                 async with asyncio.timeout(LAST_WORD_S):
                     await self.write((b"\n\n" if self.torn else b"") + b"data: " + error.body() + b"\n\n", last=True)
 
 
-def _too_large(most_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The request body is larger than {most_bytes} bytes.")
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {max_bytes} bytes.")

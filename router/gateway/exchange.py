@@ -1,4 +1,4 @@
-"""One client's request on its way through the gateway: the one object that carries it."""
+"""The one object that carries a client's request through the gateway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.types import Decision, Outcome
 
 @dataclass(slots=True)
 class Exchange:
-    """Times are on the clock of the decisions, seconds."""
+    """One request, from its arrival to its end. Times are seconds on the clock of the decisions."""
 
     client: Client
     route: str
@@ -22,16 +22,17 @@ class Exchange:
     arrived_s: float
     retries: Retries
     trace_number: int = 0
-    """Given by the trace writer at its arrival."""
+    """The number that the trace writer gave the request on its arrival."""
     request: OpenAIRequest | None = None
-    """None until the body was read."""
+    """None until the body has been read."""
     decision: Decision | None = None
-    """Of the latest try; None until there was one."""
+    """The decision for the latest try; None before the first one."""
     outcome: Outcome | None = None
-    """Of that decision, once it is over."""
+    """How that try ended; None until it is over."""
     first_token_s: float | None = None
+    """When the first token of a stream was seen."""
 
     @property
     def headers(self) -> headers.Headers:
-        """What the gateway tells of the request in the head of any answer."""
+        """The headers by which any answer tells how its request was routed."""
         return headers.of_decision(self.request_id, self.decision)

@@ -1,13 +1,13 @@
-"""The garbage collector, kept from stopping the gateway.
+"""Tending Python's garbage collector, so that it does not pause the gateway.
 
-Python looks for garbage in cycles by walking over its containers, again and again over the old ones, and nothing else
-runs meanwhile. The gateway keeps many containers (a full prefix index, ten thousand decisions) and makes no cycles: the
-objects of a request go when their last user does, however it ends (`test_garbage` counts what is left). So every second
-whatever has survived is set aside for good (`gc.freeze`), which leaves the collector a few thousand young containers to
-walk over. What libraries leave behind in cycles is mostly found young; the rest waits until no request has come for a
-while, when all is walked over.
+The collector looks for garbage in cycles by walking over all containers, again and again over the old ones, and nothing
+else runs meanwhile. The gateway keeps many containers (a full prefix index, ten thousand decisions), but it makes no
+cycles: the objects of a request are freed as soon as nobody uses them, however the request ends (`test_garbage` counts
+what is left). So every second, all containers that have survived are set aside (`gc.freeze`), and the collector has
+only a few thousand young ones to walk over. Garbage that libraries leave in cycles is mostly found while it is young.
+The rest waits until no request has come for a while; then the collector walks over everything.
 
-Figures: `benchmarks/micro/stall.py`.
+`benchmarks/micro/stall.py` measures the pauses.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from typing import NoReturn
 
 log = logging.getLogger("leafcutter.garbage")
 
-YOUNG = 2_000  # new containers, less those that are gone, at which the young ones are walked over: some 1 ms
-MIDDLE = 10  # such walks before what survived them is walked over once more
-NEVER = 1 << 30
-SET_ASIDE_S = 1.0
-IDLE_S = 60.0  # so long without a request, then all is walked over
-FULL_S = 600.0  # and not again so soon
+YOUNG = 2_000  # the young containers are walked over when there are so many more of them: a walk takes about 1 ms
+MIDDLE = 10  # after so many walks, their survivors are walked over once more
+NEVER = 1 << 30  # a threshold that is never reached
+SET_ASIDE_S = 1.0  # the time between two settings aside
+IDLE_S = 60.0  # after so long without a request, everything is walked over
+FULL_S = 600.0  # the shortest time between two such full walks
 
 
 async def tend(idle: Callable[[], bool]) -> NoReturn:
-    """Keeps the collector's walks short in this process until it is cancelled. idle: no request is on its way."""
+    """Keep the collector's walks short in this process, until this task is cancelled.
+
+    idle: returns whether no request is in flight.
+    """
     thresholds = gc.get_threshold()
     gc.collect()
     gc.freeze()

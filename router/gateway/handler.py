@@ -1,10 +1,10 @@
-"""START HERE: the life of a request, in the order it happens.
+"""START HERE: the life of a request, in the order in which it happens.
 
     read body -> parse -> [ route -> post -> relay and observe -> complete ] -> answer -> finish
                           '---- again on another engine, if `core.retries` allows ----'
 
-An `Exchange` carries the request. `complete` runs exactly once for every `route`, in a `finally`, and gives the try its
-`Outcome`; `_finish` runs exactly once for every request, whatever happens.
+An `Exchange` carries the request. For every `route`, `complete` runs exactly once, in a `finally`, and gives the try
+its `Outcome`. For every request, `_finish` runs exactly once, whatever happens.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ log = logging.getLogger("leafcutter.gateway")
 
 
 class Gateway:
-    """engines: base URL of each. trace_writer: writes the traffic as a trace; None: nobody does. clock: monotonic,
-    seconds. new_id: makes a fresh request id."""
+    """Serves the requests that go to engines.
+
+    engines: the base URL of each engine. trace_writer: records the traffic; None: it is not recorded. clock: monotonic,
+    seconds. new_id: makes the id of a request whose client sent none.
+    """
 
     def __init__(
         self,
@@ -54,9 +57,9 @@ class Gateway:
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request to a path of openai_request.ROUTES, and counts it, whatever happens."""
+        """Serve one request to a path of `openai_request.ROUTES`, and count it, whatever happens."""
         exchange = self._open(scope, Client(scope, receive, send))
-        client, ending = exchange.client, Ending.CANCELLED  # until something else is known it was cut off
+        client, ending = exchange.client, Ending.CANCELLED  # this stays if the task is cancelled or the client leaves
         try:
             exchange.request = self._parse(exchange, await client.read_body(self._config.server.max_payload_size))
             with client.waiting(self._config.reliability.request_timeout_secs):
@@ -92,7 +95,10 @@ class Gateway:
         )
 
     async def _serve(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
-        """Tries engines until one answers. Raises what the last one failed with, or NoEngine if there was none."""
+        """Try engines until one answers.
+
+        Raises the error of the last one, or what `Router.route` raises if there was no engine to try.
+        """
         decision = self._decide(exchange, request)
         while True:
             try:
@@ -118,20 +124,19 @@ class Gateway:
         return decision
 
     async def _attempt(self, exchange: Exchange, request: OpenAIRequest, decision: Decision) -> Outcome:
-        """One try on one engine, booked by `decision` and released here on every path."""
+        """Try one engine. Its load was booked by `decision` and is released here on every path."""
         observed = ObservedAnswer()
         answer: UpstreamAnswer | None = None
-        ending = Ending.GATEWAY_FAULT  # until something else is known
+        ending = Ending.GATEWAY_FAULT  # this stays if the code below fails in a way that it does not expect
         try:
-            url = self._engines[decision.engine] + exchange.route
-            passed = exchange.client.raw_headers
-            answer = await self._upstream.post(url, exchange.query, passed, exchange.request_id, request.body)
+            url, raw_headers = self._engines[decision.engine] + exchange.route, exchange.client.raw_headers
+            answer = await self._upstream.post(url, exchange.query, raw_headers, exchange.request_id, request.body)
             await self._relay(exchange, request, decision, answer, observed)
             ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK
         except RequestError as error:
             ending = error.ending
             if error.retry_reason is RetryReason.CONNECT:
-                self._router.set_health(decision.engine, False)  # until discovery sees it answer again
+                self._router.set_health(decision.engine, False)  # until discovery sees that it answers again
             raise
         except asyncio.CancelledError:
             ending = Ending.TIMEOUT if exchange.client.expired else Ending.CANCELLED
@@ -172,7 +177,7 @@ class Gateway:
         usage = observed.usage
         output_tokens = usage.output_tokens
         if output_tokens is None and ending is not Ending.OK:
-            output_tokens = observed.tokens or None  # a stream that breaks off does so before it tells its usage
+            output_tokens = observed.tokens or None  # a stream that broke off has not told its usage
         return Outcome(
             ending=ending,
             done_s=self._clock(),
@@ -184,16 +189,16 @@ class Gateway:
         )
 
     def _finish(self, exchange: Exchange, ending: Ending) -> None:
-        """The client's request is over: it is counted and written down, once."""
-        done_s, last = self._clock(), exchange.outcome
-        final = Outcome(ending, done_s) if last is None else replace(last, ending=ending, done_s=done_s)
+        """The client's request is over: count it, and write it into the trace."""
+        done_s, last_try = self._clock(), exchange.outcome
+        final = Outcome(ending, done_s) if last_try is None else replace(last_try, ending=ending, done_s=done_s)
         self._metrics.ended(exchange, final)
         if self._trace_writer:
-            self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.decision, last)
+            self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.decision, last_try)
 
 
 def explain(decision: Decision) -> str:
-    """Why this engine, in a line: every engine's cost, in milliseconds with its terms, or its rank."""
+    """Why this engine was chosen, in one line: the cost of every engine in milliseconds with its terms, or its rank."""
     engines = []
     for score in decision.scores:
         if score.unit is Unit.RANK:

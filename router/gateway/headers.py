@@ -1,6 +1,6 @@
-"""Every rule about headers: what passes to engines and to clients, what this gateway adds, and what it reads.
+"""Every rule about headers: which ones the gateway reads, which pass to engines and to clients, and which it adds.
 
-Names are bytes in lower case, as ASGI has them.
+Names are bytes in lower case, as in ASGI.
 """
 
 from __future__ import annotations
@@ -12,51 +12,53 @@ from router.types import Decision
 
 Headers = list[tuple[bytes, bytes]]
 
-# Read from clients.
+# Headers that the gateway reads. A client's session is named by the first of SESSION that it sends.
 SESSION = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
 SLO_TTFT_MS, SLO_TPOT_MS = b"x-slo-ttft-ms", b"x-slo-tpot-ms"
 EXPLAIN_ROUTE = b"x-leafcutter-route"
 REQUEST_ID = b"x-request-id"
 REQUEST_ID_CHARS = 128
 
-# Belong to one connection, not to the message (RFC 9110, section 7.6.1), or are set anew on the other side.
+# Headers that belong to one connection and not to the message (RFC 9110, section 7.6.1), or that are set anew for the
+# next connection.
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding"
     b" upgrade host content-length expect".split()
 )
-# Of an engine's answer, set anew by this side.
+# Headers of an engine's answer that the gateway sets anew.
 REPLACED = frozenset((b"date", b"server", REQUEST_ID, b"cache-control", b"x-accel-buffering"))
-STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may hold a stream back
+STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may buffer a stream
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Those that are not HOP_BY_HOP, nor named by `connection`."""
-    kept = list(headers)
-    named = {name.strip().lower() for key, value in kept if key == b"connection" for name in value.split(b",")}
-    return [(name, value) for name, value in kept if name not in HOP_BY_HOP and name not in named]
+    """The headers that are not HOP_BY_HOP and that no `connection` header names."""
+    pairs = list(headers)
+    named = {name.strip().lower() for key, value in pairs if key == b"connection" for name in value.split(b",")}
+    return [(name, value) for name, value in pairs if name not in HOP_BY_HOP and name not in named]
 
 
 def for_engine(
     headers: Iterable[tuple[bytes, bytes]], request_id: str, engine_key: str | None, own_key: str | None
 ) -> list[tuple[str, str]]:
-    """The client's headers as the engine gets them: plain answers asked for, so that they can be read in passing.
+    """The client's headers as the engine gets them.
 
-    engine_key: sent in place of the client's. own_key: of this gateway, which is none of the engines' business.
+    They ask for an uncompressed answer, so that it can be read as it passes. engine_key: the key sent to the engine in
+    place of the client's. own_key: the key of this gateway, which is never passed on.
     """
     dropped = {REQUEST_ID, b"accept-encoding"} | ({b"authorization"} if engine_key or own_key else set())
     kept = [(name, value) for name, value in end_to_end(headers) if name not in dropped]
-    found = [(name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in kept]
-    found += [(REQUEST_ID.decode(), request_id), ("accept-encoding", "identity")]
-    return [*found, ("authorization", f"Bearer {engine_key}")] if engine_key else found
+    passed = [(name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in kept]
+    passed += [(REQUEST_ID.decode(), request_id), ("accept-encoding", "identity")]
+    return [*passed, ("authorization", f"Bearer {engine_key}")] if engine_key else passed
 
 
 def for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """An engine's headers as the client gets them."""
+    """The headers of an engine's answer as the client gets them."""
     return [(name, value) for name, value in end_to_end(headers) if name not in REPLACED]
 
 
 def of_decision(request_id: str, decision: Decision | None) -> Headers:
-    """What the gateway tells of a request in the head of any answer."""
+    """The headers by which any answer tells how its request was routed. decision: None if there was none."""
     headers = [(REQUEST_ID, request_id.encode())]
     if decision is not None:
         headers.append((b"x-leafcutter-engine", decision.engine.encode()))
@@ -70,7 +72,8 @@ def of_decision(request_id: str, decision: Decision | None) -> Headers:
 
 
 def request_id(headers: Mapping[bytes, bytes], names: Sequence[bytes]) -> str | None:
-    """The client's, from the first of `names` that has 1 to 128 visible ASCII characters; None: it sent none."""
+    """The client's id of the request: the value of the first header in `names` that has 1 to 128 visible ASCII
+    characters. None: the client sent none."""
     for name in names:
         value = headers.get(name, b"")
         if 0 < len(value) <= REQUEST_ID_CHARS and all(0x21 <= char <= 0x7E for char in value):

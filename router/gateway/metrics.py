@@ -1,8 +1,9 @@
-"""What the gateway counts, on a registry that the caller owns.
+"""The metrics of the gateway, in a registry that the caller owns.
 
-Labels are templates and ids, never raw paths or URLs. What belongs to the fleet (health, work in flight, index size) is
-read from the router when scraped: nothing is counted twice. Each client's request is counted once, whatever became of
-it and however many engines were tried: `engine` and `policy` are those of the last try, `none` if there was no try.
+Labels are routes and ids, never raw paths or URLs. What the router keeps (health, requests in flight, size of the
+index) is read from it when Prometheus scrapes, so that nothing is counted in two places. Each request of a client is
+counted once, however it ended and however many engines were tried: its `engine` and `policy` are those of the last try,
+or `none` if there was no try.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ERROR_BUCKETS_RATIO = (-0.95, -0.9, -0.75, -0.5, -0.33, -0.2, -0.1, -0.05, 0, 0.
 
 
 class Metrics:
-    """All counters and histograms of the data path; one per registry."""
+    """All counters and histograms of the data path. A registry takes only one of these."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, help: str, *labels: str) -> Counter:
@@ -70,13 +71,15 @@ class Metrics:
         )
         self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
 
-    def decided(self, decision: Decision, took_s: float) -> None:
-        self._decision_s.observe(took_s)
+    def decided(self, decision: Decision, elapsed_s: float) -> None:
+        """An engine was chosen. elapsed_s: how long the choice took."""
+        self._decision_s.observe(elapsed_s)
         self._decisions.labels(decision.policy, decision.reason).inc()
         if decision.fallback is not None:
             self._fallbacks.labels(decision.policy, decision.reason).inc()
 
     def retried(self, reason: RetryReason) -> None:
+        """A request is tried on another engine. reason: why the last try failed."""
         self._retries.labels(reason.value).inc()
 
     def completed(self, decision: Decision, outcome: Outcome) -> None:
@@ -96,7 +99,7 @@ class Metrics:
                 self._error_ratio.labels(engine).observe((actual_s - decision.predicted_s) / decision.predicted_s)
 
     def ended(self, exchange: Exchange, outcome: Outcome) -> None:
-        """A client's request has ended. outcome: the final one."""
+        """A client's request has ended. outcome: how it ended for the client."""
         decision, ending = exchange.decision, outcome.ending
         engine, policy = (decision.engine, decision.policy) if decision else (NONE, NONE)
         self._requests.labels(exchange.route, engine, policy, ending.value).inc()
@@ -108,7 +111,10 @@ class Metrics:
 
 
 def _bounds_kept(exchange: Exchange, outcome: Outcome) -> Iterator[tuple[str, bool]]:
-    """Of an answer that showed its first token: what its client asked for, and whether it was so."""
+    """Each bound (`ttft`, `tpot`) that the client set on its request, and whether the answer kept it.
+
+    Only complete answers whose first token was seen are judged.
+    """
     first_s = outcome.first_token_s
     if exchange.request is None or outcome.ending is not Ending.OK or first_s is None:
         return
@@ -121,7 +127,7 @@ def _bounds_kept(exchange: Exchange, outcome: Outcome) -> Iterator[tuple[str, bo
 
 
 class RouterCollector(Collector):
-    """The router as it is when scraped."""
+    """Reads the state of the router when Prometheus scrapes."""
 
     def __init__(self, status: Callable[[], RouterStatus]) -> None:
         self._status = status
@@ -157,14 +163,14 @@ def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:
     faults = CounterMetricFamily(
         "leafcutter_policy_faults", "A policy raised, or gave a cost that is no number.", labels=["policy"]
     )
-    took = CounterMetricFamily(
+    seconds = CounterMetricFamily(
         "leafcutter_policy_seconds", "Time that a policy took to score and to learn.", labels=["policy"]
     )
     for arm in status.arms:
         share.add_metric([arm.policy], arm.share)
         faults.add_metric([arm.policy], arm.faults)
-        took.add_metric([arm.policy], arm.seconds)
-    return share, faults, took
+        seconds.add_metric([arm.policy], arm.seconds)
+    return share, faults, seconds
 
 
 def _shadow_metrics(status: RouterStatus) -> Iterable[Metric]:
@@ -187,7 +193,7 @@ def _shadow_metrics(status: RouterStatus) -> Iterable[Metric]:
 
 
 class TraceCollector(Collector):
-    """What became of the answers that were to be recorded. counts: by result (`TraceWriter.counts`)."""
+    """Counts what the recording did with each request. counts: returns `TraceWriter.counts`."""
 
     def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
         self._counts = counts

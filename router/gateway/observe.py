@@ -1,8 +1,9 @@
-"""An engine's answer, watched as it passes: usage, the first token, and the reply as the next turn will repeat it.
+"""Observing an engine's answer as it passes: its usage, its first token, and the reply as the next turn will repeat it.
 
-`StreamObserver.feed` takes a stream as it comes off the wire, cut anywhere, and gives back what the client may see: the
-same bytes, less the usage chunk if the client did not ask for it. Never more than one unfinished event is held back,
-and none if nothing has to be hidden. What cannot be read (not JSON, of an unknown shape) passes on and teaches nothing.
+`StreamObserver.feed` takes the bytes of a stream as they arrive, cut anywhere, and returns those that the client may
+see: the same bytes, without the usage chunk if the client did not ask for one. It holds back at most one unfinished
+event, and nothing if there is nothing to hide. Events that cannot be read (they are not JSON, or of an unknown shape)
+pass on and are otherwise ignored.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-REPLY_CHARS = 1 << 20  # of a longer reply the rest is not kept: the prefix index does without it
-EVENT_BYTES = 1 << 22  # an unfinished event is held back up to here, then let through unread
-MOST_TOKENS = 1 << 40  # of one request: no engine counts as far
+REPLY_CHARS = 1 << 20  # a longer reply is kept up to here, and the prefix index does without the rest
+EVENT_BYTES = 1 << 22  # an unfinished event is held back up to this size, then passed on unread
+MOST_TOKENS = 1 << 40  # a count beyond this cannot be true
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
-SPEECH_FIELDS = (*TEXT_FIELDS, "tool_calls")
+REPLY_FIELDS = (*TEXT_FIELDS, "tool_calls")
 
-# Two line ends in a row close an event. Atomic groups: CR LF is one line end, never two.
+# Two line ends in a row close an event. The groups are atomic, so that CR LF is one line end and never two.
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_END = 4
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens, as the engine counts them; None where it does not tell, or tells what cannot be: engines are not trusted
-    with numbers."""
+    """Tokens as the engine counts them. A count is None if the engine does not tell it or tells an impossible one: the
+    gateway does not trust the numbers of engines."""
 
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
 
     def read(self, usage: object) -> None:
-        """Takes in a `usage` object; later ones replace earlier ones."""
+        """Take in a `usage` object. It replaces an earlier one."""
         if not isinstance(usage, dict):
             return
         details = usage.get("prompt_tokens_details")
@@ -45,7 +46,7 @@ class Usage:
 
 @dataclass(slots=True)
 class Message:
-    """The first choice's reply, put together from whole messages or from pieces, up to REPLY_CHARS."""
+    """The reply of the first choice, put together from a whole message or from deltas, up to REPLY_CHARS."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -53,14 +54,16 @@ class Message:
     chars: int = 0
 
     def add(self, delta: dict[str, Any]) -> None:
+        """Take in a whole message, or a delta of one."""
         for name in TEXT_FIELDS:
-            if isinstance(text := delta.get(name), str) and self._room(len(text)):
+            if isinstance(text := delta.get(name), str) and self._has_room(len(text)):
                 self.texts.setdefault(name, []).append(text)
         for position, call in enumerate(_dicts(delta.get("tool_calls"))):
             self._add_call(position, call)
 
     def add_tokens(self, ids: object) -> None:
-        if isinstance(ids, list) and self._room(len(ids)):
+        """Take in the token ids of a chunk, if `ids` is a list of such."""
+        if isinstance(ids, list) and self._has_room(len(ids)):
             self.token_ids.extend(token for token in ids if isinstance(token, int))
 
     def _add_call(self, position: int, call: dict[str, Any]) -> None:
@@ -68,15 +71,18 @@ class Message:
         if not isinstance(index, int) or not isinstance(function, dict):
             return
         arguments = function.get("arguments") or ""
-        if not isinstance(arguments, str) or not self._room(1 + len(arguments)):
+        if not isinstance(arguments, str) or not self._has_room(1 + len(arguments)):
             return
         known = self.calls.setdefault(index, {"id": None, "function": {"name": None, "arguments": ""}})
         known["id"] = call.get("id") or known["id"]
         known["function"]["name"] = function.get("name") or known["function"]["name"]
         known["function"]["arguments"] += arguments
 
-    def _room(self, chars: int) -> bool:
-        """Whether there is room for so much more; once there is not, nothing more is taken, so that no hole arises."""
+    def _has_room(self, chars: int) -> bool:
+        """Count `chars` more characters, and return whether they fit.
+
+        Once something did not fit, nothing fits any more, so that the reply is cut at its end and has no gaps.
+        """
         self.chars += chars
         return self.chars <= REPLY_CHARS
 
@@ -91,19 +97,19 @@ class Message:
 
 @dataclass(slots=True)
 class ObservedAnswer:
-    """What has been observed of an answer so far."""
+    """What has been observed of one answer so far."""
 
     usage: Usage = field(default_factory=Usage)
     message: Message = field(default_factory=Message)
     started: bool = False
-    """A token has come."""
+    """Whether a token has arrived."""
     tokens: int = 0
-    """Of the first choice, that have come in chunks: one a chunk, if it does not name them."""
+    """Tokens of the first choice that have arrived: the token ids of each chunk, or one for a chunk without ids."""
     failed: bool = False
-    """The engine told an error in place of (the rest of) the answer."""
+    """Whether the engine sent an error instead of the answer or of its rest."""
 
     def read(self, document: dict[str, Any]) -> None:
-        """Takes in a whole answer, or one chunk of a streamed one."""
+        """Take in a whole answer, or one chunk of a stream."""
         if document.get("error"):
             self.failed = True
         if document.get("usage"):
@@ -115,35 +121,34 @@ class ObservedAnswer:
         delta = choice.get("delta") or choice.get("message")
         if not isinstance(delta, dict):
             delta = {"content": choice.get("text")}
-        # The first chunk of a chat only names the role. A later one may be a token without text (half a character).
-        speaks = "role" not in delta or any(delta.get(name) for name in SPEECH_FIELDS)
-        self.started = self.started or speaks
+        # The first chunk of a chat only names the role. A later chunk without text may be a token (half a character).
+        has_token = "role" not in delta or any(delta.get(name) for name in REPLY_FIELDS)
+        self.started = self.started or has_token
         if choice.get("index", 0) == 0:
             ids = choice.get("token_ids")
-            self.tokens += len(ids) if isinstance(ids, list) else speaks
+            self.tokens += len(ids) if isinstance(ids, list) else has_token
             self.message.add(delta)
             self.message.add_tokens(ids)
 
 
 class StreamObserver:
-    """Watches a stream of server-sent events and tells `observed`; `hide_usage` keeps the usage chunk from the
-    client."""
+    """Reads a stream of server-sent events into `observed`. hide_usage: the client must not see the usage chunk."""
 
     def __init__(self, observed: ObservedAnswer, *, hide_usage: bool) -> None:
         self.observed = observed
         self.done = False
-        """[DONE] has been seen: the answer is complete."""
+        """Whether [DONE] has been seen, so that the answer is complete."""
         self._hide_usage = hide_usage
         self._pending = b""
         self._searched = 0
 
     @property
     def torn(self) -> bool:
-        """Whether the client has been given a part of an event."""
+        """Whether what the client has been sent ends inside an event."""
         return bool(self._pending) and not self._hide_usage
 
     def feed(self, chunk: bytes) -> bytes:
-        """The bytes that may go on to the client now."""
+        """Take in the next bytes of the stream, and return those that may go on to the client now."""
         text = self._pending + chunk if self._pending else chunk
         shown, start = [], 0
         while end := _EVENT_END.search(text, max(start, self._searched)):
@@ -159,13 +164,13 @@ class StreamObserver:
         return b"".join(shown) if self._hide_usage else chunk
 
     def finish(self) -> bytes:
-        """What is still held back when the engine has closed the stream: an event without its blank line, if any."""
-        rest, self._pending, self._searched = self._pending, b"", 0
-        hidden = bool(rest) and self._read(rest) and self._hide_usage
-        return b"" if hidden or not self._hide_usage else rest
+        """The engine has closed the stream: return what is still held back, an event without its blank line."""
+        event, self._pending, self._searched = self._pending, b"", 0
+        hidden = bool(event) and self._read(event) and self._hide_usage
+        return b"" if hidden or not self._hide_usage else event
 
     def _read(self, event: bytes) -> bool:
-        """Takes in one event; True if it only tells the usage."""
+        """Take in one event, and return whether it only tells the usage."""
         data = b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
         if not data:
             return False
@@ -180,7 +185,7 @@ class StreamObserver:
 
 
 def read_json(data: bytes) -> dict[str, Any] | None:
-    """The object in `data`; None if there is none."""
+    """The JSON object in `data`; None if there is none."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -193,4 +198,5 @@ def _dicts(value: object) -> list[dict[str, Any]]:
 
 
 def _count(value: object, low: int, high: int) -> int | None:
+    """The value if it is an integer from `low` to `high`, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None

@@ -1,8 +1,8 @@
-"""Body bytes -> ParsedRequest; the only code that sees a request's raw JSON.
+"""Reading the body of a request. This is the only code that sees a request's raw JSON.
 
-Lenient by intent: only what no engine could read (not JSON, no messages, no prompt) is refused here. All else passes
-on to the engine, byte for byte but for the named edit `ask_usage`: a stream's engine is asked to tell its usage at the
-end.
+It is lenient by intent: it refuses only what no engine could read (no JSON, no messages, no prompt). Everything else
+passes on to the engine byte for byte, with one exception: `ask_usage` asks the engine to tell the usage at the end of a
+stream.
 """
 
 from __future__ import annotations
@@ -22,30 +22,35 @@ from router.types import ParsedRequest, Prompt
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ROUTES = (CHAT, COMPLETIONS)
-BYTES_PER_TOKEN = 4  # sizes a block of text; the ratio that predictions use is learned
-DEFAULT_COMPLETION_TOKENS = 16  # what /v1/completions generates if the client sets no bound
+BYTES_PER_TOKEN = 4  # it sizes the blocks of text; predictions use a learned ratio
+DEFAULT_COMPLETION_TOKENS = 16  # the bound of /v1/completions if the client sets none
 SESSION_FIELDS = ("session_id", "user", "user_id")
-NAME_CHARS = 256  # a longer name of a session is kept as its hash: clients make them, and maps remember them
-TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # what the engine's own validation takes for true
+NAME_CHARS = 256  # a longer session name is replaced by its hash, because clients choose the names and maps keep them
+TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # the texts that the engine's own validation takes as true
 
 Reply = bytes | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """A request read: what routing needs, what the engine gets, and how its answer continues the prompt."""
+    """A request that has been read: what routing needs of it, the body for the engine, and how the answer continues the
+    prompt."""
 
     parsed: ParsedRequest
     body: bytes
+    """The body that the engine gets."""
     hide_usage: bool
-    """The usage chunk was asked for by us, not by the client."""
+    """Whether the gateway asked for the usage chunk and the client did not."""
     echoes: bool
-    """The answer repeats the prompt."""
+    """Whether the answer repeats the prompt."""
     continues: bool
-    """The answer goes on with the last message rather than starting its own."""
+    """Whether the answer continues the last message instead of starting a new one."""
 
     def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
-        """The engine's answer, an assistant `message`, in the prompt's units and as the next turn will repeat it."""
+        """The reply in the units of the prompt, and in the form in which the next turn will repeat it.
+
+        message: the engine's answer as an assistant message. token_ids: those of the answer, if it told them.
+        """
         if self.parsed.prompt.in_tokens:
             return tuple(token_ids)
         if self.echoes:
@@ -58,10 +63,9 @@ class OpenAIRequest:
 def parse_request(
     body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int
 ) -> OpenAIRequest:
-    """Reads a request of `route`, one of ROUTES. `headers`: names in lower case. `block_tokens`: block of the prefix
-    index, tokens.
+    """Read a request. Raises BadRequest.
 
-    Raises BadRequest.
+    route: one of ROUTES. headers: with names in lower case. block_tokens: the size of a block of the prefix index.
     """
     try:
         fields = json.loads(body)
@@ -70,7 +74,7 @@ def parse_request(
         prompt, prompts = _prompt(fields, route, block_tokens)
         stream = _truth(fields.get("stream"))
         options = fields.get("stream_options")
-        asked = isinstance(options, dict) and _truth(options.get("include_usage"))
+        wants_usage = isinstance(options, dict) and _truth(options.get("include_usage"))
         return OpenAIRequest(
             parsed=ParsedRequest(
                 request_id=request_id,
@@ -78,28 +82,29 @@ def parse_request(
                 model=_model(fields),
                 prompt=prompt,
                 stream=stream,
-                max_tokens=_bound(fields, route),
-                choices=prompts * (_whole(fields.get("n")) or 1),
+                max_tokens=_max_tokens(fields, route),
+                choices=prompts * (_positive(fields.get("n")) or 1),
                 session=_session(headers, fields),
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
             ),
-            body=ask_usage(body, fields) if stream and not asked else body,
-            hide_usage=stream and not asked,
+            body=ask_usage(body, fields) if stream and not wants_usage else body,
+            hide_usage=stream and not wants_usage,
             echoes=_truth(fields.get("echo")),
             continues=_truth(fields.get("continue_final_message")),
         )
     except RecursionError:
         raise BadRequest("The request body is nested too deeply.") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
+    except ValueError as error:  # JSONDecodeError or UnicodeDecodeError
         raise BadRequest(f"The request body is not valid JSON: {error}") from None
 
 
 def ask_usage(body: bytes, fields: Mapping[str, Any]) -> bytes:
-    """`body` with `stream_options.include_usage` set.
+    """Return `body` with `stream_options.include_usage` set to true.
 
-    A body without stream options gets them spliced in before its first field, all other bytes as they are; one that has
-    them is written anew, less the running usage that its client had switched off.
+    If the body has no stream options, they are inserted before its first field, and no other byte changes. If it has
+    some, it is serialized anew, and without `continuous_usage_stats`: that option takes effect only together with
+    `include_usage`, which this client did not set.
     """
     options = fields.get("stream_options")
     if "stream_options" not in fields and json.detect_encoding(body) == "utf-8":
@@ -110,7 +115,7 @@ def ask_usage(body: bytes, fields: Mapping[str, Any]) -> bytes:
 
 
 def _prompt(fields: Mapping[str, Any], route: str, block_tokens: int) -> tuple[Prompt, int]:
-    """The (first) prompt, chained, and how many prompts there are."""
+    """The (first) prompt as chained blocks, and the number of prompts."""
     root = transcript.root(route, fields)
     if route == CHAT:
         _check_messages(fields.get("messages"))
@@ -133,7 +138,8 @@ def _check_messages(messages: object) -> None:
 
 
 def _first_prompt(fields: Mapping[str, Any]) -> tuple[str | list[int], int]:
-    """`prompt` is a text, a list of texts, a list of token ids, or a list of such lists."""
+    """The first prompt and the number of prompts. The field `prompt` is a text, a list of texts, a list of token ids,
+    or a list of such lists."""
     prompt = fields.get("prompt")
     if prompt is None and fields.get("prompt_embeds") is not None:
         return "", 1
@@ -146,22 +152,23 @@ def _first_prompt(fields: Mapping[str, Any]) -> tuple[str | list[int], int]:
 
 
 def _model(fields: Mapping[str, Any]) -> str:
-    """The model asked for; empty if the client names none, which leaves it to the engine."""
+    """The name of the model; empty if the client names none and so leaves the choice to the engine."""
     model = fields.get("model")
     if model is not None and not isinstance(model, str):
         raise BadRequest("`model` must be text.", param="model")
     return model or ""
 
 
-def _bound(fields: Mapping[str, Any], route: str) -> int | None:
-    bound = _whole(fields.get("max_completion_tokens")) or _whole(fields.get("max_tokens"))
+def _max_tokens(fields: Mapping[str, Any], route: str) -> int | None:
+    """The bound on the output that holds for this request; None: there is none."""
+    bound = _positive(fields.get("max_completion_tokens")) or _positive(fields.get("max_tokens"))
     if bound is None and route == COMPLETIONS and "max_tokens" not in fields:
         return DEFAULT_COMPLETION_TOKENS
     return bound
 
 
 def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
-    """A bound on a latency that a header gives in milliseconds."""
+    """A bound on a latency, which a header gives in milliseconds; None: the header is not there. Raises BadRequest."""
     text = headers.get(name)
     if text is None:
         return None
@@ -176,7 +183,10 @@ def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
 
 
 def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:
-    """Never the request id: new with each request, it would defeat stickiness."""
+    """The client's name for the session, from its headers or else from its body; None: it gave none.
+
+    The request id is never taken, because it is new with each request.
+    """
     for name in SESSION:
         if value := headers.get(name):
             return _short(value.decode("latin-1"))
@@ -194,10 +204,11 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME_CHARS else blake2b(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _whole(value: object) -> int | None:
-    """A positive integer, or None: what else a client wrote there is for the engine to judge."""
+def _positive(value: object) -> int | None:
+    """The value if it is a positive integer, else None. The engine judges anything else that a client sends."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _truth(value: object) -> bool:
+    """Whether the engine's validation would take the value as true."""
     return value is True or (value is not None and str(value).lower() in TRUE_WORDS)

@@ -1,4 +1,4 @@
-"""One engine's answer on its way to the client, watched as it passes."""
+"""Passing the answer of one engine on to the client, and observing it on the way."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ async def relay_stream(
     hide_usage: bool,
     on_first_token: Callable[[], None],
 ) -> None:
-    """Passes events on as they come. `headers`: the gateway's own. Raises EngineLost, EngineTimeout."""
+    """Pass the events of a stream on as they arrive. Raises EngineLost and EngineTimeout.
+
+    headers: those that the gateway adds. on_first_token: called once, before the first token is sent on.
+    """
     observer = StreamObserver(observed, hide_usage=hide_usage)
     client.open(answer.status, [*for_client(answer.headers), *STREAM, *headers], streams=True)
-    waiting = True
+    first_token_seen = False
     try:
         while chunk := await answer.read():
-            shown = observer.feed(chunk)
-            if waiting and observed.started:
-                waiting = False
+            visible = observer.feed(chunk)
+            if observed.started and not first_token_seen:
+                first_token_seen = True
                 on_first_token()
             client.torn = observer.torn
-            if shown:
-                await client.write(shown)
+            if visible:
+                await client.write(visible)
     except EngineLost:
-        if not observer.done:  # broken off after [DONE] is whole
+        if not observer.done:  # a stream that breaks after [DONE] is complete
             raise
     rest = observer.finish()
     if not (observer.done or observed.failed):
@@ -43,8 +46,11 @@ async def relay_stream(
 
 
 async def relay_whole(client: Client, answer: UpstreamAnswer, observed: ObservedAnswer, headers: Headers) -> None:
-    """Passes on an answer that is no stream. The engine makes it as a whole, so it is read as a whole before any of it
-    is sent: if the engine dies on the way, another may still be asked. Raises EngineBusy, EngineLost, EngineTimeout."""
+    """Pass on an answer that is not a stream. Raises EngineBusy, EngineLost and EngineTimeout.
+
+    It is read to its end before any of it is sent on, so that another engine may still be asked if this one dies. That
+    costs no time, because the engine sends such an answer at once.
+    """
     content = await answer.read_all()
     if answer.status == EngineBusy.status:
         raise EngineBusy(for_client(answer.headers), content)

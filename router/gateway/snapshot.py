@@ -1,10 +1,12 @@
-"""What the router has learned, kept in a file across restarts: JSON with a version, replaced as a whole.
+"""A file that keeps what the router has learned across restarts: JSON with a version, always replaced as a whole.
 
-Kept: latency coefficients with their normal equations, each engine's speed (found again by its URL), output lengths,
-tokens a byte, reuse, survival curves. Not kept: load, and what engines hold, which a restart makes untrue. Sessions and
-models are in it by the names that clients gave them, hence readable by its owner alone; no text of prompts is.
+It holds the coefficients of latency with their normal equations, the speed of each engine (found again by its URL),
+output lengths, tokens per byte, reuse of prefixes, and survival curves. It does not hold load or the blocks that
+engines have cached, because neither is true after a restart. It names sessions and models as clients named them, so
+only its owner may read it; it holds no text of prompts.
 
-A file that does not fit is refused as a whole: the gateway starts cold, says so, and replaces it at the next save.
+A file that cannot be restored is refused as a whole. The gateway then starts cold, says so in its log, and replaces the
+file at the next save.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ VERSION = 3
 
 
 class Snapshot:
-    """What one router has learned, in one file.
+    """The file of what one router has learned. Raises ConfigError if its folder cannot be written.
 
-    engines: base URL of each. clock: monotonic, that of the decisions; wall_clock: Unix time; both seconds.
+    engines: the base URL of each engine. clock: the monotonic clock of the decisions, seconds. wall_clock: Unix time,
+    seconds.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Snapshot:
             raise ConfigError("snapshot", path, "a file in a folder that can be written")
 
     def start(self) -> bool:
-        """Whether the router now knows what the file holds; it starts cold, with a warning, if that does not fit."""
+        """Restore the file, and return whether that succeeded. If not, the router starts cold and the log says why."""
         try:
             self.restore()
         except FileNotFoundError:
@@ -63,7 +66,11 @@ class Snapshot:
         return False
 
     def restore(self) -> None:
-        """Raises SnapshotError, and changes nothing, if the file does not fit; OSError if it cannot be read."""
+        """Let the router learn what the file holds.
+
+        Raises OSError if the file cannot be read, and SnapshotError if its content cannot be restored. Nothing changes
+        then.
+        """
         document = read(self._path)
         document.same("leafcutter_snapshot", VERSION)
         age_s = max(0.0, self._wall_clock() - document.number("saved_unix_s"))
@@ -73,12 +80,16 @@ class Snapshot:
         self._learned.load(document.fields("learned"), self._clock() - age_s, names)
 
     def save(self) -> None:
-        """Replaces the file. Raises OSError if it cannot be written, ValueError if what was learned is no number."""
+        """Replace the file.
+
+        Raises OSError if the file cannot be written, and ValueError if something learned is not a finite number.
+        """
         write(self._path, self._take())
 
     @asynccontextmanager
     async def running(self, interval_s: float) -> AsyncIterator[None]:
-        """Saves every interval_s, and once more at the end. Failures are logged; the file before stays."""
+        """Save every `interval_s` seconds, and once more at the end. A save that fails is logged, and the older file
+        stays."""
         task = asyncio.create_task(self._work(interval_s))
         try:
             yield
@@ -95,12 +106,12 @@ class Snapshot:
         while True:
             await asyncio.sleep(interval_s)
             try:
-                # Taken here, between two requests; written elsewhere, for disks are slow.
+                # The state is taken here, between two requests, and written in a thread, because disks are slow.
                 writing = asyncio.ensure_future(asyncio.to_thread(write, self._path, self._take()))
                 try:
                     await asyncio.shield(writing)
                 except asyncio.CancelledError:
-                    await asyncio.wait([writing])  # else an older state could replace the last one
+                    await asyncio.wait([writing])  # or this older state could replace the last one
                     raise
             except (OSError, ValueError) as error:
                 self._fail(error)
@@ -118,9 +129,9 @@ class Snapshot:
 
 
 def write(path: str, document: SavedState) -> None:
-    """The whole file or none of it. Raises OSError, ValueError for numbers that are not finite."""
+    """Write the whole file or nothing. Raises OSError, and ValueError for numbers that are not finite."""
     text = json.dumps(document, allow_nan=False)
-    handle, part = tempfile.mkstemp(
+    handle, temporary = tempfile.mkstemp(
         prefix=os.path.basename(path) + ".", suffix=".part", dir=os.path.dirname(path) or "."
     )
     try:
@@ -128,14 +139,14 @@ def write(path: str, document: SavedState) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(part)
+        os.unlink(temporary)
         raise
 
 
 def read(path: str) -> SavedFields:
-    """Raises SnapshotError if it is no whole JSON object, OSError if it cannot be read."""
+    """Read the file. Raises OSError if that fails, and SnapshotError if it does not hold a complete JSON object."""
     try:
         with open(path, encoding="utf-8") as file:
             return SavedFields(json.load(file, parse_constant=_refuse), "snapshot")

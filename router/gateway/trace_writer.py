@@ -1,32 +1,35 @@
-"""Live traffic as a trace: one JSON line for every request that an engine worked on, with lengths, times and hashed
-blocks, and no text. `leafcutter simulate --trace` and `leafcutter bench` replay it.
+"""Recording live traffic as a trace, which `leafcutter simulate --trace` and `leafcutter bench` replay.
 
-A line has the fields of Mooncake's traces (FAST'25) first, then more:
+The trace has one line of JSON for every request that an engine worked on. A line holds lengths, times and hashed
+blocks, and no text. Its first four fields are those of Mooncake's traces (FAST'25):
 
-    timestamp       arrival at the gateway, ms since the first request of the recording
-    input_length, output_length     tokens, as the engine counts them; of a request that did not end well and so
-                    without a count: the prompt as the router estimated it, and the tokens that had come
-    hash_ids        one whole number (below 2^53) for each full block of the prompt: equal ids, equal text up to there
-    block_tokens    tokens in one such block, a fraction for text (blocks are cut by bytes): input_length covers
-                    len(hash_ids) blocks and less than one more
-    cached_tokens   found in the engine's cache; null if it did not tell
-    max_tokens, stream, route, model          of the request
-    session         hashed, or null
+    timestamp       the arrival at the gateway, in ms since the first request of the recording
+    input_length, output_length     tokens as the engine counts them. A request that did not end well has no such
+                    counts: then these are the router's estimate of the prompt, and the tokens that had arrived
+    hash_ids        one integer (below 2^53) for each full block of the prompt; equal ids mean equal text up to there
+    block_tokens    the tokens in such a block. It is a fraction for text, whose blocks are cut by bytes. input_length
+                    covers len(hash_ids) blocks and less than one more
+    cached_tokens   the tokens found in the engine's cache; null if the engine did not tell
+    max_tokens, stream, route, model          as in the request
+    session         a hash, or null
     ending          ok; cancelled: the client left; timeout; engine_lost; rejected: the engine broke off with an error
-    engine, policy, ttft_ms, latency_ms       what became of it, times from its arrival; latency_ms until it ended, well
-                    or not; ttft_ms is null for what was not streamed
+    engine, policy  those of the last try
+    ttft_ms, latency_ms     from the arrival to the first token and to the end, good or bad; ttft_ms is null if the
+                    answer was not streamed
 
-A replay gives a request that did not end well no end of its own: it is as long as max_tokens and the cache allow, and
-is left when it ended in the recording, latency_ms after its arrival. So it holds an engine as long as it did.
+How long the answer of a request that did not end well would have become is unknown. A replay lets it grow as far as
+max_tokens and the cache allow, and abandons the request latency_ms after its arrival, when it ended in the recording.
+So the request occupies an engine for as long as it did.
 
-Ids and sessions are keyed by a salt that is drawn for each recording and stored nowhere: hashing a guessed text does
-not tell whether it was asked. Left out: requests that reached no engine or that the engine refused, for which nothing
-was computed; those that asked for several answers at once; and answers of which the engine told no lengths.
+Block ids and sessions are hashed with a salt that is drawn for each recording and stored nowhere, so nobody can find
+out by hashing a guessed text whether it was sent. Some requests are left out: those that reached no engine or that the
+engine refused, for which nothing was computed; those that asked for several answers at once; and those whose engine
+told no lengths.
 
-Lines stand in the order of arrival, unless a request outlasts HELD later ones. A thread of its own writes them; the
-data path only puts what is needed into a queue, and where that is full, the line is dropped and counted. A file that
-reaches `max_bytes` becomes FILE.1, and the FILE.1 before it FILE.2; so does, at the start, one that is there already.
-A gzip file is complete only once it was rotated or the gateway has ended in order.
+Lines are in the order of arrival, except for a request that outlasts HELD later ones. A thread writes them. The data
+path only puts what a line needs into a queue; if the queue is full, the line is dropped and counted. A file that
+reaches `max_bytes` is renamed to FILE.1, and an older FILE.1 to FILE.2. The same happens at the start to a file that
+exists already. A gzip file is complete only after it has been rotated or the gateway has stopped in order.
 """
 
 from __future__ import annotations
@@ -48,14 +51,14 @@ from router.types import BlockKey, Decision, Ending, Outcome
 
 log = logging.getLogger("leafcutter.record")
 
-QUEUE = 1024  # ended requests that wait for the thread
-HELD, HELD_BYTES = 8192, 32 << 20  # lines that wait for an earlier request to end
+QUEUE = 1024  # at most so many ended requests wait for the thread
+HELD, HELD_BYTES = 8192, 32 << 20  # at most so many lines, and bytes of them, wait for an earlier request to end
 FLUSH_S, CLOSE_S = 1.0, 30.0
 MODEL_CHARS = 256
 
 
 class EndedRequest(NamedTuple):
-    """What a line needs of one request. Times in seconds on the gateway's clock."""
+    """What a line of the trace needs of one request. Times are seconds on the clock of the gateway."""
 
     arrival_s: float
     done_s: float
@@ -65,8 +68,9 @@ class EndedRequest(NamedTuple):
     cached_tokens: int | None
     keys: tuple[BlockKey, ...]
     block_units: int
+    """The length of one block of the prompt."""
     units: int
-    """Of one block and of the whole prompt."""
+    """The length of the whole prompt."""
     max_tokens: int | None
     stream: bool
     route: str
@@ -78,11 +82,11 @@ class EndedRequest(NamedTuple):
 
 
 class TraceWriter:
-    """Writes the trace at `path` while `running()`. salt: at least 16 random bytes. held: lines that may wait for an
-    earlier request to end.
+    """Writes the trace at `path` while `running()`. Raises ConfigError if the file cannot be opened.
 
-    Every request that arrives gets a number from `arrived`, and must be `ended` with it. Raises ConfigError if the file
-    cannot be opened.
+    Every request that arrives gets a number from `arrived`, and `ended` must be called with that number. max_bytes: the
+    size at which a file is rotated. files: how many rotated files are kept. salt: at least 16 random bytes. held: how
+    many lines may wait for an earlier request to end.
     """
 
     def __init__(self, path: str, *, max_bytes: int, files: int, salt: bytes, held: int = HELD) -> None:
@@ -92,7 +96,8 @@ class TraceWriter:
         self._origin_s: float | None = None
         self._broken = False
         self.counts = {"written": 0, "left_out": 0, "dropped": 0, "lost": 0}
-        """Requests by what became of them. dropped: the queue was full; lost: the file could not be written."""
+        """The number of requests by what was done with them. left_out: they have no line, see above. dropped: the queue
+        was full. lost: the file could not be written."""
         try:
             self._raw, self._file = self._begin()
         except OSError as error:
@@ -101,24 +106,24 @@ class TraceWriter:
     # --- the data path ------------------------------------------------------------------------------------------
 
     def arrived(self, now: float) -> int:
-        """The next request's number."""
+        """A request has arrived: return its number."""
         if self._origin_s is None:
             self._origin_s = now
         self._arrivals += 1
         return self._arrivals
 
     def ended(self, number: int, arrival_s: float, decision: Decision | None, outcome: Outcome | None) -> None:
-        """The request is over; without a decision or an outcome it reached no engine."""
-        done = summarize(arrival_s, decision, outcome) if decision and outcome else None
+        """The request is over. decision, outcome: those of its last try; None if it reached no engine."""
+        request = summarize(arrival_s, decision, outcome) if decision and outcome else None
         try:
-            self._queue.put_nowait((number, done))
-            self.counts["left_out"] += done is None
+            self._queue.put_nowait((number, request))
+            self.counts["left_out"] += request is None
         except queue.Full:
             self.counts["dropped"] += 1
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The thread writes as long as this context; at its end the file is complete."""
+        """Run the thread that writes. At the end of this context, the file is complete."""
         thread = threading.Thread(target=self._work, name="record", daemon=True)
         thread.start()
         try:
@@ -136,8 +141,8 @@ class TraceWriter:
         held: list[tuple[int, bytes]] = []
         held_bytes, due = 0, 1
         while (item := self._next()) is not None:
-            number, done = item
-            line = b"" if done is None else self._line(done)
+            number, request = item
+            line = b"" if request is None else self._line(request)
             heappush(held, (number, line))
             held_bytes += len(line)
             while held and (held[0][0] <= due or len(held) > self._held or held_bytes > HELD_BYTES):
@@ -156,30 +161,28 @@ class TraceWriter:
             except queue.Empty:
                 self._flush()
 
-    def _line(self, done: EndedRequest) -> bytes:
-        assert self._origin_s is not None, "it has arrived"
-        first_s = done.first_token_s
+    def _line(self, request: EndedRequest) -> bytes:
+        assert self._origin_s is not None, "a request that ended has arrived"
+        first_s = request.first_token_s
+        # In whole thousandths: exact where units are tokens.
+        block_tokens = request.prompt_tokens * request.block_units * 1000 // max(1, request.units) / 1e3
         fields = {
-            "timestamp": round((done.arrival_s - self._origin_s) * 1e3, 3),
-            "input_length": done.prompt_tokens,
-            "output_length": done.output_tokens,
-            "hash_ids": [self._hash(key.to_bytes(8, "little")) >> 11 for key in done.keys],
-            "block_tokens": done.prompt_tokens
-            * done.block_units
-            * 1000
-            // max(1, done.units)
-            / 1e3,  # exact for tokens
-            "cached_tokens": done.cached_tokens,
-            "max_tokens": done.max_tokens,
-            "stream": done.stream,
-            "route": done.route,
-            "model": done.model,
-            "session": done.session and f"{self._hash(done.session.encode('utf-8', 'surrogatepass')):016x}",
-            "ending": done.ending.value,
-            "engine": done.engine,
-            "policy": done.policy,
-            "ttft_ms": None if first_s is None else round((first_s - done.arrival_s) * 1e3, 3),
-            "latency_ms": round((done.done_s - done.arrival_s) * 1e3, 3),
+            "timestamp": round((request.arrival_s - self._origin_s) * 1e3, 3),
+            "input_length": request.prompt_tokens,
+            "output_length": request.output_tokens,
+            "hash_ids": [self._hash(key.to_bytes(8, "little")) >> 11 for key in request.keys],
+            "block_tokens": block_tokens,
+            "cached_tokens": request.cached_tokens,
+            "max_tokens": request.max_tokens,
+            "stream": request.stream,
+            "route": request.route,
+            "model": request.model,
+            "session": request.session and f"{self._hash(request.session.encode('utf-8', 'surrogatepass')):016x}",
+            "ending": request.ending.value,
+            "engine": request.engine,
+            "policy": request.policy,
+            "ttft_ms": None if first_s is None else round((first_s - request.arrival_s) * 1e3, 3),
+            "latency_ms": round((request.done_s - request.arrival_s) * 1e3, 3),
         }
         return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
@@ -208,13 +211,14 @@ class TraceWriter:
             self._fail(error)
 
     def _begin(self) -> tuple[IO[bytes], IO[bytes]]:
-        """A new file, the ones before it renamed: (as it lies on the disk, what lines are written to)."""
+        """Rename the earlier files and open a new one. Return the file on the disk, and the file that lines are written
+        to, which may compress them."""
         if os.path.exists(self._path):
             for number in range(self._files - 1, 0, -1):
                 if os.path.exists(f"{self._path}.{number}"):
                     os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
             os.replace(self._path, f"{self._path}.1")
-        raw = open(self._path, "xb")  # noqa: SIM115  # closed by the thread
+        raw = open(self._path, "xb")  # noqa: SIM115  # the thread closes it
         if not self._path.endswith(".gz"):
             return raw, raw
         return raw, cast(IO[bytes], gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0))
@@ -241,15 +245,15 @@ class TraceWriter:
 
 
 def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> EndedRequest | None:
-    """What the trace tells of a request; None if it is to be left out."""
+    """What the trace holds of a request; None if the request is left out."""
     request, prompt, ending = decision.request, decision.request.prompt, outcome.ending
     prompt_tokens, output_tokens = outcome.prompt_tokens or 0, outcome.output_tokens or 0
     if ending is Ending.OK:
-        told = prompt_tokens and output_tokens
+        recorded = prompt_tokens and output_tokens
     else:
-        told = output_tokens or ending is not Ending.REJECTED
+        recorded = output_tokens or ending is not Ending.REJECTED
         prompt_tokens = prompt_tokens or max(1, round(decision.prompt_tokens))
-    if not told or request.choices != 1:
+    if not recorded or request.choices != 1:
         return None
     return EndedRequest(
         arrival_s,

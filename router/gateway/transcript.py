@@ -1,12 +1,12 @@
-"""A conversation as bytes, in the order the engine will see it, so that a follow-up turn extends the turn before.
+"""A conversation as bytes, in the order in which the engine sees it, so that each turn begins with the turn before.
 
     turn 1:  <user: hello>
     reply:                 <assistant: hi>
     turn 2:  <user: hello> <assistant: hi> <user: and now?>
 
-What stands in every prompt of a kind (model, cache salt, tools, template options) is the chain's root, `root`. The
-chat template's own words are left out: the bytes only have to be equal where the engine's tokens are, and the ratio of
-tokens to bytes is learned.
+What shapes a prompt as a whole (model, cache salt, tools, template options) goes into the `root` of its chain of
+blocks. The text that the chat template adds is left out: the bytes need only be equal where the engine's tokens are
+equal, and the ratio of tokens to bytes is learned.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-# Fields that change how a prompt begins or which cache it may share. What changes only its end (add_generation_prompt,
-# continue_final_message) is left out: the engine shares the beginning. In vLLM the LoRA is the model.
+# Fields that change how a prompt begins, or which cache it may share. Fields that change only its end, which are
+# add_generation_prompt and continue_final_message, are left out, because the engine shares the beginning all the same.
+# A LoRA adapter needs no field of its own: in vLLM its name is the model.
 ROOT_FIELDS = (
     "model",
     "cache_salt",
@@ -33,33 +34,36 @@ ROOT_FIELDS = (
     "truncation_side",
     "prompt_embeds",
 )
-MESSAGE, FIELD = b"\x1e", b"\x1f"  # ASCII record and unit separator: no text has them, and templates show none
-REASONING = ("reasoning", "reasoning_content")  # one field under its new and its old name
+MESSAGE, FIELD = b"\x1e", b"\x1f"  # the ASCII record and unit separators, which no text contains
+REASONING = ("reasoning", "reasoning_content")  # the new and the old name of one field
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def encode(text: str) -> bytes:
-    """UTF-8 that also takes lone surrogates, which JSON can carry."""
+    """Encode as UTF-8. Lone surrogates, which JSON can carry, are encoded too."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def canonical(value: object) -> bytes:
-    """JSON of `value` with sorted keys and no spaces: equal for equal values."""
+    """The JSON of `value` with sorted keys and no spaces, so that equal values give equal bytes."""
     return encode(_canonical(value))
 
 
 def root(kind: str, body: Mapping[str, Any]) -> bytes:
-    """All that prompts of one chain have in common; `kind` keeps chat and plain completions apart."""
+    """What all prompts of one chain have in common. kind: keeps chats and plain completions apart."""
     fields = {name: body[name] for name in ROOT_FIELDS if body.get(name) is not None}
-    if body.get("tool_choice") == "none":  # the engine may then leave the tools out; other choices only guide decoding
+    if body.get("tool_choice") == "none":  # the engine may leave the tools out; other values only guide decoding
         fields["tool_choice"] = "none"
     return canonical([kind, fields])
 
 
 def conversation(body: Mapping[str, Any]) -> bytes:
-    """The messages of a chat request. Its tools follow the leading system message, where templates write them:
-    their text counts towards the prompt's length (that they are equal is the root's business)."""
+    """The messages of a chat request, with its tools after the leading system message, where templates put them.
+
+    The tools are here so that their text counts for the length of the prompt. Prompts with different tools are already
+    kept apart by the root.
+    """
     parts = [message(each) for each in body["messages"]]
     if body.get("tools"):
         leading = bool(body["messages"]) and body["messages"][0].get("role") in ("system", "developer")
@@ -68,9 +72,9 @@ def conversation(body: Mapping[str, Any]) -> bytes:
 
 
 def message(fields: Mapping[str, Any]) -> bytes:
-    """One message: role, reasoning, content, tool calls, then any other field that says something."""
+    """One message: its role, reasoning, content and tool calls, then any other field that is not empty."""
     parts = [MESSAGE + encode(str(fields.get("role")))]
-    rest = {
+    other_fields = {
         name: value
         for name, value in fields.items()
         if name not in ("role", "content", "tool_calls", *REASONING) and value not in (None, "", [], {})
@@ -82,13 +86,13 @@ def message(fields: Mapping[str, Any]) -> bytes:
     parts.append(_content(fields.get("content")))
     if calls := fields.get("tool_calls"):
         parts.append(canonical(_calls(calls)))
-    if rest:
-        parts.append(canonical(rest))
+    if other_fields:
+        parts.append(canonical(other_fields))
     return FIELD.join(parts)
 
 
 def _content(content: object) -> bytes:
-    """Text as it stands; parts joined by a newline, as the engine joins them; no content is empty content."""
+    """The content as bytes. The parts of a list are joined by newlines, as the engine joins them."""
     if content is None:
         return b""
     if isinstance(content, str):
@@ -97,8 +101,8 @@ def _content(content: object) -> bytes:
 
 
 def _part(part: object) -> bytes:
-    """One part of a content list: text as it stands, anything else (an image, a sound) as the digest of its JSON, since
-    its length in bytes says nothing of its length in tokens."""
+    """One part of a content list. A part that is not text (an image, a sound) becomes the digest of its JSON, because
+    its length in bytes says nothing about its length in tokens."""
     if isinstance(part, str):
         return encode(part)
     if isinstance(part, dict) and isinstance(part.get("text"), str):
@@ -107,7 +111,7 @@ def _part(part: object) -> bytes:
 
 
 def _calls(calls: object) -> list[object]:
-    """Tool calls down to id, name and arguments: what templates show, however a client repeats the rest."""
+    """The id, name and arguments of each tool call. Templates show these; clients may repeat the rest in any form."""
     return [_call(call) for call in calls] if isinstance(calls, list) else [calls]
 
 
