@@ -1,10 +1,39 @@
-"""E, what a request costs the whole fleet on each engine, term by term: the equations of `policy`, most of the time of
-a decision.
+"""E: what a request costs the whole fleet if it goes to an engine. The engine with the lowest E gets the request.
 
     E = c (W + R + w + D + X + V) + F + S                        seconds
 
-Hence one loop over plain numbers (`Cost.rows`), in which what hangs on h alone is worked out anew only where h changes.
-Measured by benchmarks/micro/decision_time.py: 40 us for the eight terms of 16 engines; the same in numpy took 73 us.
+    W = a (nw + u) + b q                         own wait: the prompts ahead of it and their uncached tokens
+    R = s D max(0, ctx + len - cap) / cap        wait for room: what does not fit the cache comes in as others leave
+    w = a + b m + al h + at p                    own prefill; p = m (h + m / 2): each token attends to all before it
+    D = o (g0 + g1 n~ + g2 ctx~)                 own decoding, slower the more requests and context run beside it
+    X = kp n w + kd o (g1 + g2 len) n~           delay of the n requests that are on the engine already
+    V = (1 + kf) kv price (b m + at p)           price of computing again what another engine holds
+    F = kf c (W + R + w)                         the time to the first token counts more than the rest of the latency
+    S                                            what it costs to miss the client's own bounds
+
+V has the factor (1 + kf) as well, because the time that it stands for is others' time to the first token. The predicted
+latency of the request itself is c (W + R + w + s D), where s stretches decoding by the prefill of others beside it. E
+counts D without s, because X already prices that delay for the request that causes it.
+
+    len, m, h    prompt tokens of the request; m of them are uncached and h are cached on the engine
+    o            expected output tokens of the request
+    n, ctx, cap  requests in flight on the engine, their prompt tokens, and the size of its cache in tokens
+    n~, ctx~     the part of n and ctx that fits the cache and so runs at once (`running_load`)
+    nw, u        streamed requests there without a first token; unstreamed ones that are believed not to be computed
+                 yet (`virtual_queue`)
+    q            uncached prompt tokens of both that are still ahead (`queued_tokens`)
+    c            slowness of the engine (`engine_speed`), or what its silence tells of it (`Cost._slowness`)
+    a ... g2, s  coefficients of the latency model (`latency`), one set for all engines, here in seconds and tokens
+    price        seconds for each second of prefill (`duplication`)
+    kf, kp, kd   options lbgr_first_token_weight, lbgr_imposed_prefill, lbgr_imposed_decode
+    kv           option lbgr_duplication_weight; lbgr_duplication_weight_learned for an engine whose order is not LRU
+    S            `objective`
+
+tests/router/policies/lbgr/test_policy.py::test_worked_example computes all terms by hand.
+
+The cost takes most of the time of a decision. So it is one loop over plain numbers (`Cost.rows`), in which what depends
+on h alone is computed again only where h changes. Measured by benchmarks/micro/decision_time.py: 40 us for the eight
+terms of 16 engines; the same in numpy took 73 us.
 """
 
 from __future__ import annotations
@@ -25,26 +54,27 @@ from router.types import Candidate, EngineId, EngineView
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
 
+# In the order of the equation: c W, c R, c w, c D, c X, c V, F, S.
 TERMS = "wait", "room", "prefill", "decode", "imposed", "duplication", "first_token", "objective"
-STALL_FACTOR, STALL_S = 3.0, 0.3  # silence beyond factor * expected + STALL_S is a stall
+STALL_FACTOR, STALL_S = 3.0, 0.3  # an engine is stalled if it is silent for more than factor * expected + STALL_S
 
 
 class Features(NamedTuple):
-    """What completion learns from and no Decision tells; travels with the score. Counts in requests, lengths in
-    tokens."""
+    """What the policy learns from at completion besides the decision. It travels with the score. Counts are in
+    requests, lengths in tokens."""
 
     waiting: float
-    """nw: streamed ones without a first token."""
+    """nw: streamed requests without a first token."""
     unseen: float
-    """u: unstreamed ones believed not to be computed yet."""
+    """u: unstreamed requests whose prompts are believed not to be computed yet."""
     backlog_tokens: float
-    """q: uncached prompt tokens believed to lie ahead, of waiting and unseen ones."""
+    """q: uncached prompt tokens of the waiting and the unseen requests that are believed to be still ahead."""
 
 
 class Cost:
-    """The terms of each candidate. All that it is given is learned elsewhere and only read here.
+    """Computes the terms of each candidate. It learns nothing: it only reads what its arguments have learned.
 
-    queues: the unstreamed prompts that each engine has yet to compute. urgency: kf. penalty: S for a request.
+    queues: the unstreamed prompts that each engine has yet to compute. urgency: kf. penalty: gives S of a request.
     """
 
     def __init__(
@@ -60,24 +90,24 @@ class Cost:
         self._urgency, self._penalty = urgency, penalty
 
     def rows(self, routing: RoutingContext, price: float, candidates: Sequence[Candidate]) -> array[float]:
-        """For each candidate E, the predicted latency, h and c, then the TERMS, then the Features: rows of `Scores`.
+        """For each candidate one row of `Scores`: E, the predicted latency, h and c, then the TERMS, then the Features.
 
-        price: V over (1 + kf) kv and the prefill.
+        price: as in V, from `Duplication.price`. Local names are the symbols above; each of the TERMS has its own name.
         """
         length, o, now = routing.prompt_tokens, routing.output_tokens, routing.now
         a, b, al, g0, g1, g2, at, _ = self._model.per_token_s
-        stretch, urgency, missed = self._model.stretch, self._urgency, self._penalty(routing)
+        stretch, urgency, penalty = self._model.stretch, self._urgency, self._penalty(routing)
         options, factor = self._options, self._speeds.factor
         kp, kd = options.imposed_prefill, options.imposed_decode
-        price *= 1.0 + urgency
+        price *= 1.0 + urgency  # (1 + kf) price
         lru, learned = price * options.duplication_weight, price * options.duplication_weight_learned
-        slower = o * (g1 + g2 * length)  # decoding of each other request
+        slower = o * (g1 + g2 * length)  # o (g1 + g2 len): the delay of each request that decodes beside it
         tokens_per_s, h, m, computed, own = self._model.tokens_per_s, -1.0, 0.0, 0.0, 0.0
-        others: float
+        others: float  # n~
         rows: list[float] = []
         for view, hit in candidates:
             engine, info, n, waiting, tokens, context, capacity, head, head_s, oldest, _, _ = view
-            c, others, unseen, q, wait = factor(engine, now), n, 0, 0.0, 0.0
+            c, others, unseen, q, wait = factor(engine, now), n, 0, 0.0, 0.0  # waiting: nw; unseen: u
             if head is not None or oldest is not None:
                 if oldest is not None or now - head_s > STALL_S:
                     c = self._slowness(view, c, now)
@@ -86,42 +116,45 @@ class Cost:
                     unseen, q = self._unseen(engine, now, speed)
                 if head is not None:
                     q += queued_tokens(tokens, head.prompt_tokens - head.hit_tokens, (now - head_s) * speed)
-                wait = c * (a * (waiting + unseen) + b * q)
+                wait = c * (a * (waiting + unseen) + b * q)  # c W
             over = context + length - capacity
             if context > capacity:
-                others, context = crowd(n, context, capacity)
+                others, context = running_load(n, context, capacity)  # n~, ctx~
             if hit != h:
                 h, m = hit, length - hit
-                computed = b * m + at * m * (h + m / 2)
-                own = a + computed + al * h
-            prefill = c * own
-            decode = c * o * (g0 + g1 * others + g2 * context)
-            rest_s = stretch * decode
-            room = rest_s * over / capacity if over > 0 and n else 0.0
-            imposed = c * (kp * n * own + kd * (slower * others))
-            duplication = c * (lru if info.order in LRU_ORDERS else learned) * computed
-            first_s = wait + room + prefill
-            urgent, cost = urgency * first_s, missed(first_s, rest_s) if missed else 0.0
-            e = first_s + decode + imposed + duplication + urgent + cost
-            total_s = first_s + rest_s
+                computed = b * m + at * m * (h + m / 2)  # b m + at p
+                own = a + computed + al * h  # w
+            prefill = c * own  # c w
+            decode = c * o * (g0 + g1 * others + g2 * context)  # c D
+            rest_s = stretch * decode  # c s D
+            room = rest_s * over / capacity if over > 0 and n else 0.0  # c R; an empty engine has room for any prompt
+            imposed = c * (kp * n * own + kd * (slower * others))  # c X
+            duplication = c * (lru if info.order in LRU_ORDERS else learned) * computed  # c V
+            first_s = wait + room + prefill  # predicted time to the first token
+            first_token, objective = urgency * first_s, penalty(first_s, rest_s) if penalty else 0.0  # F, S
+            e = first_s + decode + imposed + duplication + first_token + objective
+            total_s = first_s + rest_s  # predicted latency
             # fmt: off
-            rows += (e, total_s, h, c, wait, room, prefill, decode, imposed, duplication, urgent, cost,
+            rows += (e, total_s, h, c, wait, room, prefill, decode, imposed, duplication, first_token, objective,
                      waiting, unseen, q)
             # fmt: on
-        return array("d", pack(f"{len(rows)}d", *rows))  # a third of what the array takes to read a list
+        return array("d", pack(f"{len(rows)}d", *rows))  # a third of the time that array takes to read a list
 
     def _unseen(self, engine: EngineId, now: float, speed: float) -> tuple[int, float]:
-        """u and their part of q."""
+        """(u, its part of q): what is left of the engine's virtual queue."""
         queue = self._queues.get(engine)
         return queue.ahead(now, speed) if queue else (0, 0.0)
 
     def _slowness(self, view: EngineView, usual: float, now: float) -> float:
-        """c, raised if the engine is silent: no completion will ever come from a stalled one to tell so."""
+        """c, raised if the engine is silent for too long. No answer of a stalled engine will ever come to teach it.
+
+        usual: c as learned.
+        """
         slow, head, oldest = usual, view.head, view.oldest_unstreamed
         if head is not None:
             silent_s = now - view.head_since_s
             if silent_s > STALL_S:
-                expected_ms = self._model.prefill_ms(1, *work_of(head.miss_tokens, head.hit_tokens))
+                expected_ms = self._model.prefill_ms(1, *prefill_inputs(head.miss_tokens, head.hit_tokens))
                 slow = max(slow, self._stalled(view.engine, silent_s, expected_ms, usual))
         if oldest is not None and oldest.predicted_s is not None:
             silent_s = now - view.silent_since_s
@@ -131,20 +164,21 @@ class Cost:
         return slow
 
     def _stalled(self, engine: EngineId, silent_s: float, expected_ms: float, usual: float) -> float:
+        """The slowness that the silence of a stalled engine tells of; 0 if the engine is not stalled."""
         if silent_s <= STALL_FACTOR * usual * expected_ms / MS + STALL_S:
             return 0.0
         return self._speeds.stalled(engine, silent_s * MS, expected_ms)
 
 
-def work_of(miss_tokens: float, hit_tokens: float) -> tuple[float, float, float]:
-    """Of one prompt in the latency model's units: uncached and cached tokens, thousands, and their spread, millions of
-    pairs of an uncached token and one before it."""
+def prefill_inputs(miss_tokens: float, hit_tokens: float) -> tuple[float, float, float]:
+    """(miss, hit, spread) of one prompt in the latency model's units: uncached and cached tokens in thousands, and p,
+    the pairs of an uncached token and a token before it, in millions."""
     miss, hit = miss_tokens / KILO, hit_tokens / KILO
     return miss, hit, miss * (hit + miss / 2)
 
 
-def crowd(requests: float, context_tokens: float, capacity_tokens: float) -> tuple[float, float]:
-    """(n~, ctx~): requests and context that run at once, when the rest of them waits for room in the cache.
+def running_load(requests: float, context_tokens: float, capacity_tokens: float) -> tuple[float, float]:
+    """(n~, ctx~): the requests and the context that run at once, while the others wait for room in the cache.
 
     n~ = n min(1, cap / ctx),  ctx~ = min(ctx, cap)
     """
@@ -154,9 +188,10 @@ def crowd(requests: float, context_tokens: float, capacity_tokens: float) -> tup
 
 
 def queued_tokens(queue_tokens: float, head_tokens: float, done_tokens: float) -> float:
-    """q = max(0, Q - min(m_head, age_head * speed)): the streamed queue, less what the head of it has behind it.
+    """q = max(0, Q - min(m_head, age_head * speed)): tokens of the streamed queue, less what is computed of its head.
 
-    Q: uncached tokens of all in the queue; m_head: of its head; done: what its engine can have computed since then.
+    Q: uncached tokens of all prompts in the queue; m_head: those of its head, the oldest prompt; done_tokens:
+    age_head * speed, what the engine can have computed since it began the head.
     """
     left = queue_tokens - max(0.0, min(head_tokens, done_tokens))
     return left if left > 0.0 else 0.0

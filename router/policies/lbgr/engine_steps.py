@@ -1,7 +1,8 @@
-"""First tokens grouped into engine steps: those within 3 ms on one engine came out of the same step.
+"""Groups the first tokens of an engine into the engine steps that gave them. First tokens that come within 3 ms are
+taken to be of the same step.
 
-A step's time is counted from when the engine could begin it: the oldest dispatch among its requests, or the previous
-first token on that engine, whichever is later.
+The time of a step is counted from when the engine could begin it: the oldest dispatch among its requests, or the
+previous first token on that engine, whichever is later.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 
 from router.types import Decision
 
-WIDTH_S = 0.003
+WIDTH_S = 0.003  # first tokens of one step come within this time
 
 
 @dataclass(slots=True)
 class EngineStep:
-    """One group: `requests` first tokens at first_s, lengths in tokens."""
+    """One step, which gave `requests` first tokens from first_s on. Lengths are in tokens, added up over its
+    requests."""
 
     previous_s: float
     first_s: float
@@ -24,9 +26,9 @@ class EngineStep:
     miss_tokens: float = 0.0
     hit_tokens: float = 0.0
     token_pairs: float = 0.0
-    """Sum over its prompts of miss (hit + miss / 2): computed tokens, each with all before it."""
+    """Sum over its prompts of miss (hit + miss / 2): the pairs of a computed token and a token before it."""
     clean: bool = True
-    """False: unstreamed prompts may have been computed in it too, so its time says nothing."""
+    """False if unstreamed prompts may have been computed in this step too, so that its time teaches nothing."""
 
     @property
     def duration_s(self) -> float:
@@ -34,15 +36,15 @@ class EngineStep:
 
 
 class EngineSteps:
-    """The steps of one engine. Both verbs return a step once it is over."""
+    """The steps of one engine. Both methods return the open step if they find that it is over."""
 
     def __init__(self) -> None:
         self._step: EngineStep | None = None
         self._last_s = float("-inf")
 
     def add(self, decision: Decision, now: float, *, clean: bool) -> EngineStep | None:
-        """A first token at `now`."""
-        over = self.close(now)
+        """A first token came at `now`. clean: see `EngineStep.clean`."""
+        finished = self.close(now)
         if self._step is None:
             self._step = EngineStep(self._last_s, now, decision.dispatched_s)
         step = self._step
@@ -54,10 +56,10 @@ class EngineSteps:
         step.hit_tokens += hit_tokens
         step.token_pairs += miss_tokens * (hit_tokens + miss_tokens / 2)
         step.clean = step.clean and clean
-        return over
+        return finished
 
     def close(self, now: float) -> EngineStep | None:
-        """The open step, if no first token at `now` can belong to it any more."""
+        """End the open step and return it, if a first token at `now` would come too late to belong to it; else None."""
         step = self._step
         if step is None or now - step.first_s <= WIDTH_S:
             return None

@@ -1,27 +1,36 @@
-"""How long a request takes: eight coefficients shared by all engines, learned from whatever a request lets us see.
+"""How long a request takes: eight coefficients, shared by all engines, learned from the times that requests show.
 
-    prefill = a * requests + b * miss + al * hit + at * spread   of one step, or of a request and its queue
-    decode  = output * (g0 + g1 * others + g2 * context) + gp * beside   others: requests beside it; context: theirs
-
-spread = miss (hit + miss / 2): attention, each computed token looking back at all before it. It is what makes a long
-prompt cost more than its tokens. beside: prefill of others, as predicted, whose first token came while this answer was
-decoded. Steps are shared, so an answer waits only for a part gp of it. How much of it is to be expected is learned as
-a share of the time, phi = beside / decoding, and decoding is stretched by it:
-
+    prefill = a * requests + b * miss + al * hit + at * spread              spread = miss (hit + miss / 2)
+    decode  = output * (g0 + g1 * others + g2 * context) + gp * beside
     stretch = 1 / (1 - gp * phi)
 
-A streamed request teaches the two lines apart (`learn_prefill`, `learn_decode`), an unstreamed one their sum
-(`learn_whole`); one regression takes both, so that mixed traffic shares what it learns. The prior fixes only the
-*ratios* of the coefficients: `_Pace`, measured over prior-predicted time, moves it to the hardware at hand within a few
-samples, and weights come from the prior too (relative errors count, whatever the speed; no estimate weighs its own
-evidence). Where answers show how long they decode, its shape is learned freely: its prior fades within some tens of
-samples. The prior of prefill stays, for a busy engine tells little: its steps are full whatever the prompt whose first
-token ends them. Left alone, the regression takes the length of a step for a cost of each request and none of its
-tokens. Of an unstreamed request queue, prefill and decoding are one number: there the whole prior stays but for two
-thirds of its strength, or a queue passes for slow decoding and the fleet collapses near saturation.
+`prefill` is the time of one engine step that gives `requests` first tokens, or of one request with the queue before it.
+miss, hit: uncached and cached tokens of those prompts. spread: attention, in which each computed token looks back at
+all tokens before it; it makes a long prompt cost more than its tokens.
 
-UNITS HERE ONLY: milliseconds, and thousands of tokens for miss, hit and context; output in tokens. The prior, its
-strengths and the weights are stated in them.
+`decode` is the time of one answer of `output` tokens. others, context: the requests that run beside it, and their
+tokens. beside: the predicted prefill time of other requests whose first token came while this answer was decoded.
+Engine steps are shared, so an answer waits only for the part gp of that time. How much of it must be expected is
+learned as phi, its share of the time of decoding, and `stretch` is the factor by which it prolongs decoding.
+
+A streamed request teaches the two lines separately (`learn_prefill`, `learn_decode`), and an unstreamed request teaches
+their sum (`learn_whole`). One regression takes both, so that mixed traffic shares what it learns.
+
+The prior fixes only the *ratios* of the coefficients. Their scale comes from `_Pace`, measured over prior-predicted
+time, which moves the prior to the present hardware within a few samples. The weights of samples are computed from the
+prior too, so that relative errors count whatever the speed, and no estimate weighs its own evidence.
+
+How long the prior keeps its strength depends on what a request shows:
+
+- Streamed answers show how long they decode, so the prior of decoding fades within some tens of samples.
+- The prior of prefill stays, because a busy engine shows little of it: its steps are full, whichever prompt's first
+  token ends them. Without the prior, the regression would take the length of a step for a cost of each request and
+  learn no cost of its tokens.
+- An unstreamed request shows queue, prefill and decoding as one number. There the whole prior keeps a third of its
+  strength. With less, a queue would look like slow decoding, and the fleet would collapse near saturation.
+
+The units in this file are milliseconds, and thousands of tokens for miss, hit and context; output is in tokens. The
+prior, its strengths and the weights are in these units.
 """
 
 from __future__ import annotations
@@ -33,9 +42,12 @@ from router.saved_state import SavedFields, SavedState
 
 
 class Coefficients(NamedTuple):
-    """a: ms a request; b, al: ms a thousand uncached, cached tokens; g0: ms an output token; g1: more for each
-    other request; g2: more for each thousand tokens of context; at: ms a million pairs of tokens; gp: ms a ms of
-    others' prefill."""
+    """The coefficients above.
+
+    a: ms for each request; b, al: ms for a thousand uncached and cached tokens; g0: ms for an output token; g1: more ms
+    for each other request; g2: more ms for a thousand tokens of context; at: ms for a million pairs of tokens; gp: ms
+    for each ms of others' prefill.
+    """
 
     a: float
     b: float
@@ -47,25 +59,26 @@ class Coefficients(NamedTuple):
     gp: float
 
     def per_token_s(self) -> Coefficients:
-        """The same in seconds and tokens."""
+        """The coefficients in seconds and tokens."""
         a, b, al, g0, g1, g2, at, gp = self
         return Coefficients(a / 1e3, b / 1e6, al / 1e6, g0 / 1e3, g1 / 1e3, g2 / 1e6, at / 1e9, gp)
 
 
-# at: of an 8B model (32 layers, width 4,096), where attention to 30,500 tokens costs as much as all else of a token.
+# `at` is that of an 8B model (32 layers, width 4,096), where attention to 30,500 tokens costs as much as everything
+# else that is computed for a token.
 PRIOR = Coefficients(10.0, 100.0, 1.0, 20.0, 0.2, 0.1, 3.3, 0.7)
 STRENGTH = Coefficients(1.0, 1.0, 1.0, 5.0, 500.0, 500.0, 10.0, 2000.0)
-LEAST_OUTPUT = 4  # tokens; shorter answers say nothing about decoding
+LEAST_OUTPUT = 4  # tokens; shorter answers teach nothing about decoding
 FULL_OUTPUT = 64  # tokens from which on an answer has full weight
-HALF = 0.5  # a streamed request gives two samples
-FADE, FADED = 0.9, 0.001  # the strength of decoding's prior: by so much an answer that shows it, down to
-FADE_WHOLE, FADED_WHOLE = 0.95, 0.3  # of all the prior, by whole requests: no further, a queue looks like decoding
-BESIDE_DECAY = 0.995  # of what phi is learned from, with each answer of full weight
-MOST_BESIDE = 0.9  # gp * phi: decoding is stretched to 10 times at most
+HALF = 0.5  # share of each sample of a streamed request, which gives two
+FADE, FADED = 0.9, 0.001  # a streamed answer multiplies the strength of decoding's prior by FADE, down to FADED
+FADE_WHOLE, FADED_WHOLE = 0.95, 0.3  # the same for an unstreamed request and the whole prior
+BESIDE_DECAY = 0.995  # what an answer of full weight leaves of the older evidence for phi
+MOST_BESIDE = 0.9  # the largest gp * phi, so that decoding is stretched 10 times at most
 
 
 class _Pace:
-    """Measured over expected time: ratio of sums over about the last 20 samples."""
+    """Measured over expected time: a ratio of sums over about the last 20 samples."""
 
     def __init__(self, start_ms: float) -> None:
         self._measured_ms = self._expected_ms = start_ms
@@ -86,20 +99,20 @@ class _Pace:
 
 
 class LatencyModel:
-    """The regression above. Samples must be free of the engine's own speed (divided by its slowness)."""
+    """The regression above. The caller divides each measured time by the slowness of its engine."""
 
     def __init__(self) -> None:
         self._model = NonNegativeLeastSquares(PRIOR, STRENGTH)
         self._prefill_pace, self._decode_pace = _Pace(20.0), _Pace(20.0)
-        self._prefill_trust = self._decode_trust = 1.0  # in the prior
-        self._beside_ms, self._decoding_ms = 0.0, 1.0  # decayed sums
+        self._prefill_trust = self._decode_trust = 1.0  # factors on the strength of the prior
+        self._beside_ms, self._decoding_ms = 0.0, 1.0  # running means, whose ratio is phi
         self.coefficients = PRIOR
         self.per_token_s = PRIOR.per_token_s()
         self.tokens_per_s = 1.0 / self.per_token_s.b
-        """Uncached tokens computed in a second."""
+        """Uncached tokens that an engine of usual speed computes in a second."""
 
         self.stretch = 1.0
-        """Of decoding, by the prefill of others that is to be expected beside it; 1 to 10."""
+        """The factor on decoding for the prefill of others that must be expected beside it; 1 to 10."""
 
     @property
     def samples(self) -> int:
@@ -113,13 +126,14 @@ class LatencyModel:
         return output * (c.g0 + c.g1 * others + c.g2 * context)
 
     def learn_prefill(self, requests: float, miss: float, hit: float, spread: float, y_ms: float) -> None:
-        """One engine step that gave `requests` first tokens after y_ms of work."""
+        """One engine step took y_ms and gave `requests` first tokens. miss, hit, spread: sums over their prompts."""
         expected_ms = _prefill_ms(PRIOR, requests, miss, hit, spread)
         self._prefill_pace.learn_one(y_ms, expected_ms)
         self._learn((requests, miss, hit, 0.0, 0.0, 0.0, spread, 0.0), y_ms, _relative(expected_ms), HALF)
 
     def learn_decode(self, output: int, others: float, context: float, y_ms: float, beside_ms: float) -> None:
-        """One answer of `output` tokens that took y_ms after its first, beside so much prefill of others."""
+        """One answer of `output` tokens took y_ms after its first one, beside beside_ms of predicted prefill of
+        others."""
         if output < LEAST_OUTPUT:
             return
         token_ms, beside = y_ms / (output - 1), beside_ms / (output - 1)
@@ -142,11 +156,11 @@ class LatencyModel:
         context: float,
         y_ms: float,
     ) -> None:
-        """One unstreamed request, the queue before it counted in `requests` and `miss`."""
+        """One unstreamed request took y_ms. `requests` and `miss` include the queue before it."""
         prefill_ms = _prefill_ms(PRIOR, requests, miss, hit, spread)
         token_ms = PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context
         expected_ms = prefill_ms + output * token_ms
-        ratio = y_ms / expected_ms  # cannot be told apart by one sample: the same for both
+        ratio = y_ms / expected_ms  # one sample cannot tell prefill and decoding apart, so both get the same ratio
         self._prefill_pace.learn_one(ratio * prefill_ms, prefill_ms)
         self._decode_pace.learn_one(ratio * token_ms, token_ms)
         self._prefill_trust = min(self._prefill_trust, max(FADED_WHOLE, self._prefill_trust * FADE_WHOLE))
@@ -155,9 +169,10 @@ class LatencyModel:
         self._learn(x, y_ms, _relative(expected_ms), 1.0)
 
     def _learn(self, x: tuple[float, ...], y_ms: float, weight: float, share: float) -> None:
+        """Give one sample to the regression, with the prior at the present paces and trusts."""
         prefill, decode = self._prefill_pace.ratio, self._decode_pace.ratio
-        self._model.prior[:] = [p * r for p, r in zip(PRIOR, _each(prefill, decode), strict=True)]
-        trust = _each(self._prefill_trust, self._decode_trust)
+        self._model.prior[:] = [p * r for p, r in zip(PRIOR, _by_line(prefill, decode), strict=True)]
+        trust = _by_line(self._prefill_trust, self._decode_trust)
         self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
         self._model.learn_one(x, y_ms, weight, share)
         self._publish()
@@ -173,7 +188,7 @@ class LatencyModel:
         }
 
     def load(self, state: SavedFields) -> None:
-        """Raises SnapshotError, also if it was saved of other coefficients."""
+        """Raises SnapshotError, also if the state is of other coefficients than these."""
         state.same("coefficients", list(Coefficients._fields))
         paces = [state.numbers(key, 2, low=1e-300) for key in ("prefill_pace_ms", "decode_pace_ms")]
         trust = state.numbers("trust", 2, low=0.0)
@@ -186,6 +201,7 @@ class LatencyModel:
         self._publish()
 
     def _publish(self) -> None:
+        """Derive everything that others read from the weights of the regression and phi."""
         self.coefficients = Coefficients(*self._model.weights)
         self.per_token_s = self.coefficients.per_token_s()
         self.tokens_per_s = 1.0 / max(1e-9, self.per_token_s.b)
@@ -197,11 +213,12 @@ def _prefill_ms(c: Coefficients, requests: float, miss: float, hit: float, sprea
     return c.a * requests + c.b * miss + c.al * hit + c.at * spread
 
 
-def _each(prefill: float, decode: float) -> Coefficients:
-    """One number for each coefficient of the two lines; gp is a share already, and never known freely."""
+def _by_line(prefill: float, decode: float) -> Coefficients:
+    """A factor for each coefficient, by the line that it is in. That of gp is 1: gp is a share, whatever the pace, and
+    its prior keeps its full strength."""
     return Coefficients(prefill, prefill, prefill, decode, decode, decode, prefill, 1.0)
 
 
 def _relative(expected_ms: float) -> float:
-    """Weight of a sample by its prior-predicted length: relative errors count, below 10 ms absolute ones."""
+    """The weight of a sample by its prior-predicted time: relative errors count, but below 10 ms absolute ones."""
     return 1000.0 / (expected_ms * expected_ms + 100.0)

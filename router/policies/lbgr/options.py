@@ -1,4 +1,4 @@
-"""The options of lbgr; the symbols are those of `policy`."""
+"""The options of lbgr. The symbols in the help texts are those of the equation in `cost`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OBJECTIVES = ("e2e", "ttft", "slo")
 
 @dataclass(frozen=True)
 class LbgrOptions:
-    """Weights of the cost, and when the policy is not heeded."""
+    """The weights of the cost, and the conditions under which another policy decides."""
 
     objective: str = option(
         "e2e",

@@ -1,37 +1,31 @@
-"""lbgr, learning-based greedy routing: the request goes where it costs the whole fleet the least time.
+"""lbgr, learning-based greedy routing: each request goes to the engine where it costs the whole fleet the least time.
 
-For request j (len = m + h prompt tokens, m uncached, h cached on engine i; o expected output) and every engine i:
+The idea: from what it has learned the policy predicts, for every engine, how long the request would take there and how
+much time it would take from the requests of others. The sum in seconds is the cost of the request on that engine, and
+the lowest cost gets the request. Exact ties are drawn. The equation with all its terms stands in `cost`. Of at most 64
+engines all are weighed; of more, only those that may well be the best (`shortlist`).
 
-    E = c (W + R + w + D + X + V) + F + S                        seconds; i* = argmin E, exact ties at random
-    W = a (nw + u) + b q                         own wait: prompts ahead of it and their uncached tokens q
-    R = s D max(0, ctx + len - cap) / cap        wait for room: what does not fit the cache cap comes in as others leave
-    w = a + b m + al h + at p                    own prefill; p = m (h + m / 2): each token's attention to all before it
-    D = o (g0 + g1 n~ + g2 ctx~)                 own decoding, slower the more requests n~, context ctx~ run beside
-    X = kp n w + kd o (g1 + g2 len) n~           delay imposed on the n requests already there
-    V = (1 + kf) kv price (b m + at p)           price of computing again what another engine holds (`duplication`)
-    F = kf c (W + R + w)                         the time to the first token counts more than the rest; so does what V
-                                                 takes from others, for it is theirs
-    S                                            what it costs to miss the client's objectives (`objective`)
-    c                                            its slowness (`engine_speed`), or what its silence tells of it
+What is learned, and when:
 
-Predicted latency is c (W + R + w + s D): prefill of others stretches decoding by s, which X has priced already where it
-was caused. a, b, al, g0, g1, g2, at, s: `learners.latency`, one set for all engines, so that a new engine predicts at
-once. q, n~, ctx~: `features`. kp, kd, kf, kv: options lbgr_imposed_prefill, lbgr_imposed_decode,
-lbgr_first_token_weight, lbgr_duplication_weight (towards engines that evict by LRU) and lbgr_duplication_weight_learned
-(others).
+- `latency`: the coefficients of prefill and decoding, one set for all engines, so that a new engine is predicted at
+  once. A streamed request teaches prefill by its first token and decoding by its end. An unstreamed request teaches the
+  sum of both by its end.
+- `engine_speed`: how slow each engine is against the fleet, from the same prefill steps and unstreamed requests.
+- `virtual_queue`: the unstreamed prompts that an engine has yet to compute. A streamed request shows by its first token
+  that its prompt is computed; an unstreamed one does not. So this queue grows at a dispatch and drains at the learned
+  speed, and every first token and every answer corrects it.
+- `duplication`: how much of the traffic repeats, at each dispatch; how long unstreamed requests wait, at their end.
 
-Streamed requests show their first token: nw counts them and q knows how far the head has come. Unstreamed ones do not:
-u and their part of q are a virtual queue (`learners.backlog`) that drains at the learned speed. Mixed traffic adds the
-two up, for they wait in one queue, and shares the coefficients, for they mean the same; a step of first tokens that
-unstreamed prompts may have shared teaches nothing, as they do it themselves, as whole requests.
+Streamed and unstreamed requests wait in one queue, so their prompts are added up, and they share the coefficients. A
+step of first tokens in which unstreamed prompts may have been computed too teaches nothing; those prompts teach by
+their own end.
 
-Up to 64 engines are all weighed; of more, those that may well be the best (`shortlist`).
+A model that knows nothing yet (`cold`), or that is wrong by a multiple (`error`), says so by `trouble`. Another policy
+then decides until the model is better. It learns from what that policy places as it does from its own choices.
 
-A model that knows nothing yet (`cold`) or is wrong by a multiple (`error`) says so (`trouble`): a rule without one
-decides until it is better. It learns from what that rule places as from its own.
-
-From "Randomization Boosts KV Caching, Learning Balances Query Load" (arXiv 2601.18999) this keeps the idea: learn the
-latency online, route greedily by it. The estimator is our own; docs/algorithms.md derives it and says where it differs.
+The idea is that of "Randomization Boosts KV Caching, Learning Balances Query Load" (arXiv 2601.18999): learn the
+latency online, and route greedily by it. The estimator is our own; docs/algorithms.md derives it and says where it
+differs.
 """
 
 from __future__ import annotations
@@ -41,34 +35,34 @@ from dataclasses import dataclass, field
 
 from router.learners.prediction_error import ErrorAlarm
 from router.policies.base import Policy, RoutingContext
-from router.policies.lbgr.cost import KILO, MS, TERMS, Cost, Features, crowd, work_of
+from router.policies.lbgr.cost import KILO, MS, TERMS, Cost, Features, prefill_inputs, running_load
 from router.policies.lbgr.duplication import Duplication
 from router.policies.lbgr.engine_speed import EngineSpeed
 from router.policies.lbgr.engine_steps import EngineStep, EngineSteps
 from router.policies.lbgr.latency import LatencyModel
 from router.policies.lbgr.objective import objective_of
 from router.policies.lbgr.options import LbgrOptions
-from router.policies.lbgr.shortlist import MOST, shortlist
+from router.policies.lbgr.shortlist import MOST_WEIGHED, shortlist
 from router.policies.lbgr.virtual_queue import VirtualQueue
 from router.saved_state import SavedFields, SavedState
 from router.types import Candidate, Decision, Ending, EngineId, Outcome, ReleasedBooking, Scores, Unit
 
-SLOWNESS_FROM_SAMPLES = 8  # before that the model's errors would be taken for the engines'
+SLOWNESS_FROM_SAMPLES = 8  # with fewer samples the errors of the model would be taken for slowness of engines
 
 
 @dataclass(slots=True)
 class _FirstTokens:
-    """What one engine's first tokens add up to."""
+    """What the first tokens of one engine have shown."""
 
     steps: EngineSteps = field(default_factory=EngineSteps)
     prefill_ms: float = 0.0
-    """Prefill work of all first tokens so far, as predicted, at usual speed."""
+    """Predicted prefill time at usual speed, added up over all first tokens so far."""
     prefill_at: dict[int, float] = field(default_factory=dict)
-    """The same when a request's first token came, by its booking; of requests in flight."""
+    """`prefill_ms` as it was at the first token of each request in flight, by booking."""
 
 
 class Lbgr(Policy[LbgrOptions]):
-    """The estimator and rule above. Keeps one small entry an engine; load and lengths come from the fleet's views."""
+    """The policy above. It keeps one small entry for each engine; load and lengths come from the fleet's views."""
 
     name = "lbgr"
     Options = LbgrOptions
@@ -82,7 +76,7 @@ class Lbgr(Policy[LbgrOptions]):
         self._duplication = Duplication()
         self._first_tokens: dict[EngineId, _FirstTokens] = {}
         self._error_alarm = ErrorAlarm(self.options.error_bound)
-        self._cold_until = 0  # the last booking of which nothing could be predicted
+        self._cold_until = 0  # the last booking that was made while the model was cold
 
     def trouble(self, now: float) -> str | None:  # noqa: ARG002
         if self._cold:
@@ -98,7 +92,7 @@ class Lbgr(Policy[LbgrOptions]):
     ) -> Scores:
         price = self._duplication.price(candidates)
         weighed = candidates
-        if len(candidates) > MOST:
+        if len(candidates) > MOST_WEIGHED:
             loads = [view.in_flight for view, _ in candidates]
             places = shortlist([hit for _, hit in candidates], loads, routing.chance)
             if also:
@@ -112,8 +106,8 @@ class Lbgr(Policy[LbgrOptions]):
     def dispatched(self, decision: Decision) -> None:
         if self._cold:
             self._cold_until = decision.booking
-        best = decision.longest_tokens / max(1.0, decision.prompt_tokens)
-        self._duplication.dispatched(best)
+        longest_share = decision.longest_tokens / max(1.0, decision.prompt_tokens)
+        self._duplication.dispatched(longest_share)
         if not decision.request.stream:
             miss_tokens = decision.prompt_tokens - decision.hit_tokens
             self._queue(decision.engine).add(
@@ -124,18 +118,21 @@ class Lbgr(Policy[LbgrOptions]):
             )
 
     def first_token(self, decision: Decision, now: float) -> None:
-        seen = self._first_tokens.setdefault(decision.engine, _FirstTokens())
+        first_tokens = self._first_tokens.setdefault(decision.engine, _FirstTokens())
         self._queue(decision.engine).reach(decision.booking, now, self._speed(decision.engine, now))
         miss_tokens = decision.prompt_tokens - decision.hit_tokens
-        seen.prefill_ms += self._model.prefill_ms(1, *work_of(miss_tokens, decision.hit_tokens))
-        seen.prefill_at[decision.booking] = seen.prefill_ms
-        f = self._features(decision)
-        self._learn_step(decision.engine, seen.steps.add(decision, now, clean=f is not None and not f.unseen))
+        first_tokens.prefill_ms += self._model.prefill_ms(1, *prefill_inputs(miss_tokens, decision.hit_tokens))
+        first_tokens.prefill_at[decision.booking] = first_tokens.prefill_ms
+        features = self._features(decision)
+        clean = features is not None and not features.unseen
+        self._learn_step(decision.engine, first_tokens.steps.add(decision, now, clean=clean))
 
     def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
-        seen, queue = self._first_tokens.setdefault(decision.engine, _FirstTokens()), self._queue(decision.engine)
-        self._learn_step(decision.engine, seen.steps.close(released.done_s))
-        beside_ms = seen.prefill_ms - seen.prefill_at.pop(decision.booking, seen.prefill_ms)
+        first_tokens = self._first_tokens.setdefault(decision.engine, _FirstTokens())
+        queue = self._queue(decision.engine)
+        self._learn_step(decision.engine, first_tokens.steps.close(released.done_s))
+        prefill_ms = first_tokens.prefill_ms
+        beside_ms = prefill_ms - first_tokens.prefill_at.pop(decision.booking, prefill_ms)
         if outcome.ending is not Ending.OK:
             queue.drop(decision.booking)
             return
@@ -144,13 +141,14 @@ class Lbgr(Policy[LbgrOptions]):
             self._error_alarm.learn_one(decision.predicted_s, released.done_s - decision.dispatched_s)
         output_tokens = outcome.output_tokens
         if decision.request.choices > 1 or not output_tokens:
-            return  # usage counts all choices together
+            return  # the usage counts the tokens of all choices together, so it says nothing about one answer
         if released.first_token_s is not None:
             self._learn_decode(released, output_tokens, beside_ms)
         elif not released.booking.streamed:
             self._learn_whole(decision, released, outcome, output_tokens)
 
     def _learn_step(self, engine: EngineId, step: EngineStep | None) -> None:
+        """An engine step that gave first tokens is over; None: no step is."""
         if step is None or not step.clean or step.duration_s <= 0:
             return
         x = step.requests, step.miss_tokens / KILO, step.hit_tokens / KILO, step.token_pairs / KILO**2
@@ -159,21 +157,23 @@ class Lbgr(Policy[LbgrOptions]):
         self._model.learn_prefill(*x, measured_ms / slowness)
 
     def _learn_decode(self, released: ReleasedBooking, output_tokens: int, beside_ms: float) -> None:
-        """`beside_ms`: prefill of others whose first token came while this one decoded."""
+        """A streamed answer is over. beside_ms: prefill time of others whose first token came while it decoded."""
         assert released.first_token_s is not None
-        others, context_tokens = self._company(released)
+        others, context_tokens = self._load_beside(released)
         decode_ms = (released.done_s - released.first_token_s) * MS / self._speeds.predict_one(released.booking.engine)
         self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms, beside_ms)
 
     def _learn_whole(self, decision: Decision, released: ReleasedBooking, outcome: Outcome, output_tokens: int) -> None:
-        f = self._features(decision)
-        if f is None:
+        """An unstreamed answer is over."""
+        features = self._features(decision)
+        if features is None:
             return
         prompt_tokens = outcome.prompt_tokens or decision.prompt_tokens
         hit_tokens = decision.hit_tokens if outcome.cached_tokens is None else outcome.cached_tokens
-        miss, hit, spread = work_of(max(0.0, prompt_tokens - hit_tokens), hit_tokens)
-        others, context_tokens = self._company(released)
-        x = 1 + f.waiting + f.unseen, f.backlog_tokens / KILO + miss, hit, spread
+        miss, hit, spread = prefill_inputs(max(0.0, prompt_tokens - hit_tokens), hit_tokens)
+        others, context_tokens = self._load_beside(released)
+        requests = 1 + features.waiting + features.unseen
+        x = requests, features.backlog_tokens / KILO + miss, hit, spread
         decode = output_tokens, others, context_tokens / KILO
         measured_ms = max(0.0, released.done_s - decision.dispatched_s) * MS
         decode_ms = self._model.decode_ms(*decode)
@@ -183,16 +183,17 @@ class Lbgr(Policy[LbgrOptions]):
         self._model.learn_whole(*x, *decode, measured_ms / slowness)
 
     def _learn_slowness(self, engine: EngineId, measured_ms: float, expected_ms: float, now: float) -> float:
-        """Teach the engine's slowness, and return it."""
+        """Learn the engine's slowness from one sample, and return it."""
         if self._model.samples >= SLOWNESS_FROM_SAMPLES:
             self._speeds.learn_one(engine, measured_ms, expected_ms, now)
         return self._speeds.predict_one(engine)
 
-    def _company(self, released: ReleasedBooking) -> tuple[float, float]:
-        return crowd(released.other_requests, released.other_context_tokens, released.capacity_tokens)
+    def _load_beside(self, released: ReleasedBooking) -> tuple[float, float]:
+        """(n~, ctx~): the requests and the context that ran beside this request, in the mean over its time."""
+        return running_load(released.other_requests, released.other_context_tokens, released.capacity_tokens)
 
     def _features(self, decision: Decision) -> Features | None:
-        """What this policy saw of the chosen engine; None if another one chose."""
+        """What this policy knew of the chosen engine; None if the decision carries the score of another policy."""
         values = decision.score.features
         return Features(*values) if len(values) == len(Features._fields) else None
 
@@ -203,6 +204,7 @@ class Lbgr(Policy[LbgrOptions]):
         return queue
 
     def _speed(self, engine: EngineId, now: float) -> float:
+        """Uncached tokens that the engine computes in a second."""
         return self._model.tokens_per_s / self._speeds.factor(engine, now)
 
     def forget(self, engine: EngineId) -> None:
@@ -225,7 +227,7 @@ class Lbgr(Policy[LbgrOptions]):
         self._duplication.load(state.fields("duplication"))
 
     def describe(self, engine: EngineId) -> dict[str, object]:
-        """Coefficients in the latency model's units (ms, thousands of tokens)."""
+        """The coefficients are in the units of `latency`: ms and thousands of tokens."""
         return {
             "coefficients": {name: round(value, 6) for name, value in self._model.coefficients._asdict().items()},
             "samples": self._model.samples,

@@ -1,8 +1,9 @@
-"""The queue of prompts that an engine has yet to compute, as far as unstreamed requests let it be known.
+"""The unstreamed prompts that an engine has yet to compute.
 
-They show no first token, so their queue is virtual: it grows by a request's uncached tokens at dispatch, drains at the
-learned speed, and is cut by evidence: engines compute first come first served, so whatever was dispatched before a
-request that shows a first token or completes has been computed.
+An unstreamed request shows no first token, so nobody sees when its prompt is computed. Its queue is therefore virtual.
+It grows by the request's uncached tokens at dispatch, and drains at the learned speed. Evidence corrects it: engines
+compute prompts in the order of their dispatch, so once a request shows a first token or completes, all prompts that
+were dispatched before it have been computed.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections import deque
 
 
 class VirtualQueue:
-    """One engine's virtual queue; at most one entry for each unstreamed request in flight there."""
+    """The virtual queue of one engine, with at most one entry for each unstreamed request in flight there."""
 
     def __init__(self) -> None:
         self._entries: deque[tuple[int, float]] = deque()  # (booking serial, tokens left), oldest first
-        self._tokens = 0.0
-        self._at_s = float("-inf")
+        self._tokens = 0.0  # left in all entries
+        self._at_s = float("-inf")  # the time for which the entries hold
 
     def ahead(self, now: float, tokens_per_s: float) -> tuple[int, float]:
-        """(requests, tokens) left at `now`. The count goes with the tokens: exact when nothing or all is drained."""
+        """(requests, tokens) that are left at `now`. The number of requests is estimated in proportion to the tokens,
+        and is exact if nothing or everything has drained."""
         if not self._entries:
             return 0, 0.0
         left = self._tokens - max(0.0, now - self._at_s) * tokens_per_s
@@ -29,24 +31,26 @@ class VirtualQueue:
         return math.ceil(len(self._entries) * left / self._tokens), left
 
     def add(self, serial: int, tokens: float, now: float, tokens_per_s: float) -> None:
+        """An unstreamed request with this many uncached tokens is dispatched. serial: of its booking."""
         self._drain(now, tokens_per_s)
         self._entries.append((serial, tokens))
         self._tokens += tokens
 
     def reach(self, serial: int, now: float, tokens_per_s: float) -> None:
-        """Evidence at `now` that the prompts up to this booking have been computed."""
+        """There is evidence at `now` that the prompts of all bookings up to this one have been computed."""
         self._drain(now, tokens_per_s)
         while self._entries and self._entries[0][0] <= serial:
             self._tokens -= self._entries.popleft()[1]
         self._settle()
 
     def drop(self, serial: int) -> None:
-        """The request is gone and says nothing of the others."""
+        """The request has ended without saying anything about the others."""
         kept = deque(entry for entry in self._entries if entry[0] != serial)
         self._tokens = sum(tokens for _, tokens in kept)
         self._entries = kept
 
     def _drain(self, now: float, tokens_per_s: float) -> None:
+        """Remove what the engine can have computed until `now`, from the oldest entries on."""
         budget = max(0.0, now - self._at_s) * tokens_per_s if self._entries else 0.0
         self._at_s = max(self._at_s, now)
         while self._entries and budget >= self._entries[0][1]:
@@ -61,4 +65,4 @@ class VirtualQueue:
 
     def _settle(self) -> None:
         if not self._entries:
-            self._tokens = 0.0  # a sum of floats drifts; an empty queue is exactly zero
+            self._tokens = 0.0  # a running sum of floats drifts, but an empty queue has exactly 0 tokens

@@ -1,35 +1,35 @@
 from router.learners.prediction_error import ANSWERS, CALM, LEAST_ANSWERS, ErrorAlarm
 
 
-def taught(misfit: ErrorAlarm, actual_s: float, times: int) -> bool:
+def taught(error_alarm: ErrorAlarm, actual_s: float, times: int) -> bool:
     for _ in range(times):
-        misfit.learn_one(1.0, actual_s)
-    return misfit.alarm
+        error_alarm.learn_one(1.0, actual_s)
+    return error_alarm.alarm
 
 
 def test_it_rings_when_the_median_is_above_the_bound_and_not_before_it_can_say() -> None:
-    misfit = ErrorAlarm(4.0)
-    assert not taught(misfit, 5.1, LEAST_ANSWERS - 1)
-    assert taught(misfit, 5.1, 1)
+    error_alarm = ErrorAlarm(4.0)
+    assert not taught(error_alarm, 5.1, LEAST_ANSWERS - 1)
+    assert taught(error_alarm, 5.1, 1)
 
 
 def test_a_third_of_wild_answers_is_no_wrong_model() -> None:
-    misfit = ErrorAlarm(4.0)
+    error_alarm = ErrorAlarm(4.0)
     for _ in range(ANSWERS):
-        assert not taught(misfit, 1000.0, 1)
-        assert not taught(misfit, 1.1, 2)
+        assert not taught(error_alarm, 1000.0, 1)
+        assert not taught(error_alarm, 1.1, 2)
 
 
 def test_it_falls_silent_only_below_half_the_bound() -> None:
-    misfit = ErrorAlarm(4.0)
-    assert taught(misfit, 9.0, ANSWERS)
-    assert taught(misfit, 1.0 + 4.0 * CALM + 0.1, 2 * ANSWERS)
-    assert not taught(misfit, 1.0 + 4.0 * CALM - 0.1, ANSWERS)
-    assert not taught(misfit, 4.9, ANSWERS)
+    error_alarm = ErrorAlarm(4.0)
+    assert taught(error_alarm, 9.0, ANSWERS)
+    assert taught(error_alarm, 1.0 + 4.0 * CALM + 0.1, 2 * ANSWERS)
+    assert not taught(error_alarm, 1.0 + 4.0 * CALM - 0.1, ANSWERS)
+    assert not taught(error_alarm, 4.9, ANSWERS)
 
 
 def test_no_prediction_is_a_wrong_one() -> None:
-    misfit = ErrorAlarm(4.0)
+    error_alarm = ErrorAlarm(4.0)
     for _ in range(LEAST_ANSWERS):
-        misfit.learn_one(0.0, 0.1)
-    assert misfit.alarm
+        error_alarm.learn_one(0.0, 0.1)
+    assert error_alarm.alarm

@@ -1,9 +1,9 @@
-from router.policies.lbgr.cost import crowd, queued_tokens
+from router.policies.lbgr.cost import queued_tokens, running_load
 
 
-def test_crowd_is_thinned_where_the_cache_cannot_hold_all() -> None:
-    assert crowd(6, 500.0, 1000.0) == (6, 500.0)
-    assert crowd(6, 3000.0, 1000.0) == (2.0, 1000.0)
+def test_only_what_fits_the_cache_runs_at_once() -> None:
+    assert running_load(6, 500.0, 1000.0) == (6, 500.0)
+    assert running_load(6, 3000.0, 1000.0) == (2.0, 1000.0)
 
 
 def test_the_head_of_the_queue_counts_less_the_longer_it_is_served() -> None:

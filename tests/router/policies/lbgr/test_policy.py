@@ -63,7 +63,7 @@ def test_worked_example() -> None:
     assert second.total * 1000 == pytest.approx(2 * (210 + 3.3 * 2) + 1000 + 2 * 4 * 0.3 * 2 * (200 + 3.3 * 2))
 
 
-def test_a_cache_too_small_for_all_thins_the_crowd() -> None:
+def test_in_a_cache_too_small_for_all_requests_wait_for_room() -> None:
     view = EngineView(E, EngineInfo(), 6, 0, 0.0, 6000.0, 2000.0)
     routing = RoutingContext(ask_for(1), 100.0, 10.0, 0.0, 0.0)
     (score,) = Lbgr().choose(routing, [Candidate(view, 0.0)])
@@ -111,10 +111,12 @@ def test_different_prompts_spread_and_equal_ones_stay_together_until_it_pays_to_
     assert len(set(burst)) == 1
 
 
-def gave(router: Router, view_time: float, slow: EngineId, factor: float, count: int, *, stream: bool) -> None:
+def serve_equal_requests(
+    router: Router, start_s: float, slow: EngineId, factor: float, count: int, *, stream: bool
+) -> None:
     """Equal requests, each alone on its engine: `slow` takes `factor` times as long as the others."""
     for n in range(count):
-        now = view_time + 3.0 * n
+        now = start_s + 3.0 * n
         decision = router.route(ask_for(*range(100 * n, 100 * n + 8), stream=stream), now, exclude=set())
         speed = factor if decision.engine == slow else 1.0
         router.first_token(decision, now + 0.07 * speed)
@@ -125,7 +127,7 @@ def gave(router: Router, view_time: float, slow: EngineId, factor: float, count:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_slow_engine_gets_less(stream: bool) -> None:
     router = router_with(2)
-    gave(router, 0.0, E, 3.0, 60, stream=stream)
+    serve_equal_requests(router, 0.0, E, 3.0, 60, stream=stream)
     assert slowness_of(router, E) > 1.2 * slowness_of(router, EngineId("e1"))
     chosen = [router.route(ask_for(10_000 + n, stream=stream), 185.0).engine for n in range(12)]
     assert chosen.count(E) < chosen.count(EngineId("e1"))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from router.policies.base import RoutingContext, pick
 from router.policies.lbgr.policy import Lbgr
-from router.policies.lbgr.shortlist import MOST, shortlist
+from router.policies.lbgr.shortlist import MOST_WEIGHED, shortlist
 from router.types import Candidate, EngineId, EngineInfo, EngineView
 from tests.support.virtual_fleet import answered, ask_for, router_with
 
@@ -25,7 +25,7 @@ def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weig
     candidates = many(loads, hits)
     for chance in (0.0, 0.3, 0.999):
         places = shortlist([hit for _, hit in candidates], loads, chance)
-        assert len(set(places)) == len(places) <= MOST
+        assert len(set(places)) == len(places) <= MOST_WEIGHED
         assert set(range(476, 500)) <= set(places)
         assert {17, *sorted(range(1000), key=loads.__getitem__)[:3]} <= set(places)
         routing = RoutingContext(ask_for(1), 9000.0, 50.0, 0.0, chance)
@@ -39,8 +39,8 @@ def test_of_many_engines_the_longest_hits_the_least_loaded_and_a_sample_are_weig
 
 
 def test_up_to_that_many_all_are_weighed() -> None:
-    found = Lbgr().choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST, {}))
-    assert (len(found), found.eligible) == (MOST, MOST)
+    found = Lbgr().choose(RoutingContext(ask_for(1), 900.0, 50.0, 0.0, 0.0), many([3] * MOST_WEIGHED, {}))
+    assert (len(found), found.eligible) == (MOST_WEIGHED, MOST_WEIGHED)
 
 
 def test_any_of_many_equal_engines_may_be_drawn() -> None:
