@@ -2,7 +2,7 @@
 meant or not.
 
 The trace has shared prefixes, conversations, unstreamed requests and clients that leave; of the four engines one is
-slow, one dies and comes back. After a change that is meant, `python tests/router/policies/test_golden.py` prints the
+slow, one dies and comes back. After a change that is meant, `python -m tests.router.policies.test_golden` prints the
 new numbers.
 """
 
