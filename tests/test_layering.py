@@ -1,5 +1,7 @@
-"""Who may import whom, by the name of the folder alone: the core decides without I/O, the plugin is a guest in the
-engine."""
+"""Which module may import which, by the name of its folder alone.
+
+The core decides without I/O, and the plugin is a guest in the engine.
+"""
 
 import ast
 import sys
@@ -9,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A room of the router may import itself and the rooms that are named here. `types` stands for what all may use.
+# A folder of the router may import itself and the folders that are named here.
 TYPES = {"types", "errors", "options", "saved_state"}
 INNER = TYPES | {"prefix", "learners"}
 CORE = INNER | {"policies", "core"}
@@ -89,7 +91,7 @@ def test_a_room_imports_what_its_name_allows(file: Path) -> None:
 
 @pytest.mark.parametrize("file", modules("router"), ids=lambda file: str(file.relative_to(ROOT)))
 def test_the_core_takes_no_chance_from_the_air(file: Path) -> None:
-    """`random.Random(seed)` as an argument, never the module's own generator."""
+    """A generator `random.Random(seed)` comes in as an argument; the generator of the module `random` is never used."""
     if room(file, "router") not in SANS_IO:
         return
     for node in ast.walk(ast.parse(file.read_text())):

@@ -1,5 +1,7 @@
-"""Traffic that never repeats fills every map of the router to its cap and no further; with the caps of the defaults
-and a million requests: benchmarks/micro/soak.py."""
+"""Traffic that never repeats fills every map of the router to its cap and no further.
+
+`benchmarks/micro/soak.py` does the same with the default caps and a million requests.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -14,11 +16,11 @@ from router.policies.table import TABLE
 ENGINES = 4
 LRU = ["lru"] * ENGINES
 BLOCKS, DECISIONS = 10_000, 1_000
-GENERATION = BLOCKS // ENGINES // 16  # blocks: the survival index looks at its cap once a generation of an engine
+GENERATION = BLOCKS // ENGINES // 16  # blocks; the survival index checks its cap once in a generation of an engine
 
 
 def totals_of(config: Config, orders: Sequence[str], requests: int, checkpoints: int) -> list[tuple[int, int]]:
-    """(bytes, blocks in the index) at each checkpoint."""
+    """The bytes of the router and the blocks in its index, at each checkpoint."""
     router = router_of(config, orders)
     return [(sum(sizes.values()), router.index_blocks) for _, sizes in soak(router, requests, checkpoints)]
 

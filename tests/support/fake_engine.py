@@ -1,4 +1,4 @@
-"""A scriptable engine on a loopback port: answers as vLLM does, or fails in the way a test asks for."""
+"""An engine on a loopback port that follows a script: it answers as vLLM does, or fails as a test asks it to."""
 
 from __future__ import annotations
 
@@ -19,34 +19,37 @@ REFUSAL = {"message": "prompt too long", "type": "invalid_request_error", "param
 
 @dataclass
 class Script:
-    """What the engine does with a request."""
+    """What the engine does with each request."""
 
     tokens: tuple[str, ...] = ("The capital", " of France", " is Paris.")
     fault: str | None = None
-    """None, `hang` (silence), `cut` (closes the connection) or `reset` (closes it hard)."""
+    """None, `hang` (the engine falls silent), `cut` (it closes the connection) or `reset` (it resets it)."""
     after: int | None = None
-    """None: before the head of the answer. 0: after it. n: after n chunks."""
+    """When the fault happens. None: before the head of the answer; 0: after the head; n: after n chunks."""
     strike: asyncio.Event | None = None
-    """Waited for before the fault."""
+    """The fault waits for this event."""
     status: int = 200
     error: dict[str, Any] | None = None
-    """Told as the whole answer, or inside the stream if the status is 200."""
+    """An error that is the whole answer, or that is sent inside the stream if the status is 200."""
     done: bool = True
+    """Whether a stream ends with [DONE]."""
     tool_call: dict[str, str] | None = None
     prompt_tokens: int = 40
     cached_tokens: int = 32
     headers: Mapping[str, str] = field(default_factory=dict)
     gate: asyncio.Event | None = None
-    """Waited for before each token."""
+    """Each token waits for this event."""
 
 
 @dataclass
 class Request:
+    """A request that the engine has received."""
+
     path: str
     headers: Mapping[str, str]
     body: bytes
     peer: object
-    """The other end of the connection it came over."""
+    """The address at the other end of its connection."""
 
     @property
     def json(self) -> dict[str, Any]:
@@ -55,6 +58,12 @@ class Request:
 
 
 class FakeEngine:
+    """The engine, which follows `script` and keeps all requests in `requests`.
+
+    running: requests that it is working on. cancelled: requests whose client went away. arrived: set by the first
+    request.
+    """
+
     def __init__(self, script: Script | None = None) -> None:
         self.script = script or Script()
         self.requests: list[Request] = []

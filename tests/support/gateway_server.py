@@ -1,4 +1,4 @@
-"""The real gateway on a real socket (uvicorn, httptools) in front of fake engines."""
+"""The real gateway on a real socket (with uvicorn and httptools), in front of fake engines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = [(CHAT, False), (CHAT, True), (COMPLETIONS, False), (COMPLETIONS, True)]
 
 @dataclass
 class Served:
-    """A running gateway with its engines."""
+    """A running gateway, with its engines and a client of it."""
 
     url: str
     client: httpx.AsyncClient
@@ -44,11 +44,11 @@ class Served:
         return await self.client.post(route, json={**BODIES[route], "stream": stream, **fields})
 
     def endings(self) -> dict[str, float]:
-        """How many requests ended how."""
-        found: dict[str, float] = {}
+        """The number of requests with each ending."""
+        counts: dict[str, float] = {}
         for sample in self.samples("leafcutter_requests_total"):
-            found[sample.labels["ending"]] = found.get(sample.labels["ending"], 0) + sample.value
-        return found
+            counts[sample.labels["ending"]] = counts.get(sample.labels["ending"], 0) + sample.value
+        return counts
 
     def samples(self, name: str) -> list[Sample]:
         return [s for metric in self.registry.collect() for s in metric.samples if s.name == name]
@@ -60,7 +60,7 @@ class Served:
         return sum(self.router._fleet.view(engine).in_flight for engine in self.router._fleet.ids())
 
     async def ended(self, ending: str, count: int = 1) -> None:
-        """Waits until so many requests have ended so, then checks that nothing is left of them."""
+        """Wait until `count` requests have this ending, then check that nothing is left of them."""
         await until(lambda: self.endings().get(ending) == count)
         assert self.in_flight() == 0
         assert self.router.in_flight == 0
@@ -77,7 +77,10 @@ async def until(condition: Callable[[], bool]) -> None:
 async def served(
     *scripts: Script, known: bool = True, router_type: type[Router] = Router, **options: Any
 ) -> AsyncIterator[Served]:
-    """A gateway over one engine for each script; `known`: it knows their model."""
+    """Run a gateway in front of one engine for each script. known: the gateway knows the model of the engines.
+
+    options: those of the gateway, for which `least_loaded` decides unless they name another policy.
+    """
     config = configure(**{"policy": "least_loaded", "seed": 1, "lbgr_cold_samples": 0, **options})
     router = router_type(config.routing, config.policies, rng=random.Random(1))
     registry = CollectorRegistry()
@@ -98,7 +101,10 @@ async def served(
 
 @asynccontextmanager
 async def listening(app: Any, config: uvicorn.Config | None = None) -> AsyncIterator[str]:
-    """`app` served by uvicorn on a free loopback port, in the test's own event loop. config: of that app."""
+    """Serve `app` with uvicorn on a free loopback port, in the event loop of the test. It gives the URL.
+
+    config: uvicorn's configuration of the app; None: a plain one.
+    """
     config = config or uvicorn.Config(
         app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False
     )
@@ -111,7 +117,7 @@ async def listening(app: Any, config: uvicorn.Config | None = None) -> AsyncIter
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            # What uvicorn's own shutdown does, less its waiting.
+            # This is uvicorn's own shutdown without its waiting.
             for each in server.servers:
                 each.close()
             for connection in list(server.server_state.connections):

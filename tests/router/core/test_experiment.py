@@ -22,39 +22,40 @@ from tests.support.virtual_fleet import answered, ask_for, router_with
 E0, E1 = EngineId("e0"), EngineId("e1")
 
 
-class Told(TotalsPolicy[NoOptions]):
-    """Prefers one engine, and remembers what it was told."""
+class Preferring(TotalsPolicy[NoOptions]):
+    """A policy that prefers one engine, and keeps the events that it hears of."""
 
-    def __init__(self, name: str, likes: str, *, seconds: bool = True) -> None:
+    def __init__(self, name: str, preferred: str, *, seconds: bool = True) -> None:
         super().__init__()
-        self.name, self.likes, self.seconds = name, likes, seconds  # type: ignore[misc]
+        self.name, self.preferred, self.seconds = name, preferred, seconds  # type: ignore[misc]
         self.unit = Unit.SECONDS if seconds else Unit.RANK
-        self.heard: list[tuple[str, Decision]] = []
+        self.events: list[tuple[str, Decision]] = []
         self.forgotten: list[EngineId] = []
 
     def weigh(self, routing: RoutingContext, candidates: Sequence[Candidate]) -> Totals:
-        totals = [1.0 if view.engine == self.likes else 3.5 for view, _ in candidates]
+        totals = [1.0 if view.engine == self.preferred else 3.5 for view, _ in candidates]
         return Totals(totals, self.unit, totals if self.seconds else None, {"own": totals})
 
     def dispatched(self, decision: Decision) -> None:
-        self.heard.append(("dispatched", decision))
+        self.events.append(("dispatched", decision))
 
     def first_token(self, decision: Decision, now: float) -> None:
-        self.heard.append(("first_token", decision))
+        self.events.append(("first_token", decision))
 
     def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
-        self.heard.append(("learn", decision))
+        self.events.append(("learn", decision))
 
     def forget(self, engine: EngineId) -> None:
         self.forgotten.append(engine)
 
     @property
-    def words(self) -> list[str]:
-        return [word for word, _ in self.heard]
+    def event_names(self) -> list[str]:
+        return [name for name, _ in self.events]
 
 
-class Wrong(Told):
-    """Fails where it is told to; `others`: its scores are not of all candidates."""
+class Failing(Preferring):
+    """A policy that raises in the event or question `where`, or whose totals are `nan` or too few (`short`), or whose
+    scores are not those of all candidates (`others`)."""
 
     def __init__(self, name: str, where: str) -> None:
         super().__init__(name, "e0")
@@ -99,21 +100,25 @@ def serve(router: Router, now: float, *, session: str | None = None) -> Decision
 
 
 def test_a_shadow_is_told_of_every_request_in_its_own_scores_and_never_heeded() -> None:
-    lead, other = Told("lead", "e0"), Told("other", "e1")
+    lead, other = Preferring("lead", "e0"), Preferring("other", "e1")
     router = router_over(lead, other, policy="lead", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.engine, decision.policy, decision.predicted_s) == (E0, "lead", 1.0)
     assert [(o.policy, o.engine, o.regret_s) for o in decision.shadows] == [("other", E1, 2.5)]
-    assert lead.words == other.words == ["dispatched", "first_token", "learn"]
-    assert all(told is decision for _, told in lead.heard)
-    for _, told in other.heard:
-        assert (told.engine, told.booking, told.policy) == (E0, decision.booking, "other")
-        assert (told.score.total, told.predicted_s) == (3.5, 3.5)
+    assert lead.event_names == other.event_names == ["dispatched", "first_token", "learn"]
+    assert all(seen is decision for _, seen in lead.events)
+    for _, seen in other.events:
+        assert (seen.engine, seen.booking, seen.policy) == (E0, decision.booking, "other")
+        assert (seen.score.total, seen.predicted_s) == (3.5, 3.5)
 
 
 def test_agreement_and_regret_are_counted_for_each_shadow() -> None:
     router = router_over(
-        Told("lead", "e0"), Told("same", "e0"), Told("other", "e1"), policy="lead", shadow=["same", "other"]
+        Preferring("lead", "e0"),
+        Preferring("same", "e0"),
+        Preferring("other", "e1"),
+        policy="lead",
+        shadow=["same", "other"],
     )
     for n in range(4):
         serve(router, float(n))
@@ -122,7 +127,9 @@ def test_agreement_and_regret_are_counted_for_each_shadow() -> None:
 
 
 def test_scores_that_are_no_seconds_count_as_no_regret() -> None:
-    router = router_over(Told("lead", "e0", seconds=False), Told("other", "e1"), policy="lead", shadow=["other"])
+    router = router_over(
+        Preferring("lead", "e0", seconds=False), Preferring("other", "e1"), policy="lead", shadow=["other"]
+    )
     decision = serve(router, 0.0)
     (shadow,) = decision.shadows
     assert (shadow.engine, shadow.regret_s) == (E1, None)
@@ -132,7 +139,7 @@ def test_scores_that_are_no_seconds_count_as_no_regret() -> None:
 
 @pytest.mark.parametrize("where", ["choose", "nan", "short", "others", "dispatched", "first_token", "learn"])
 def test_a_shadow_that_fails_is_counted_and_touches_nothing(where: str, caplog: pytest.LogCaptureFixture) -> None:
-    router = router_over(Told("lead", "e1"), Wrong("wrong", where), policy="lead", shadow=["wrong"])
+    router = router_over(Preferring("lead", "e1"), Failing("wrong", where), policy="lead", shadow=["wrong"])
     decisions = [serve(router, float(n)) for n in range(5)]
     assert {(d.engine, d.reason) for d in decisions} == {(E1, "lowest_cost")}
     faults = {arm.name: arm.faults for arm in router._experiment.arms}
@@ -143,7 +150,7 @@ def test_a_shadow_that_fails_is_counted_and_touches_nothing(where: str, caplog: 
 
 @pytest.mark.parametrize("where", ["choose", "nan", "short", "others"])
 def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where: str) -> None:
-    router = router_over(Wrong("wrong", where), Told("other", "e1"), policy="wrong", shadow=["other"])
+    router = router_over(Failing("wrong", where), Preferring("other", "e1"), policy="wrong", shadow=["other"])
     decision = serve(router, 0.0)
     assert (decision.policy, decision.reason, decision.fallback) == ("wrong", "fault", "lmetric")
     assert decision.shadows[0].regret_s is None
@@ -151,17 +158,17 @@ def test_a_decider_that_fails_is_counted_and_nobody_is_compared_with_it(where: s
     assert router.status().faults == 1
 
 
-class Unsure(Told):
-    """In trouble until it is told otherwise."""
+class Troubled(Preferring):
+    """A policy that is in trouble for as long as it has a reason."""
 
-    word: str | None = "cold"
+    reason: str | None = "cold"
 
     def trouble(self, now: float) -> str | None:
-        return self.word
+        return self.reason
 
 
 def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores() -> None:
-    lead, other = Unsure("lead", "e1"), Told("other", "e1")
+    lead, other = Troubled("lead", "e1"), Preferring("other", "e1")
     router = router_over(lead, other, policy="lead", shadow=["other"])
     router.route(ask_for(7), 0.0, exclude={E0})
     decision = serve(router, 0.0)
@@ -170,9 +177,9 @@ def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores() -> No
     assert decision.scores[0].total == 128.0
     assert [(o.policy, o.engine, o.regret_s) for o in decision.shadows] == [("lead", E1, None), ("other", E1, None)]
     assert router._experiment.agreements == {}
-    for _, told in lead.heard[1:]:
-        assert (told.engine, told.booking, told.predicted_s) == (E0, decision.booking, 3.5)
-    lead.word = None
+    for _, seen in lead.events[1:]:
+        assert (seen.engine, seen.booking, seen.predicted_s) == (E0, decision.booking, 3.5)
+    lead.reason = None
     decision = serve(router, 1.0)
     assert (decision.engine, decision.reason, decision.fallback, len(decision.shadows)) == (E1, "lowest_cost", None, 1)
     assert router._experiment.agreements["lead", "other"].agreed == 1
@@ -180,14 +187,16 @@ def test_a_decider_in_trouble_is_not_heeded_and_learns_in_its_own_scores() -> No
 
 
 def test_a_shadow_in_trouble_is_counted_as_ever() -> None:
-    router = router_over(Told("lead", "e0"), Unsure("other", "e1"), policy="lead", shadow=["other"])
+    router = router_over(Preferring("lead", "e0"), Troubled("other", "e1"), policy="lead", shadow=["other"])
     assert serve(router, 0.0).fallback is None
     assert router._experiment.agreements["lead", "other"].decisions == 1
 
 
 def test_the_least_loaded_engine_is_the_last_resort() -> None:
-    stand_in = Wrong("stand_in", "choose")
-    experiment = Experiment({"lead": Unsure("lead", "e0")}.__getitem__, (stand_in, LeastLoaded()), rng=random.Random(0))
+    stand_in = Failing("stand_in", "choose")
+    experiment = Experiment(
+        {"lead": Troubled("lead", "e0")}.__getitem__, (stand_in, LeastLoaded()), rng=random.Random(0)
+    )
     experiment.assign({"lead": 1.0})
     router = router_with(2)
     router.route(ask_for(1), 0.0, exclude={E1})
@@ -207,7 +216,7 @@ def test_what_stands_in_needs_no_events_and_does_as_it_says(name: str) -> None:
 
 
 def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_only() -> None:
-    first, second, third = Told("first", "e0"), Told("second", "e1"), Told("third", "e1")
+    first, second, third = Preferring("first", "e0"), Preferring("second", "e1"), Preferring("third", "e1")
     router = router_over(first, second, third, policy="first", shadow=["second"])
     pending = router.route(ask_for(1), 0.0)
     router.assign({"second": 1.0})
@@ -216,12 +225,12 @@ def test_a_switch_keeps_what_was_learned_and_tells_newcomers_of_new_requests_onl
     router.assign({"third": 1.0}, ["first"])
     assert [(arm.name, arm.share) for arm in router._experiment.arms] == [("third", 1.0), ("first", 0.0)]
     router.complete(pending, answered(2.0))
-    assert third.words == []
-    assert first.words[-1] == "learn"
+    assert third.event_names == []
+    assert first.event_names[-1] == "learn"
     assert router._experiment.lead is third
     assert serve(router, 3.0).policy == "third"
-    assert third.words == ["dispatched", "first_token", "learn"]
-    assert second.words == ["dispatched", "dispatched", "first_token", "learn"]
+    assert third.event_names == ["dispatched", "first_token", "learn"]
+    assert second.event_names == ["dispatched", "dispatched", "first_token", "learn"]
 
 
 def test_an_unknown_name_changes_nothing() -> None:
@@ -246,18 +255,18 @@ def test_kebab_names_are_the_same_policies() -> None:
 
 
 def test_a_split_is_drawn_by_the_routers_chance_and_all_learn() -> None:
-    first, second = Told("first", "e0"), Told("second", "e1")
+    first, second = Preferring("first", "e0"), Preferring("second", "e1")
     router = router_over(first, second, policy="first")
     router.assign({"first": 0.8, "second": 0.2})
     decided = [serve(router, float(n)).policy for n in range(500)]
     assert 0.74 < decided.count("first") / 500 < 0.86
-    assert first.words.count("learn") == second.words.count("learn") == 500
+    assert first.event_names.count("learn") == second.event_names.count("learn") == 500
     assert set(router._experiment.agreements) == {("first", "second"), ("second", "first")}
     assert router._experiment.lead is first
 
 
 def test_a_session_stays_with_one_policy_and_a_moved_share_moves_few() -> None:
-    router = router_over(Told("first", "e0"), Told("second", "e1"), policy="first")
+    router = router_over(Preferring("first", "e0"), Preferring("second", "e1"), policy="first")
 
     def deciders(shares: dict[str, float]) -> dict[str, str]:
         router.assign(shares)
@@ -300,7 +309,7 @@ def test_what_policies_cost_is_timed() -> None:
 
 
 def test_an_engine_that_leaves_is_forgotten_by_all() -> None:
-    lead, other = Told("lead", "e0"), Told("other", "e1")
+    lead, other = Preferring("lead", "e0"), Preferring("other", "e1")
     router = router_over(lead, other, policy="lead", shadow=["other"])
     router.remove_engine(E1)
     assert lead.forgotten == other.forgotten == [E1]
