@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -195,12 +194,12 @@ def test_a_killed_engine_loses_no_new_request_and_is_started_again(stack: Stack)
     killed = stack.pid(1)
     os.kill(killed, signal.SIGKILL)
     mark = len(served)
-    time.sleep(5)
+    # Sooner than the killed engine is back, however slow the machine.
+    eventually(lambda: len(served) - mark > 8, 25, "the other engine serves on")
     stop.set()
     for thread in asking:
         thread.join()
     assert failures == []
-    assert len(served) - mark > 5
     assert set(served[mark + 2 :]) == {"engine-0"}
     eventually(lambda: all(worker["healthy"] for worker in stack.workers()), 180, "the engine is back")
     assert stack.pid(1) != killed
