@@ -21,7 +21,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _from_that_folder(host: Host, request: pytest.FixtureRequest) -> None:
+def _from_that_folder(request: pytest.FixtureRequest) -> None:
+    # Not an argument: pytest would count the fixture to those of every test, and none would be left out.
+    host: Host = request.getfixturevalue("host")
     for module in (host.coordinator, host.block_pool, host.kv_cache_utils):
         assert module.__file__
         assert Path(module.__file__).is_relative_to(request.config.getoption("--vllm"))
