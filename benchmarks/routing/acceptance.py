@@ -42,14 +42,14 @@ from benchmarks.routing.acceptance_grid import (
 )
 from benchmarks.routing.acceptance_store import Key, RunStore, Values
 from router.cli.flags import integer, seeds
-from router.cli.progress import Watch, show
+from router.cli.progress import show
 from router.cli.simulate import BLOCK, options_set
 from router.errors import LeafcutterError
 from router.sim.fleet.result import WARM_UP, summarize
 from router.sim.fleet.scenario import FleetSpec, Run, Slowdown
 from router.sim.fleet.simulation import simulate
 from router.sim.fleet.traffic import TRACE_BLOCK, Replay, Workload, replay
-from router.sim.parallel import measure_all
+from router.sim.parallel import Watch, measure_all
 from router.sim.trace import TraceFile
 from router.types import Decision
 

@@ -23,12 +23,12 @@ from typing import Any
 from benchmarks.report import markdown_table
 from benchmarks.routing.paper_traffic import SCRIPTS, Scripted
 from router.cli.flags import integer, names, seeds
-from router.cli.progress import Watch, show
+from router.cli.progress import show
 from router.sim.fleet.result import percentile
 from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.simulation import simulate
 from router.sim.fleet.traffic import Traffic, Workload
-from router.sim.parallel import measure_all
+from router.sim.parallel import Watch, measure_all
 
 DIFFERENCES = """\
 - Simulated vLLM engines (`l40-8b`: estimated, not measured; 150,000 cached tokens, blocks of 128) in place of SGLang

@@ -14,12 +14,13 @@ from itertools import islice
 from pathlib import Path
 
 from router.cli.flags import integer, names, seeds, words
-from router.cli.progress import Watch, show
+from router.cli.progress import show
 from router.errors import ConfigError
 from router.sim.eviction.report import BASELINE, Table, draw, to_json
 from router.sim.eviction.sweep import OPTIMUM, ORDER_CHOICES, Row, sweep
 from router.sim.eviction.workload import WORKLOADS, Workload
 from router.sim.figure import plotter
+from router.sim.parallel import Watch
 from router.sim.trace import Trace, TraceFile
 
 MOST_BLOCKS = 100_000_000

@@ -10,9 +10,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import TextIO, TypeVar
 
+from router.sim.parallel import Watch
+
 R = TypeVar("R")
-Watch = Callable[[Sequence[float]], None]
-"""Called with the parts of all runs that are done, each from 0 to 1."""
 
 
 def show(lines_of: Callable[[Watch], Generator[tuple[str, R], None, None]]) -> list[R]:

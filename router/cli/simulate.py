@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from router.cli.flags import integer, names, number, seeds, words
-from router.cli.progress import Watch, show
+from router.cli.progress import show
 from router.config import Config
 from router.errors import ConfigError
 from router.options import check, options_of
@@ -27,7 +27,7 @@ from router.sim.fleet.result import Row, Table, mean_row, measure, to_json
 from router.sim.fleet.scenario import ORDER_NAMES, FleetSpec, Run, Slowdown
 from router.sim.fleet.traffic import TRACE_BLOCK, WORKLOADS, Replay, Traffic, Workload, replay
 from router.sim.fleet.verdict import judge
-from router.sim.parallel import measure_all
+from router.sim.parallel import Watch, measure_all
 from router.sim.trace import TraceFile
 
 MOST_ENGINES = 256

@@ -21,7 +21,7 @@ B = TypeVar("B")
 Report = Callable[[float], None]
 """Called by a run with the part of it that is done, 0 to 1."""
 Watch = Callable[[Sequence[float]], None]
-"""Called with the parts of all runs that are done, in their order."""
+"""Called with the parts of all runs that are done, each from 0 to 1, in the order of the runs."""
 
 
 def measure_all(
