@@ -41,7 +41,7 @@ from router.types import (
     Score,
 )
 
-BLOCK_TOKENS, ENGINE_BLOCK, CAPACITY_TOKENS = 64, 16, 128_000
+BLOCK_TOKENS, ENGINE_BLOCK = 64, 16
 GROUPS = 8  # an engine
 SPREAD = (0.4, 0.8, 1.0, 1.2, 1.6)  # of the lengths around their mean
 OUTPUT_TOKENS = (20, 60, 100)
@@ -85,7 +85,7 @@ class Loop:
         self.route_ns: list[int] = []
         self.complete_ns: list[int] = []
         self.hits: list[float] = []  # shares of the prompts
-        info = EngineInfo(("m",), order, ENGINE_BLOCK, CAPACITY_TOKENS // ENGINE_BLOCK)
+        info = EngineInfo(("m",), order, ENGINE_BLOCK, args.capacity // ENGINE_BLOCK)
         for number in range(engines):
             name = EngineId(f"engine-{number}")
             self.router.add_engine(name)
@@ -152,7 +152,7 @@ def measure(args: argparse.Namespace, engines: int, order: str, blocks: int) -> 
             }
         )
     middle = {key: round(statistics.median([run[key] for run in runs]), 3) for key in runs[0]}
-    return {"engines": engines, "order": order, "blocks": blocks, **middle}
+    return {"engines": engines, "order": order, "blocks": blocks, "capacity": args.capacity, **middle}
 
 
 def figures(name: str, times_ns: Sequence[int]) -> dict[str, float]:
@@ -182,6 +182,7 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("--orders", nargs="+", default=["lru", "rlt_gix"], help="eviction order of the engines")
     parser.add_argument("--blocks", nargs="+", type=int, default=[25, 200], help="mean index blocks of a prompt")
     parser.add_argument("--load", type=int, default=8, help="requests in flight, mean of the engines")
+    parser.add_argument("--capacity", type=int, default=128_000, help="size of an engine's cache, tokens")
     parser.add_argument("--unstreamed", type=float, default=0.0, help="share of requests without a first token")
     parser.add_argument("--policy", default="lbgr")
     parser.add_argument("--shadow", nargs="+", default=[])

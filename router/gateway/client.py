@@ -76,10 +76,12 @@ class Client:
         alarm = asyncio.get_running_loop().call_later(limit_s, self._expire, worker)
         try:
             yield
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             if not (self.gone or self.expired):  # another task has cancelled this one: the server shuts down
                 raise
             worker.uncancel()
+            # Its traceback holds the frame of the `with`, which holds it: a cycle of all that the request made.
+            cancelled.__traceback__ = None
             raise (ClientGone if self.gone else EngineTimeout("The request took too long.")) from None
         finally:
             alarm.cancel()

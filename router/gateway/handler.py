@@ -117,7 +117,7 @@ class Gateway:
         now_s = self._clock()
         decision = self._router.route(request.parsed, now_s, exclude=exchange.retries.tried)
         self._metrics.decided(decision, self._clock() - now_s)
-        exchange.decision, exchange.outcome = decision, None
+        exchange.decision, exchange.outcome, exchange.first_token_s = decision, None, None
         exchange.retries.began(decision.engine)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("request %s to %s (%s)", exchange.request_id, decision.engine, explain(decision))

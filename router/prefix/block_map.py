@@ -7,10 +7,12 @@ writes the touch that the block belongs to, `survival` the generation of its las
 
 A path is a prompt as its sequence of block keys. Blocks of a path that were touched together share their marks (the
 same dictionary, not only an equal one), so a path falls into few runs of blocks with the same marks. One walk along the
-path, with one dictionary look-up for each block, answers for all engines; all other work is done once for each run.
+path, with one dictionary look-up for each block, answers for all engines; all other work is done once for each run. To
+choose an engine, the walk goes no further than to the first block that nobody holds (`held_runs`), and when the rest of
+the path is put in, one look-up finds each block free and marks it (`claim`).
 
 The keys are spread over SHARDS dictionaries. A dictionary that outgrows its table is copied as a whole, and for a
-million keys that stops the gateway for 80 ms. The sharding adds 0.05 us to each look-up.
+million keys that stops the gateway for 80 ms; for one of 16 parts, for 7 ms. It adds 0.05 us to each look-up.
 
 Memory: about 100 bytes for each block with its key, and about 250 bytes for the marks of each run.
 """
@@ -39,12 +41,29 @@ class BlockMap:
     def __init__(self) -> None:
         self._shards: list[dict[BlockKey, Marks]] = [{} for _ in range(SHARDS)]
         self._gets = tuple([shard.get for shard in self._shards])
+        self._set_defaults = tuple([shard.setdefault for shard in self._shards])
 
     def __len__(self) -> int:
         return sum(map(len, self._shards))
 
     def marks(self, key: BlockKey) -> Marks:
         return self._gets[key & SHARD_MASK](key) or NOBODY
+
+    def held_runs(self, keys: Sequence[BlockKey]) -> list[Run]:
+        """The path as runs, up to the first block that no engine holds."""
+        gets, runs, begin, end = self._gets, list[Run](), 0, 0
+        before: Marks | None = None
+        for end, key in enumerate(keys):
+            marks = gets[key & SHARD_MASK](key)
+            if marks is not before:
+                if before is not None:
+                    runs.append((before, end - begin))
+                before, begin = marks, end
+            if marks is None:
+                return runs
+        if before is not None:
+            runs.append((before, end + 1 - begin))
+        return runs
 
     def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
         """The whole path as runs; blocks that no engine holds have the marks NOBODY."""
@@ -65,6 +84,14 @@ class BlockMap:
         shards, new = self._shards, {**old, number: value}
         for key in keys:
             shards[key & SHARD_MASK][key] = new
+
+    def claim(self, keys: Iterable[BlockKey], number: int, value: int) -> int:
+        """Set the engine's mark of the first blocks, up to the first one that some engine holds. Returns how many."""
+        set_defaults, new, claimed = self._set_defaults, {number: value}, 0
+        for claimed, key in enumerate(keys, 1):
+            if set_defaults[key & SHARD_MASK](key, new) is not new:
+                return claimed - 1
+        return claimed
 
     def take(self, keys: Iterable[BlockKey], number: int) -> None:
         """Remove the engine's mark from those of the blocks that have one."""

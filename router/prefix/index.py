@@ -29,7 +29,7 @@ class Match(NamedTuple):
     blocks: dict[EngineId, float]
     """Index blocks of the prompt that each engine is expected to hold; engines that hold none may be left out."""
     runs: list[Run]
-    """The prompt's walk through the block map, for `book`."""
+    """The beginning of the prompt that some engine holds, as runs of the block map, for `book`."""
 
 
 class PrefixIndex:
@@ -80,7 +80,7 @@ class PrefixIndex:
         return self._of(engine).blocks(engine)
 
     def match(self, keys: Sequence[BlockKey]) -> Match:
-        runs = self._block_map.walk(keys)
+        runs = self._block_map.held_runs(keys)
         if not self._survival.engines:
             return Match(dict(self._lru.expect(runs)), runs)
         return Match({**self._lru.expect(runs), **self._survival.expect(runs)}, runs)

@@ -50,6 +50,14 @@ class _Touch:
     confirmed: int
     """`_EnginePart.clock` when an answer last confirmed these blocks; UNCONFIRMED if none did."""
 
+    def is_end_of(self, path: Sequence[BlockKey]) -> bool:
+        """Whether the blocks of this touch, all of which are still in it, are the last ones of that path."""
+        return (
+            self.left == len(self.keys) <= len(path)
+            and self.keys[-1] == path[-1]
+            and self.keys[0] == path[len(path) - self.left]
+        )
+
 
 @dataclass(slots=True)
 class _EnginePart:
@@ -161,8 +169,12 @@ class LruIndex:
         last = self._block_map.marks(keys[matched - 1]).get(part.number) if matched else None
         confirmed = part.confirmed(last)
         recent = confirmed != UNCONFIRMED and part.clock - confirmed <= RECENT_SHARE * self._limit(part)
-        self._touch(part, keys, runs, block_tokens, confirmed=False)
-        return PrefixExpectation(matched, recent)
+        self._age(part, len(keys), block_tokens)
+        held = sum([length for _, length in runs])
+        serial = self._touch_new(part, keys[held:])
+        self._touch(part, keys[:held], runs, confirmed=False)
+        self._trim(part)
+        return PrefixExpectation(matched, recent, serial=serial)
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:
         part = self._parts.get(engine)
@@ -176,8 +188,16 @@ class LruIndex:
             part.losses = part.losses + 1 if lost else (0 if cached_tokens else part.losses)
             if part.losses >= FLUSH_LOSSES:
                 self.forget(engine)
-        keys = (*observation.prompt, *observation.reply)
-        self._touch(part, keys, self._block_map.walk(keys), observation.block_tokens, confirmed=True)
+        self._age(part, len(observation.prompt) + len(observation.reply), observation.block_tokens)
+        end = part.touches.get(observation.expectation.serial)
+        if end is None or not end.is_end_of(observation.prompt):
+            self._confirm(part, (*observation.prompt, *observation.reply))
+        else:  # nobody has touched the prompt's new blocks since they were booked, so no look-up is needed
+            self._confirm(part, observation.reply)
+            end.confirmed = part.clock
+            part.touches.move_to_end(observation.expectation.serial)
+            self._confirm(part, observation.prompt[: -end.left])
+        self._trim(part)
 
     def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
         """Removes the blocks that no answer ever confirmed."""
@@ -200,16 +220,34 @@ class LruIndex:
         low, high = part.start_tokens * MOST_SHRINK, part.start_tokens * MOST_GROWTH
         part.capacity_tokens = min(high, max(low, part.capacity_tokens * factor))
 
-    def _touch(
-        self, part: _EnginePart, keys: Sequence[BlockKey], runs: Sequence[Run], block_tokens: float, *, confirmed: bool
-    ) -> None:
-        """Make `keys` the most recently used blocks. The root becomes the most recent, so the tail is forgotten
-        first."""
+    def _age(self, part: _EnginePart, touched: int, block_tokens: float) -> None:
+        """This number of blocks, of this size, is being touched."""
         if part.block_tokens is None:
             part.block_tokens = block_tokens
         part.block_tokens += (block_tokens - part.block_tokens) / 16
+        part.clock += touched
+
+    def _confirm(self, part: _EnginePart, keys: Sequence[BlockKey]) -> None:
+        self._touch(part, keys, self._block_map.walk(keys), confirmed=True)
+
+    def _touch_new(self, part: _EnginePart, keys: Sequence[BlockKey]) -> int:
+        """As `_touch`, unconfirmed, for the end of a path, which probably no engine holds. Returns the serial number of
+        the touch of those blocks that indeed no engine held."""
+        part.serial += 1
+        serial = part.serial
+        claimed = self._block_map.claim(keys, part.number, serial)
+        if claimed < len(keys):
+            rest = keys[claimed:]
+            self._touch(part, rest, self._block_map.walk(rest), confirmed=False)
+        if claimed:
+            part.touches[serial] = _Touch(list(keys[:claimed]), claimed, UNCONFIRMED)
+            part.blocks += claimed
+        return serial
+
+    def _touch(self, part: _EnginePart, keys: Sequence[BlockKey], runs: Sequence[Run], *, confirmed: bool) -> None:
+        """Make `keys` the most recently used blocks. The root becomes the most recent, so the tail is forgotten
+        first."""
         end, number = len(keys), part.number
-        part.clock += end
         stretches: list[tuple[Marks, int, int, int]] = []  # old marks, confirmed at, begin, end
         shrunk: list[int] = []  # serials of touches
         for marks, length in reversed(runs):
@@ -235,7 +273,6 @@ class LruIndex:
             part.blocks += end - begin
             self._block_map.put(stretch, marks, number, part.serial)
         self._compact(part, shrunk)
-        self._trim(part)
 
     def _compact(self, part: _EnginePart, serials: Sequence[int]) -> None:
         """Drop the keys that have moved on from those touches that have few blocks left."""

@@ -62,14 +62,14 @@ class EngineIndex(Protocol):
 
     def expect(self, runs: Sequence[Run]) -> Mapping[EngineId, float]:
         """Blocks of a path that each engine is expected to hold; engines that hold none are left out. runs: the path as
-        `BlockMap.walk` has just given it."""
+        `BlockMap.held_runs` has just given it."""
         ...
 
     def book(
         self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], expected: float, block_tokens: float
     ) -> PrefixExpectation:
-        """The prompt is sent to `engine`. keys, runs: the prompt, and its walk made just now. expected: what `expect`
-        gave for this engine. block_tokens: tokens in one index block of the prompt."""
+        """The prompt is sent to `engine`. keys, runs: the prompt, and its `BlockMap.held_runs` made just now. expected:
+        what `expect` gave for this engine. block_tokens: tokens in one index block of the prompt."""
         ...
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:

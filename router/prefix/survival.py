@@ -122,16 +122,12 @@ class SurvivalIndex:
         part = self._parts[engine]
         depth, bins = self._bins_along(part, runs)
         part.learn_size(block_tokens)
-        end = 0
-        for marks, length in runs:
-            begin, end = end, end + length
-            mark = marks.get(part.number, 0)
-            if mark < IN_USE:
-                if part.number in marks:
-                    part.uncount(mark, length)
-                part.in_use += length
-                mark = IN_USE
-            self._block_map.put(keys[begin:end], marks, part.number, mark + 1)
+        held = self._hold(part, keys, runs)
+        new = keys[held:]  # probably no engine holds these
+        claimed = self._block_map.claim(new, part.number, IN_USE + 1)
+        part.in_use += claimed
+        if claimed < len(new):
+            self._hold(part, new[claimed:], self._block_map.walk(new[claimed:]))
         self._age(part, len(keys))
         part.serial += 1
         part.unfinished[part.serial] = keys
@@ -186,6 +182,20 @@ class SurvivalIndex:
         self._block_map.take([key for key in free if key not in known], part.number)
 
     # --- marks ------------------------------------------------------------------------------------------------------
+
+    def _hold(self, part: EngineRecency, keys: Sequence[BlockKey], runs: Sequence[Run]) -> int:
+        """One more request holds the blocks of these runs, with which `keys` begins. Returns the number of blocks."""
+        end = 0
+        for marks, length in runs:
+            begin, end = end, end + length
+            mark = marks.get(part.number, 0)
+            if mark < IN_USE:
+                if part.number in marks:
+                    part.uncount(mark, length)
+                part.in_use += length
+                mark = IN_USE
+            self._block_map.put(keys[begin:end], marks, part.number, mark + 1)
+        return end
 
     def _release(self, part: EngineRecency, expectation: PrefixExpectation, free_mark: int) -> list[BlockKey]:
         """The request no longer holds its blocks. Returns those that no other request holds either; they are marked

@@ -21,7 +21,7 @@ class PrefixExpectation(NamedTuple):
     bins: tuple[tuple[int, int, int], ...] = ()
     """Set by the survival index: the match divided by age, as (age bin, first block, block after the last)."""
     serial: int = 0
-    """Set by the survival index: the number by which it knows the request."""
+    """The number by which the index knows what it booked: the request, or its touch of the blocks that were new."""
 
 
 NO_EXPECTATION = PrefixExpectation(0, False)

@@ -26,11 +26,11 @@ class SingleLru(LruIndex):
         number = next(n for n in range(len(self._numbered) + 1) if n not in self._numbered)
         self.add(engine, number, capacity_tokens, guessed=guessed)
 
-    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
-        return self._block_map.walk(keys)
+    def held_runs(self, keys: Sequence[BlockKey]) -> list[Run]:
+        return self._block_map.held_runs(keys)
 
     def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
-        return self.expect(self.walk(keys))
+        return self.expect(self.held_runs(keys))
 
 
 class SingleSurvival(SurvivalIndex):
@@ -42,15 +42,15 @@ class SingleSurvival(SurvivalIndex):
         number = next(n for n in range(len(self._numbered) + 1) if n not in self._numbered)
         self.add(engine, number, capacity_tokens, order)
 
-    def walk(self, keys: Sequence[BlockKey]) -> list[Run]:
-        return self._block_map.walk(keys)
+    def held_runs(self, keys: Sequence[BlockKey]) -> list[Run]:
+        return self._block_map.held_runs(keys)
 
     def match(self, keys: Sequence[BlockKey]) -> dict[EngineId, float]:
-        return self.expect(self.walk(keys))
+        return self.expect(self.held_runs(keys))
 
     def start(self, engine: EngineId, keys: Sequence[BlockKey]) -> PrefixExpectation:
         """Book a prompt on an engine, in blocks of one token."""
-        return self.book(engine, keys, self.walk(keys), 0.0, 1.0)
+        return self.book(engine, keys, self.held_runs(keys), 0.0, 1.0)
 
     def finish(
         self, engine: EngineId, reply: Sequence[BlockKey], expectation: PrefixExpectation, cached: float | None

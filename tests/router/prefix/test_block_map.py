@@ -25,6 +25,22 @@ def test_a_path_falls_into_runs_where_its_marks_change() -> None:
     assert len(block_map) == 5
 
 
+def test_the_walk_of_a_choice_ends_at_the_first_block_that_nobody_holds() -> None:
+    block_map = map_of(e0=keys(1, 2, 3, 4), e1=keys(1, 2, 9))
+    assert block_map.held_runs(keys(1, 2, 3, 4)) == [({0: 7, 1: 7}, 2), ({0: 7}, 2)]
+    assert block_map.held_runs(keys(1, 2, 5, 9)) == [({0: 7, 1: 7}, 2)]
+    assert block_map.held_runs(keys(5, 1)) == block_map.held_runs(()) == []
+
+
+def test_blocks_are_claimed_up_to_the_first_that_somebody_holds() -> None:
+    block_map = map_of(e0=keys(3))
+    assert block_map.claim(keys(1, 2, 3, 4), 1, 8) == 2
+    assert block_map.walk(keys(1, 2, 3, 4)) == [({1: 8}, 2), ({0: 7}, 1), (NOBODY, 1)]
+    assert block_map.claim(keys(4, 5), 1, 8) == 2
+    assert block_map.claim((), 1, 8) == 0
+    assert block_map.walk(keys(4, 5)) == [({1: 8}, 2)]
+
+
 def test_blocks_put_together_share_their_marks_and_those_of_others_stay_as_they_are() -> None:
     block_map = map_of(e0=keys(1, 2, 3, 4))
     before = block_map.marks(BlockKey(4))

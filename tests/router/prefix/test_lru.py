@@ -25,7 +25,7 @@ def index_of(*engines: EngineId, capacity: float = 1000.0, most: int = 1000, gue
 
 
 def book(index: SingleLru, engine: EngineId, prompt: tuple[BlockKey, ...], matched: float) -> PrefixExpectation:
-    return index.book(engine, prompt, index.walk(prompt), matched, BLOCK)
+    return index.book(engine, prompt, index.held_runs(prompt), matched, BLOCK)
 
 
 def answer(
@@ -173,6 +173,17 @@ def test_the_end_of_a_request_whose_engine_has_gone_is_harmless() -> None:
     settle(index, A, keys(1), expectation, 0)
     index.retract(A, keys(1), expectation)
     assert len(index) == 0
+
+
+def test_a_request_from_before_an_engines_return_is_not_taken_for_one_of_now() -> None:
+    index = index_of(A)
+    expectation = book(index, A, keys(1, 2), 0)
+    index.remove(A)
+    index.join(A, 1000.0, guessed=False)
+    book(index, A, keys(7, 8), 0)  # its touch has the serial number that the older request's had
+    settle(index, A, keys(1, 2), expectation, None)
+    assert index.match(keys(1, 2)) == {A: 2}
+    assert index.blocks(A) == 4
 
 
 def test_the_cap_over_all_engines_is_reached_and_held() -> None:
