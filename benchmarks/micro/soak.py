@@ -32,6 +32,7 @@ from router.gateway.openai_request import NAME_CHARS
 from router.learners.estimates import CLASSES
 from router.policies.smetric import TURNS
 from router.policies.table import TABLE
+from router.prefix.blocks import extend
 from router.types import BlockKey, Decision, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
 
 BLOCK_TOKENS, PROMPT_BLOCKS, ENGINE_BLOCK = 64, 8, 16
@@ -120,7 +121,8 @@ def complete(router: Router, decision: Decision, now: float, number: int) -> Non
     if not request.prompt.in_tokens:
         reply = f"{number:08d}".encode() * (tokens * BYTES_PER_TOKEN // 8)
     prompt_tokens = PROMPT_BLOCKS * BLOCK_TOKENS
-    router.complete(decision, Outcome(ending, now + 0.01, first_s, prompt_tokens, 0, tokens, reply))
+    reply_keys = extend(request.prompt, reply)
+    router.complete(decision, Outcome(ending, now + 0.01, first_s, prompt_tokens, 0, tokens, reply_keys))
 
 
 def soak(router: Router, requests: int, checkpoints: int) -> Iterator[tuple[int, dict[str, int]]]:

@@ -23,7 +23,6 @@ from router.learners.prediction_error import DriftAlarm
 from router.policies.base import RoutingContext
 from router.policies.least_loaded import LeastLoaded
 from router.policies.table import create as create_policy
-from router.prefix import blocks
 from router.prefix.index import LRU_ORDERS, Match, PrefixIndex
 from router.types import (
     NO_EXPECTATION,
@@ -295,7 +294,7 @@ class Router:
         """
         prompt, ending = decision.request.prompt, outcome.ending
         if ending is Ending.OK:
-            self._confirm(decision, outcome, blocks.extend(prompt, outcome.reply))
+            self._confirm(decision, outcome, outcome.reply_keys)
         elif released.first_token_s is not None and ending in (Ending.CANCELLED, Ending.TIMEOUT):
             self._confirm(decision, outcome, ())
         else:

@@ -23,6 +23,7 @@ from router.core.router import Router
 from router.errors import Unauthorized, UnknownUrl
 from router.gateway.admin import add_admin_routes, answer_of
 from router.gateway.client import Client, Receive, Scope, Send
+from router.gateway.decider import LocalDecider
 from router.gateway.handler import Gateway
 from router.gateway.headers import admits
 from router.gateway.metrics import Metrics, RouterCollector, TraceCollector
@@ -89,7 +90,14 @@ def create_app(
         snapshot = Snapshot(config.recording.snapshot, router.learned, engines, clock=clock, wall_clock=wall_clock)
         snapshot.start()
     gateway = Gateway(
-        config, router, engines, upstream, Metrics(registry), trace_writer=trace_writer, clock=clock, new_id=new_id
+        config,
+        LocalDecider(router, clock),
+        engines,
+        upstream,
+        Metrics(registry),
+        trace_writer=trace_writer,
+        clock=clock,
+        new_id=new_id,
     )
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ from router.core.retries import Retries
 from router.gateway import headers
 from router.gateway.client import Client
 from router.gateway.openai_request import OpenAIRequest
-from router.types import Decision, Outcome
+from router.types import Outcome, Placement
 
 
 @dataclass(slots=True)
@@ -25,8 +25,8 @@ class Exchange:
     """The number that the trace writer gave the request on its arrival."""
     request: OpenAIRequest | None = None
     """None until the body has been read."""
-    decision: Decision | None = None
-    """The decision for the latest try; None before the first one."""
+    placement: Placement | None = None
+    """Where the latest try went; None before the first one."""
     outcome: Outcome | None = None
     """How that try ended; None until it is over."""
     first_token_s: float | None = None
@@ -35,4 +35,4 @@ class Exchange:
     @property
     def headers(self) -> headers.Headers:
         """The headers by which any answer tells how its request was routed."""
-        return headers.of_decision(self.request_id, self.decision)
+        return headers.of_decision(self.request_id, self.placement)

@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from router.config import Config
 from router.core.retries import Retries
-from router.core.router import Router
 from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
 from router.gateway import headers
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
+from router.gateway.decider import Decider
 from router.gateway.exchange import Exchange
 from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
@@ -27,7 +27,7 @@ from router.gateway.openai_request import OpenAIRequest, parse_request
 from router.gateway.relay import relay_stream, relay_whole
 from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream, UpstreamAnswer
-from router.types import Decision, Ending, EngineId, Outcome, Unit
+from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
 log = logging.getLogger("leafcutter.gateway")
 
@@ -42,7 +42,7 @@ class Gateway:
     def __init__(
         self,
         config: Config,
-        router: Router,
+        decider: Decider,
         engines: Mapping[EngineId, str],
         upstream: Upstream,
         metrics: Metrics,
@@ -51,7 +51,7 @@ class Gateway:
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
-        self._config, self._router, self._engines = config, router, engines
+        self._config, self._decider, self._engines = config, decider, engines
         self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
         self._clock, self._new_id = clock, new_id
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
@@ -97,46 +97,44 @@ class Gateway:
     async def _serve(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
         """Try engines until one answers.
 
-        Raises the error of the last one, or what `Router.route` raises if there was no engine to try.
+        Raises the error of the last one, or what `Decider.route` raises if there was no engine to try.
         """
-        decision = self._decide(exchange, request)
+        placement = await self._place(exchange, request)
         while True:
             try:
-                return await self._attempt(exchange, request, decision)
+                return await self._attempt(exchange, request, placement)
             except RequestError as failure:
                 reason = failure.retry_reason
                 if reason is None or not exchange.retries.failed(reason, answer_begun=exchange.client.started):
                     raise
                 try:
-                    decision = self._decide(exchange, request)
+                    placement = await self._place(exchange, request)
                 except NoEngine:
                     raise failure from None
                 self._metrics.retried(reason)
 
-    def _decide(self, exchange: Exchange, request: OpenAIRequest) -> Decision:
-        now_s = self._clock()
-        decision = self._router.route(request.parsed, now_s, exclude=exchange.retries.tried)
-        self._metrics.decided(decision, self._clock() - now_s)
-        exchange.decision, exchange.outcome, exchange.first_token_s = decision, None, None
-        exchange.retries.began(decision.engine)
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("request %s to %s (%s)", exchange.request_id, decision.engine, explain(decision))
-        return decision
+    async def _place(self, exchange: Exchange, request: OpenAIRequest) -> Placement:
+        begun_s = self._clock()
+        placement = await self._decider.route(request.parsed, exchange.retries.tried)
+        self._metrics.decided(placement, self._clock() - begun_s)
+        exchange.placement, exchange.outcome, exchange.first_token_s = placement, None, None
+        exchange.retries.began(placement.engine)
+        return placement
 
-    async def _attempt(self, exchange: Exchange, request: OpenAIRequest, decision: Decision) -> Outcome:
-        """Try one engine. Its load was booked by `decision` and is released here on every path."""
+    async def _attempt(self, exchange: Exchange, request: OpenAIRequest, placement: Placement) -> Outcome:
+        """Try one engine. Its load was booked with `placement` and is released here on every path."""
         observed = ObservedAnswer()
         answer: UpstreamAnswer | None = None
         ending = Ending.GATEWAY_FAULT  # this stays if the code below fails in a way that it does not expect
         try:
-            url, raw_headers = self._engines[decision.engine] + exchange.route, exchange.client.raw_headers
+            url, raw_headers = self._engines[placement.engine] + exchange.route, exchange.client.raw_headers
             answer = await self._upstream.post(url, exchange.query, raw_headers, exchange.request_id, request.body)
-            await self._relay(exchange, request, decision, answer, observed)
+            await self._relay(exchange, request, placement, answer, observed)
             ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK
         except RequestError as error:
             ending = error.ending
             if error.retry_reason is RetryReason.CONNECT:
-                self._router.set_health(decision.engine, False)  # until discovery sees that it answers again
+                self._decider.unreachable(placement.engine)
             raise
         except asyncio.CancelledError:
             ending = Ending.TIMEOUT if exchange.client.expired else Ending.CANCELLED
@@ -145,15 +143,15 @@ class Gateway:
             if answer is not None:
                 answer.close()
             outcome = exchange.outcome = self._outcome(exchange, request, observed, ending)
-            self._router.complete(decision, outcome)
-            self._metrics.completed(decision, outcome)
+            self._decider.complete(placement.booking, outcome)
+            self._metrics.completed(placement, outcome)
         return outcome
 
     async def _relay(
         self,
         exchange: Exchange,
         request: OpenAIRequest,
-        decision: Decision,
+        placement: Placement,
         answer: UpstreamAnswer,
         observed: ObservedAnswer,
     ) -> None:
@@ -162,7 +160,7 @@ class Gateway:
 
         def on_first_token() -> None:
             exchange.first_token_s = self._clock()
-            self._router.first_token(decision, exchange.first_token_s)
+            self._decider.first_token(placement.booking, exchange.first_token_s)
 
         await relay_stream(
             exchange.client,
@@ -178,6 +176,9 @@ class Gateway:
         output_tokens = usage.output_tokens
         if output_tokens is None and ending is not Ending.OK:
             output_tokens = observed.tokens or None  # a stream that broke off has not told its usage
+        reply_keys: tuple[BlockKey, ...] = ()
+        if ending is Ending.OK:
+            reply_keys = request.reply_keys(observed.message.fields(), observed.message.token_ids)
         return Outcome(
             ending=ending,
             done_s=self._clock(),
@@ -185,7 +186,7 @@ class Gateway:
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=output_tokens,
-            reply=request.reply(observed.message.fields(), observed.message.token_ids),
+            reply_keys=reply_keys,
         )
 
     def _finish(self, exchange: Exchange, ending: Ending) -> None:
@@ -194,17 +195,4 @@ class Gateway:
         final = Outcome(ending, done_s) if last_try is None else replace(last_try, ending=ending, done_s=done_s)
         self._metrics.ended(exchange, final)
         if self._trace_writer:
-            self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.decision, last_try)
-
-
-def explain(decision: Decision) -> str:
-    """Why this engine was chosen, in one line: the cost of every engine in milliseconds with its terms, or its rank."""
-    engines = []
-    for score in decision.scores:
-        if score.unit is Unit.RANK:
-            cost = f"rank {score.total:.6g}"
-        else:
-            terms = " + ".join(f"{name} {1000 * term:.0f}" for name, term in score.terms.items())
-            cost = f"{1000 * score.total:.0f} ms = {terms}"
-        engines.append(f"{score.engine}: {cost}, {score.hit_tokens:.0f} tokens cached")
-    return "; ".join([f"{decision.policy}, {decision.reason}", *engines])
+            self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.placement, last_try)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 
-from router.types import Decision
+from router.types import Placement
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -57,7 +57,7 @@ def for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return [(name, value) for name, value in end_to_end(headers) if name not in REPLACED]
 
 
-def of_decision(request_id: str, decision: Decision | None) -> Headers:
+def of_decision(request_id: str, decision: Placement | None) -> Headers:
     """The headers by which any answer tells how its request was routed. decision: None if there was none."""
     headers = [(REQUEST_ID, request_id.encode())]
     if decision is not None:

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from router.core.status import RouterStatus
 from router.errors import RetryReason
 from router.gateway.exchange import Exchange
-from router.types import Decision, Ending, Outcome
+from router.types import Ending, Outcome, Placement
 
 NONE = "none"
 REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960, 1800)
@@ -71,20 +71,20 @@ class Metrics:
         )
         self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
 
-    def decided(self, decision: Decision, elapsed_s: float) -> None:
+    def decided(self, placement: Placement, elapsed_s: float) -> None:
         """An engine was chosen. elapsed_s: how long the choice took."""
         self._decision_s.observe(elapsed_s)
-        self._decisions.labels(decision.policy, decision.reason).inc()
-        if decision.fallback is not None:
-            self._fallbacks.labels(decision.policy, decision.reason).inc()
+        self._decisions.labels(placement.policy, placement.reason).inc()
+        if placement.fallback is not None:
+            self._fallbacks.labels(placement.policy, placement.reason).inc()
 
     def retried(self, reason: RetryReason) -> None:
         """A request is tried on another engine. reason: why the last try failed."""
         self._retries.labels(reason.value).inc()
 
-    def completed(self, decision: Decision, outcome: Outcome) -> None:
+    def completed(self, placement: Placement, outcome: Outcome) -> None:
         """One try on one engine has ended."""
-        engine = decision.engine
+        engine = placement.engine
         for metric, tokens in (
             (self._prompt, outcome.prompt_tokens),
             (self._cached, outcome.cached_tokens),
@@ -92,16 +92,16 @@ class Metrics:
         ):
             if tokens is not None:
                 metric.labels(engine).inc(tokens)
-        if outcome.ending is Ending.OK and decision.predicted_s is not None:
-            actual_s = outcome.done_s - decision.dispatched_s
-            self._error_s.labels(engine).observe(decision.predicted_s - actual_s)
-            if decision.predicted_s > 0:
-                self._error_ratio.labels(engine).observe((actual_s - decision.predicted_s) / decision.predicted_s)
+        if outcome.ending is Ending.OK and placement.predicted_s is not None:
+            actual_s = outcome.done_s - placement.dispatched_s
+            self._error_s.labels(engine).observe(placement.predicted_s - actual_s)
+            if placement.predicted_s > 0:
+                self._error_ratio.labels(engine).observe((actual_s - placement.predicted_s) / placement.predicted_s)
 
     def ended(self, exchange: Exchange, outcome: Outcome) -> None:
         """A client's request has ended. outcome: how it ended for the client."""
-        decision, ending = exchange.decision, outcome.ending
-        engine, policy = (decision.engine, decision.policy) if decision else (NONE, NONE)
+        placement, ending = exchange.placement, outcome.ending
+        engine, policy = (placement.engine, placement.policy) if placement else (NONE, NONE)
         self._requests.labels(exchange.route, engine, policy, ending.value).inc()
         self._request_s.labels(exchange.route).observe(outcome.done_s - exchange.arrived_s)
         if outcome.first_token_s is not None:

@@ -18,7 +18,7 @@ from router.errors import BadRequest
 from router.gateway import transcript
 from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
 from router.prefix import blocks
-from router.types import ParsedRequest, Prompt
+from router.types import BlockKey, ParsedRequest, Prompt
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ROUTES = (CHAT, COMPLETIONS)
@@ -58,6 +58,10 @@ class OpenAIRequest:
         if self.continues or self.parsed.route == COMPLETIONS:
             return transcript.encode(message.get("content") or "")
         return transcript.message(message)
+
+    def reply_keys(self, message: Mapping[str, Any], token_ids: Sequence[int]) -> tuple[BlockKey, ...]:
+        """Keys of the blocks that the reply adds to those of the prompt."""
+        return blocks.extend(self.parsed.prompt, self.reply(message, token_ids))
 
 
 def parse_request(

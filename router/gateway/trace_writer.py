@@ -47,7 +47,7 @@ from heapq import heappop, heappush
 from typing import IO, NamedTuple, cast
 
 from router.errors import ConfigError
-from router.types import BlockKey, Decision, Ending, Outcome
+from router.types import BlockKey, Ending, Outcome, Placement
 
 log = logging.getLogger("leafcutter.record")
 
@@ -112,7 +112,7 @@ class TraceWriter:
         self._arrivals += 1
         return self._arrivals
 
-    def ended(self, number: int, arrival_s: float, decision: Decision | None, outcome: Outcome | None) -> None:
+    def ended(self, number: int, arrival_s: float, decision: Placement | None, outcome: Outcome | None) -> None:
         """The request is over. decision, outcome: those of its last try; None if it reached no engine."""
         request = summarize(arrival_s, decision, outcome) if decision and outcome else None
         try:
@@ -244,7 +244,7 @@ class TraceWriter:
         self._broken = True
 
 
-def summarize(arrival_s: float, decision: Decision, outcome: Outcome) -> EndedRequest | None:
+def summarize(arrival_s: float, decision: Placement, outcome: Outcome) -> EndedRequest | None:
     """What the trace holds of a request; None if the request is left out."""
     request, prompt, ending = decision.request, decision.request.prompt, outcome.ending
     prompt_tokens, output_tokens = outcome.prompt_tokens or 0, outcome.output_tokens or 0

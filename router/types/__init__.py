@@ -12,6 +12,7 @@ from router.types.decision import (
     Decision,
     Ending,
     Outcome,
+    Placement,
     PrefixExpectation,
     ShadowChoice,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "EngineView",
     "Outcome",
     "ParsedRequest",
+    "Placement",
     "PrefixExpectation",
     "Prompt",
     "ReleasedBooking",

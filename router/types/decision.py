@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from router.types.engine import EngineId
-from router.types.request import ParsedRequest
+from router.types.request import BlockKey, ParsedRequest
 from router.types.scores import Score, Scores
 
 
@@ -83,6 +83,29 @@ class Decision:
     """The longest prefix, in tokens, that any candidate is expected to hold."""
 
 
+class Placement(Protocol):
+    """What the data path needs of a decision; `Decision` says what each part is."""
+
+    @property
+    def request(self) -> ParsedRequest: ...
+    @property
+    def engine(self) -> EngineId: ...
+    @property
+    def policy(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def fallback(self) -> str | None: ...
+    @property
+    def predicted_s(self) -> float | None: ...
+    @property
+    def prompt_tokens(self) -> float: ...
+    @property
+    def booking(self) -> int: ...
+    @property
+    def dispatched_s(self) -> float: ...
+
+
 class Ending(StrEnum):
     """How a request ended. Only `OK` teaches the learners."""
 
@@ -105,5 +128,5 @@ class Outcome:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     output_tokens: int | None = None
-    reply: bytes | tuple[int, ...] = b""
-    """What the engine generated, in the units of `Prompt.tail` and in the form that the next turn will repeat."""
+    reply_keys: tuple[BlockKey, ...] = ()
+    """Keys of the blocks that the reply adds to those of the prompt (`prefix.blocks.extend`)."""

@@ -24,7 +24,7 @@ async def _send(_message: Message) -> None:
 def exchange_of(arrived_s: float, decision: Decision | None) -> Exchange:
     """A request to COMPLETIONS with the decision of its only try, or one that reached no engine."""
     client = Client({"headers": []}, _receive, _send)
-    exchange = Exchange(client, COMPLETIONS, b"", "r", arrived_s, Retries(0), decision=decision)
+    exchange = Exchange(client, COMPLETIONS, b"", "r", arrived_s, Retries(0), placement=decision)
     if decision is not None:
         exchange.request = OpenAIRequest(decision.request, b"", False, False, False)
     return exchange

@@ -17,6 +17,7 @@ from router.config import configure
 from router.core.retries import Retries
 from router.core.router import Router
 from router.errors import EngineLost, EngineUnreachable, NoEngine, RetryReason
+from router.prefix.blocks import extend
 from router.sim.fleet.client import ActiveRequest, ActiveSession, request_of
 from router.sim.fleet.dialog import Dialog
 from router.sim.fleet.engine import NEVER, Engine
@@ -285,7 +286,8 @@ class Simulation:
         active.placement = None
         lengths = job.prompt_tokens, job.cached_tokens, job.output_tokens
         seen_s = job.first_s if active.planned.request.stream else None
-        self._router.complete(active.decision, Outcome(Ending.OK, self._now, seen_s, *lengths, active.planned.reply))
+        reply_keys = extend(active.decision.request.prompt, active.planned.reply)
+        self._router.complete(active.decision, Outcome(Ending.OK, self._now, seen_s, *lengths, reply_keys))
         engine = self._index[active.decision.engine]
         self._served.append(ServedRequest(active.number, active.arrival_s, job.first_s, self._now, *lengths, engine))
         if len(self._served) % REPORT_EVERY == 0:

@@ -13,6 +13,7 @@ import pytest
 
 from router.core.decision_log import ENGINES, NAME_CHARS, DecisionLog, LoggedDecision
 from router.types import (
+    BlockKey,
     Candidate,
     Decision,
     Ending,
@@ -61,7 +62,7 @@ def test_a_decision_and_its_outcome_in_full() -> None:
     decision_log.open(decision)
     (before,) = decision_log.find("abc")
     assert before.describe(3.0)["outcome"] is None
-    decision_log.close(decision, Outcome(Ending.OK, 4.0, 2.0, 130, 64, 8, b"reply"))
+    decision_log.close(decision, Outcome(Ending.OK, 4.0, 2.0, 130, 64, 8, (BlockKey(7),)))
     (entry,) = decision_log.find("abc")
     assert entry.describe(5.5) == {
         "request_id": "abc",
@@ -216,7 +217,9 @@ def test_ended_decisions_stay_within_the_stated_memory() -> None:
             expectation = PrefixExpectation(9, True, tuple((k, k, k) for k in range(50)))
             decision = decided(n, request=request, scores=scores, shadows=shadows, expectation=expectation)
             decision_log.open(decision)
-            decision_log.close(decision, Outcome(Ending.OK, n + 1.0, None, 9, 9, 9, b"x" * 100_000))
+            decision_log.close(
+                decision, Outcome(Ending.OK, n + 1.0, None, 9, 9, 9, tuple(map(BlockKey, range(n, n + 10_000))))
+            )
         del decision, request, shadows, expectation, scores
         gc.collect()
         used, _ = tracemalloc.get_traced_memory()

@@ -117,7 +117,7 @@ def test_a_reply_extends_the_prefix() -> None:
     router = router_with(4)
     first = text_request(b"x" * 600)
     decision = router.route(first, 0.0)
-    router.complete(decision, Outcome(Ending.OK, 1.0, 0.5, 150, 0, 100, reply=b"y" * 500))
+    router.complete(decision, Outcome(Ending.OK, 1.0, 0.5, 150, 0, 100, blocks.extend(first.prompt, b"y" * 500)))
     again = router.route(text_request(b"x" * 600 + b"y" * 500 + b"z" * 100), 2.0)
     assert again.engine == decision.engine
     assert again.hit_tokens == 256.0  # 4 blocks of 256 bytes at 4 bytes a token, of which the reply filled 2

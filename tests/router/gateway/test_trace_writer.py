@@ -12,7 +12,7 @@ from router.errors import ConfigError
 from router.gateway.trace_writer import QUEUE, TraceWriter
 from router.prefix.blocks import chain
 from router.sim.trace import TraceFile
-from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
+from router.types import BlockKey, Decision, Ending, EngineId, Outcome, ParsedRequest
 from tests.support.virtual_fleet import ask_for, prompt_of
 from tests.support.virtual_fleet import decided as decision_of
 
@@ -29,7 +29,7 @@ def decided(text: bytes = TEXT, *, choices: int = 1, session: str | None = "mine
 def answer(
     at_s: float = 12.0, *, ending: Ending = Ending.OK, prompt: int | None = 100, output: int | None = 7
 ) -> Outcome:
-    return Outcome(ending, at_s, 11.0, prompt, 64, output, b"reply")
+    return Outcome(ending, at_s, 11.0, prompt, 64, output, (BlockKey(7),))
 
 
 def recorder(path: Path, *, max_bytes: int = 1 << 20, files: int = 3, salt: bytes = SALT) -> TraceWriter:
