@@ -127,8 +127,14 @@ class Gateway:
         answer: UpstreamAnswer | None = None
         ending = Ending.GATEWAY_FAULT  # this stays if the code below fails in a way that it does not expect
         try:
-            url, raw_headers = self._engines[placement.engine] + exchange.route, exchange.client.raw_headers
-            answer = await self._upstream.post(url, exchange.query, raw_headers, exchange.request_id, request.body)
+            answer = await self._upstream.post(
+                self._engines[placement.engine],
+                exchange.route,
+                exchange.query,
+                exchange.client.raw_headers,
+                exchange.request_id,
+                request.body,
+            )
             await self._relay(exchange, request, placement, answer, observed)
             ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK
         except RequestError as error:

@@ -30,29 +30,27 @@ REPLACED = frozenset((b"date", b"server", REQUEST_ID, b"cache-control", b"x-acce
 STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may buffer a stream
 
 
-def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The headers that are not HOP_BY_HOP and that no `connection` header names."""
-    pairs = list(headers)
-    named = {name.strip().lower() for key, value in pairs if key == b"connection" for name in value.split(b",")}
-    return [(name, value) for name, value in pairs if name not in HOP_BY_HOP and name not in named]
+    named = {name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")}
+    return [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in named]
 
 
 def for_engine(
-    headers: Iterable[tuple[bytes, bytes]], request_id: str, engine_key: str | None, own_key: str | None
-) -> list[tuple[str, str]]:
+    headers: Sequence[tuple[bytes, bytes]], request_id: str, engine_key: str | None, own_key: str | None
+) -> Headers:
     """The client's headers as the engine gets them.
 
     They ask for an uncompressed answer, so that it can be read as it passes. engine_key: the key sent to the engine in
     place of the client's. own_key: the key of this gateway, which is never passed on.
     """
     dropped = {REQUEST_ID, b"accept-encoding"} | ({b"authorization"} if engine_key or own_key else set())
-    kept = [(name, value) for name, value in end_to_end(headers) if name not in dropped]
-    passed = [(name.decode("latin-1"), value.decode("utf-8", "replace")) for name, value in kept]
-    passed += [(REQUEST_ID.decode(), request_id), ("accept-encoding", "identity")]
-    return [*passed, ("authorization", f"Bearer {engine_key}")] if engine_key else passed
+    passed = [(name, value) for name, value in end_to_end(headers) if name not in dropped]
+    passed += [(REQUEST_ID, request_id.encode()), (b"accept-encoding", b"identity")]
+    return [*passed, (b"authorization", b"Bearer " + engine_key.encode())] if engine_key else passed
 
 
-def for_client(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+def for_client(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The headers of an engine's answer as the client gets them."""
     return [(name, value) for name, value in end_to_end(headers) if name not in REPLACED]
 

@@ -1,69 +1,59 @@
-"""Sending requests to engines with one pooled HTTP client, and reading their answers as they arrive.
+"""Sending requests to engines over kept connections, and reading their answers as they arrive.
 
 There are three kinds of failure, because each needs another reaction: `EngineUnreachable` (nothing was sent, so another
 engine can be tried), `EngineLost` (the connection broke) and `EngineTimeout` (there was no answer in time, and another
-engine would only do the work twice). The deadline of the whole request is kept by `client`.
+engine would only do the work twice). The deadline of the whole request is kept by `client`. No message of an error
+holds the address of an engine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import unquote, urlsplit
 
 from router.config import Config
-from router.errors import EngineLost, EngineTimeout, EngineUnreachable
+from router.errors import EngineUnreachable
+from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
 
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
 KEEP_ALIVE_S = 4.0
-LARGE_BODY_BYTES = 1 << 20  # larger bodies are sent in pieces, so that other requests get their turn in between
-OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # aiohttp must not add these of its own
 
 
 class UpstreamAnswer:
     """An engine's answer, of which the head has arrived.
 
-    first_byte_deadline_s: when the first byte of the body must have arrived, on the clock of the event loop. idle_s:
-    how long each later read may wait.
+    first_byte_due_s: when the first byte of the body must have arrived, on the clock of the event loop. idle_s: how
+    long each later read may wait.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, first_byte_deadline_s: float, idle_s: float) -> None:
-        self._response = response
-        self._first_byte_deadline_s: float | None = first_byte_deadline_s
+    def __init__(self, connection: EngineConnection, first_byte_due_s: float, idle_s: float) -> None:
+        self._connection = connection
+        self._first_byte_due_s: float | None = first_byte_due_s
         self._idle_s = idle_s
-        self.status = response.status
-        self.streamed = response.content_type == "text/event-stream" and response.status < 400
-
-    @property
-    def headers(self) -> Headers:
+        self._time = asyncio.get_running_loop().time
+        self.status = connection.status
+        self.headers: Headers = end_to_end(connection.headers)
         """The end-to-end headers, with names in lower case."""
-        return end_to_end((name.lower(), value) for name, value in self._response.raw_headers)
+        content_type = next((value for name, value in self.headers if name == b"content-type"), b"")
+        self.streamed = self.status < 400 and content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
 
     async def read(self) -> bytes:
         """The next bytes of the body, as soon as there are any; empty at its end. Raises EngineLost, EngineTimeout."""
-        deadline_s, self._first_byte_deadline_s = self._first_byte_deadline_s, None
-        content = self._response.content
-        with _failures():
-            if (chunk := content.read_nowait()) or content.at_eof():
-                return chunk
-            if deadline_s is None:
-                deadline_s = asyncio.get_running_loop().time() + self._idle_s
-            async with asyncio.timeout_at(deadline_s):
-                return await content.readany()
+        due_s, self._first_byte_due_s = self._first_byte_due_s, None
+        return await self._connection.read(self._time() + self._idle_s if due_s is None else due_s)
 
     async def read_all(self) -> bytes:
         """The body, or what is left of it. Raises EngineLost, EngineTimeout."""
         chunks = []
         while chunk := await self.read():
             chunks.append(chunk)
-        return b"".join(chunks)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def close(self) -> None:
         """End the answer.
@@ -71,7 +61,55 @@ class UpstreamAnswer:
         If its body was not read to the end, this closes the connection, which stops the engine's work. Otherwise the
         connection is kept for other requests.
         """
-        self._response.close()
+        self._connection.done()
+
+
+class _Engine:
+    """The connections to the engine at one base URL. A connection is in `idle` or carries a request."""
+
+    def __init__(self, url: str, connect_s: float) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None, "the URLs of engines are checked at the start"
+        self._host, self._connect_s = parts.hostname, connect_s
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._ssl else 80)
+        self.head = b" HTTP/1.1\r\nhost: " + parts.netloc.rpartition("@")[2].encode() + b"\r\n"
+        """The part of each request's head that names the engine."""
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self.head += b"authorization: Basic " + b64encode(pair) + b"\r\n"
+        self._idle: list[EngineConnection] = []
+        self._open: set[EngineConnection] = set()
+
+    async def connection(self) -> EngineConnection:
+        """A connection that carries no request. Raises EngineUnreachable."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not (connection.closed or connection.transport.is_closing()):
+                return connection
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: EngineConnection(self._release, self._forget), self._host, self._port, ssl=self._ssl
+                )
+        except OSError as error:  # TimeoutError and the errors of TLS are OSErrors too
+            raise EngineUnreachable("The engine could not be reached.") from error.with_traceback(None)
+        self._open.add(connection)
+        return connection
+
+    def close(self) -> None:
+        for connection in list(self._open):
+            connection.abort()
+
+    def _release(self, connection: EngineConnection) -> None:
+        self._idle.append(connection)
+        connection.expire_at(asyncio.get_running_loop().time() + KEEP_ALIVE_S)
+
+    def _forget(self, connection: EngineConnection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
 
 
 class Upstream:
@@ -79,53 +117,37 @@ class Upstream:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._session: aiohttp.ClientSession | None = None
+        self._keys = config.engines.worker_api_key, config.server.api_key
+        self._engines: dict[str, _Engine] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.reliability.connect_timeout_secs),
-            cookie_jar=aiohttp.DummyCookieJar(),  # clients must not share cookies
-            auto_decompress=False,
-            skip_auto_headers=OWN_HEADERS,
-        ) as self._session:
+        try:
             yield
+        finally:
+            for engine in self._engines.values():
+                engine.close()
 
     async def post(
-        self, url: str, query: bytes, headers: Iterable[tuple[bytes, bytes]], request_id: str, body: bytes
+        self, url: str, path: str, query: bytes, headers: Sequence[tuple[bytes, bytes]], request_id: str, body: bytes
     ) -> UpstreamAnswer:
-        """Post `body` to `url` with `query`, which may be empty, and return the answer once its headers have arrived.
+        """Post `body` to `path` of the engine at the base URL `url`, and return the answer once its head has arrived.
 
-        headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost and EngineTimeout.
+        query: may be empty. headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost and
+        EngineTimeout.
         """
-        keys = self._config.engines.worker_api_key, self._config.server.api_key
-        assert self._session is not None, "post outside running()"
-        first_byte_deadline_s = asyncio.get_running_loop().time() + self._config.reliability.first_byte_timeout_secs
-        with _failures():
-            async with asyncio.timeout_at(first_byte_deadline_s):
-                response = await self._session.post(
-                    URL(f"{url}?{query.decode()}" if query else url, encoded=True),
-                    headers=CIMultiDict(for_engine(headers, request_id, *keys)),
-                    data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
-                    allow_redirects=False,
-                )
-        return UpstreamAnswer(response, first_byte_deadline_s, self._config.reliability.idle_timeout_secs)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turn aiohttp's errors into this project's. No message holds the address of an engine.
-
-    The errors lose their traceback. A broken answer keeps its error, and the traceback of that error would keep the
-    answer, which makes a cycle that only the garbage collector can free.
-    """
-    try:
-        yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise EngineUnreachable("The engine could not be reached.") from error.with_traceback(None)
-    except TimeoutError as error:
-        raise EngineTimeout("The engine did not answer in time.") from error.with_traceback(None)
-    except (aiohttp.ClientError, OSError) as error:
-        raise EngineLost("The connection to the engine was lost.") from error.with_traceback(None)
+        reliability = self._config.reliability
+        engine = self._engines.get(url)
+        if engine is None:
+            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs)
+        due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
+        lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
+        target = path.encode() + (b"?" + query if query else b"")
+        head = b"POST " + target + engine.head + b"\r\n".join(lines) + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+        connection = await engine.connection()
+        try:
+            await connection.send(head, body, due_s)
+        except BaseException:
+            connection.abort()
+            raise
+        return UpstreamAnswer(connection, due_s, reliability.idle_timeout_secs)

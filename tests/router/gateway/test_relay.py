@@ -20,10 +20,7 @@ class Answer(UpstreamAnswer):
 
     def __init__(self, *pieces: bytes | Exception, status: int = 200) -> None:
         self.pieces, self.status = list(pieces), status
-
-    @property
-    def headers(self) -> Headers:
-        return [(b"content-type", b"x"), (b"server", b"uvicorn"), (b"x-kept", b"1")]
+        self.headers: Headers = [(b"content-type", b"x"), (b"server", b"uvicorn"), (b"x-kept", b"1")]
 
     async def read(self) -> bytes:
         piece = self.pieces.pop(0) if self.pieces else b""

@@ -1,0 +1,227 @@
+"""One HTTP/1.1 connection to an engine. It carries one request at a time and parses the answers with httptools.
+
+Why not a general HTTP client: with one, sending a request and reading its answer took a quarter of the gateway's CPU
+(benchmarks/live/overhead.py). This connection does only what the data path needs, so three things are cheap: the head
+of a request is a few joined bytes, the bytes of an answer pass on as they arrive, and one timer serves all waits. The
+timer is not set anew for each wait: it fires at the earliest time that was ever asked for, and is set again if what is
+awaited now may take longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from router.errors import EngineLost, EngineTimeout
+from router.gateway.headers import Headers
+
+HEAD_BYTES = 1 << 16  # the most bytes of names and values in the head of an answer
+BUFFERED_BYTES = 1 << 18  # reading stops while so much of an answer waits to be passed on
+PIECE_BYTES = 1 << 18  # a large body is sent in pieces, and waits in between until the engine has taken what was sent
+LOST = "The connection to the engine was lost."
+
+
+class EngineConnection(asyncio.Protocol):
+    """Used in this order, again and again: `send`, `read` until it returns nothing, `release`.
+
+    release: called when the connection is idle and can be used for another request. forget: called when it is closed.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, release: Callable[[EngineConnection], None], forget: Callable[[EngineConnection], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._release, self._forget = release, forget
+        # The parser and the connection refer to each other until the connection is closed.
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None  # of the task that waits for the engine
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_s = float("inf")  # when what is awaited now must have come
+        self._writable = True
+        self.closed = False
+        self.status = 0
+        self.headers: Headers = []
+        """The head of the answer, with names in lower case."""
+        self._begin()
+        self._complete = True  # nothing may come before a request was sent
+
+    def _begin(self) -> None:
+        self._answered = self._complete = self._framed = self._keeps_alive = self._sent = False
+        self._head_bytes = self._buffered = 0
+        self._chunks: list[bytes] = []
+
+    # --- one request ------------------------------------------------------------------------------------------------
+
+    async def send(self, head: bytes, body: bytes, due_s: float) -> None:
+        """Send a request and wait for the head of its answer. Raises EngineLost, and EngineTimeout at due_s, seconds on
+        the clock of the event loop."""
+        self._begin()
+        self.headers = []
+        if len(body) <= PIECE_BYTES:
+            self.transport.write(head + body)
+            self._sent = True
+        else:
+            self._sent = await self._send_pieces(head, body, due_s)
+        while not self._answered:
+            await self._wait(due_s)
+
+    async def _send_pieces(self, head: bytes, body: bytes, due_s: float) -> bool:
+        """Return whether everything was sent. An engine that answers before, as with an error, gets no more."""
+        self.transport.write(head)
+        view = memoryview(body)
+        for start in range(0, len(body), PIECE_BYTES):
+            self.transport.write(view[start : start + PIECE_BYTES])
+            if not self._writable:
+                while not (self._writable or self._answered):
+                    await self._wait(due_s)
+            else:
+                await asyncio.sleep(0)
+            if self._answered:
+                return False
+        return True
+
+    async def read(self, due_s: float) -> bytes:
+        """The next bytes of the body; empty at its end. Raises EngineLost, and EngineTimeout at due_s."""
+        while not (self._chunks or self._complete):
+            await self._wait(due_s)
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        self._chunks = []
+        if self._buffered >= BUFFERED_BYTES and not self.closed:
+            self.transport.resume_reading()
+        self._buffered = 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def done(self) -> None:
+        """Nobody reads any further. The connection is kept if the answer was whole, or else closed, which stops the
+        engine's work."""
+        if self.closed:
+            return
+        if self._complete and self._keeps_alive and self._sent:
+            self._release(self)
+        else:
+            self.abort()
+
+    def expire_at(self, due_s: float) -> None:
+        """Close this idle connection at due_s unless it is used again."""
+        self._due_s = due_s
+        self._set_timer()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.transport.abort()
+        self._lose()
+
+    async def _wait(self, due_s: float) -> None:
+        """Wait until something happens on the connection."""
+        if self.closed:
+            raise EngineLost(LOST)
+        self._due_s = due_s
+        self._set_timer()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter, self._due_s = None, float("inf")
+
+    # --- the timer --------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= self._due_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._due_s, self._look_at_the_clock)
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._due_s:
+            if self._due_s != float("inf"):
+                self._set_timer()
+        elif self._waiter is None:
+            self.abort()  # an idle connection
+        elif not self._waiter.done():
+            self._waiter.set_exception(EngineTimeout("The engine did not answer in time."))
+
+    # --- what comes from the engine ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return
+        if self._complete:  # nothing was asked for
+            self.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.abort()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """The transport closes by itself after this."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self._answered and not self._framed:
+            self._complete = True  # the end of the connection is the end of the body
+        self._lose()
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._wake()
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answered:  # a trailer
+            return
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES:
+            raise ValueError("the head of the answer is too large")
+        name = name.lower()
+        self._framed = self._framed or name in (b"content-length", b"transfer-encoding")
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        self.status = self._parser.get_status_code()
+        if self.status >= 200:
+            self._answered = True
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+        before, self._buffered = self._buffered, self._buffered + len(body)
+        if before < BUFFERED_BYTES <= self._buffered and not self.closed:
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        assert self._parser is not None
+        if self.status < 200:  # such as 100 Continue: the answer is still to come
+            self.headers, self._head_bytes, self._framed = [], 0, False
+            return
+        self._complete, self._keeps_alive = True, self._parser.should_keep_alive()
+
+    def _lose(self) -> None:
+        if self.closed:
+            return
+        self.closed, self._parser = True, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._forget(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
