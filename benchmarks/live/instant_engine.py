@@ -60,11 +60,18 @@ def create_engine(chunks: int, gap_s: float) -> web.Application:
 @asynccontextmanager
 async def instant_engines(hosts: Sequence[str], port: int, *, chunks: int, gap_s: float = 0.0) -> AsyncIterator[None]:
     """The engines in a process of their own, which listens when this begins."""
-    command = ["-m", __spec__.name, "--hosts", *hosts, "--port", str(port), "--chunks", str(chunks)]
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, "--gap-s", str(gap_s))
+    async with engines_process(__spec__.name, hosts, port, "--chunks", str(chunks), "--gap-s", str(gap_s)):
+        yield
+
+
+@asynccontextmanager
+async def engines_process(module: str, hosts: Sequence[str], port: int, *flags: str) -> AsyncIterator[int]:
+    """A module that plays an engine on each host, as a process that listens when this begins. Gives its id."""
+    command = ["-m", module, "--hosts", *hosts, "--port", str(port), *flags]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command)
     try:
         await _listening(process, f"http://{hosts[-1]}:{port}/health")
-        yield
+        yield process.pid
     finally:
         if process.returncode is None:
             process.terminate()
