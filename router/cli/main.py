@@ -148,6 +148,7 @@ def server_config(config: Config, app: Any) -> uvicorn.Config:
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=round(config.server.keep_alive_timeout_secs),
         timeout_graceful_shutdown=round(config.server.shutdown_grace_period_secs),

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from router.errors import BadRequest
-from router.gateway import transcript
+from router.gateway import lenient_json, transcript
 from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
 from router.prefix import blocks
 from router.types import BlockKey, ParsedRequest, Prompt
@@ -72,7 +72,7 @@ def parse_request(
     route: one of ROUTES. headers: with names in lower case. block_tokens: the size of a block of the prefix index.
     """
     try:
-        fields = json.loads(body)
+        fields = lenient_json.loads(body)
         if not isinstance(fields, dict):
             raise BadRequest("The request body must be a JSON object.")
         prompt, prompts = _prompt(fields, route, block_tokens)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from router.errors import EngineBusy, EngineLost
 from router.gateway.client import Client
 from router.gateway.headers import STREAM, Headers, for_client
-from router.gateway.observe import ObservedAnswer, StreamObserver, read_json
+from router.gateway.lenient_json import read_object
+from router.gateway.observe import ObservedAnswer, StreamObserver
 from router.gateway.upstream import UpstreamAnswer
 
 
@@ -36,12 +37,21 @@ async def relay_stream(
             client.torn = observer.torn
             if visible:
                 await client.write(visible)
+        await _end(client, observer)
     except EngineLost:
         if not observer.done:  # a stream that breaks after [DONE] is complete
             raise
+        await _end(client, observer)
+    finally:
+        observer.read_rest()  # the client has its answer by now
+
+
+async def _end(client: Client, observer: StreamObserver) -> None:
     rest = observer.finish()
-    if not (observer.done or observed.failed):
-        raise EngineLost("The engine broke off its answer.")
+    if not observer.done:
+        observer.read_rest()
+        if not observer.observed.failed:
+            raise EngineLost("The engine broke off its answer.")
     await client.write(rest, last=True)
 
 
@@ -54,6 +64,6 @@ async def relay_whole(client: Client, answer: UpstreamAnswer, observed: Observed
     content = await answer.read_all()
     if answer.status == EngineBusy.status:
         raise EngineBusy(for_client(answer.headers), content)
-    if document := read_json(content):
+    if document := read_object(content):
         observed.read(document)
     await client.reply(answer.status, [*for_client(answer.headers), *headers], content)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.gateway.observe import EVENT_BYTES, REPLY_CHARS, ObservedAnswer, StreamObserver, Usage, read_json
+from router.gateway.lenient_json import read_object
+from router.gateway.observe import EVENT_BYTES, REPLY_CHARS, ObservedAnswer, StreamObserver, Usage
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
 
@@ -32,8 +33,9 @@ def usage_event(end: str = "\n") -> bytes:
 
 def observe(*chunks: bytes, hide_usage: bool = True) -> tuple[StreamObserver, bytes]:
     observer = StreamObserver(ObservedAnswer(), hide_usage=hide_usage)
-    shown = b"".join(observer.feed(chunk) for chunk in chunks)
-    return observer, shown + observer.finish()
+    shown = b"".join(observer.feed(chunk) for chunk in chunks) + observer.finish()
+    observer.read_rest()
+    return observer, shown
 
 
 def stream(end: str) -> tuple[bytes, bytes]:
@@ -227,4 +229,4 @@ def test_a_long_reply_is_kept_up_to_the_cap_without_a_hole() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b"{", b"[" * 100_000])
 def test_only_objects_are_documents(data: bytes) -> None:
-    assert read_json(data) is None
+    assert read_object(data) is None
