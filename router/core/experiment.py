@@ -257,7 +257,7 @@ class Experiment:
 
     def _listeners(self, decision: Decision) -> Iterator[tuple[Arm, Decision]]:
         """The arms that know of the request, each with the decision in its own scores."""
-        shadows = {shadow.policy: shadow for shadow in decision.shadows}
+        shadows = {shadow.policy: shadow for shadow in decision.shadows} if decision.shadows else {}
         for arm in self._arms.values():
             if decision.booking > arm.since:
                 shadow = shadows.get(arm.name)

@@ -198,7 +198,9 @@ class Gateway:
     def _finish(self, exchange: Exchange, ending: Ending) -> None:
         """The client's request is over: count it, and write it into the trace."""
         done_s, last_try = self._clock(), exchange.outcome
-        final = Outcome(ending, done_s) if last_try is None else replace(last_try, ending=ending, done_s=done_s)
+        final = Outcome(ending, done_s) if last_try is None else last_try
+        if final.ending is not ending:  # as when the client left between two tries
+            final = replace(final, ending=ending, done_s=done_s)
         self._metrics.ended(exchange, final)
         if self._trace_writer:
             self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.placement, last_try)

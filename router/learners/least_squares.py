@@ -36,6 +36,11 @@ class NonNegativeLeastSquares:
         self._a = [[0.0] * len(self.prior) for _ in self.prior]
         self._v = [0.0] * len(self.prior)
 
+    @property
+    def solves_next(self) -> bool:
+        """Whether the system is solved after the next sample."""
+        return self.samples < EAGER_SAMPLES or (self.samples + 1) % LAZY_PERIOD == 0
+
     def predict_one(self, x: Sequence[float]) -> float:
         return sum(w * value for w, value in zip(self.weights, x, strict=True))
 
@@ -53,8 +58,8 @@ class NonNegativeLeastSquares:
                 row[j] += left * right
             v[k] += weight * y * x[k]
         self._a, self._v = a, v
-        self.samples += 1
-        if self.samples <= EAGER_SAMPLES or self.samples % LAZY_PERIOD == 0:
+        solves, self.samples = self.solves_next, self.samples + 1
+        if solves:
             self._solve()
 
     def dump(self) -> SavedState:

@@ -170,12 +170,17 @@ class LatencyModel:
 
     def _learn(self, x: tuple[float, ...], y_ms: float, weight: float, share: float) -> None:
         """Give one sample to the regression, with the prior at the present paces and trusts."""
-        prefill, decode = self._prefill_pace.ratio, self._decode_pace.ratio
-        self._model.prior[:] = [p * r for p, r in zip(PRIOR, _by_line(prefill, decode), strict=True)]
-        trust = _by_line(self._prefill_trust, self._decode_trust)
-        self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
+        solves = self._model.solves_next
+        if solves:
+            prefill, decode = self._prefill_pace.ratio, self._decode_pace.ratio
+            self._model.prior[:] = [p * r for p, r in zip(PRIOR, _by_line(prefill, decode), strict=True)]
+            trust = _by_line(self._prefill_trust, self._decode_trust)
+            self._model.strength[:] = [s * t for s, t in zip(STRENGTH, trust, strict=True)]
         self._model.learn_one(x, y_ms, weight, share)
-        self._publish()
+        if solves:
+            self._publish()
+        else:
+            self._publish_stretch()
 
     def dump(self) -> SavedState:
         return {
@@ -205,6 +210,9 @@ class LatencyModel:
         self.coefficients = Coefficients(*self._model.weights)
         self.per_token_s = self.coefficients.per_token_s()
         self.tokens_per_s = 1.0 / max(1e-9, self.per_token_s.b)
+        self._publish_stretch()
+
+    def _publish_stretch(self) -> None:
         share = self.coefficients.gp * self._beside_ms / max(1.0, self._decoding_ms)
         self.stretch = 1.0 / (1.0 - min(MOST_BESIDE, share))
 
