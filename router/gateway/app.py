@@ -21,6 +21,7 @@ from router.config import Config
 from router.core.router import Router
 from router.errors import Unauthorized, UnknownUrl
 from router.gateway.admin import add_admin_routes, answer_of
+from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, Receive, Scope, Send
 from router.gateway.decider import LocalDecider
 from router.gateway.handler import Gateway
@@ -79,7 +80,7 @@ def create_app(
     Raises ConfigError if the file of the recording or of the snapshot cannot be written.
     """
     registry = registry or CollectorRegistry()
-    upstream = upstream or Upstream(config)
+    upstream, body_reader = upstream or Upstream(config), BodyReader()
     for engine in engines:
         router.add_engine(engine)
     registry.register(RouterCollector(router.status))
@@ -93,6 +94,7 @@ def create_app(
         LocalDecider(router, clock),
         engines,
         upstream,
+        body_reader,
         Metrics(registry),
         trace_writer=trace_writer,
         clock=clock,
@@ -107,6 +109,7 @@ def create_app(
             if snapshot is not None:
                 await stack.enter_async_context(snapshot.running(config.recording.snapshot_interval_secs))
             await stack.enter_async_context(upstream.running())
+            await stack.enter_async_context(body_reader.running())
             if discovery is not None:
                 await stack.enter_async_context(discovery.running())
             yield

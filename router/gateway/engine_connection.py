@@ -10,13 +10,14 @@ awaited now may take longer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import httptools
 
 from router.errors import EngineLost, EngineTimeout
 from router.gateway.headers import Headers
+from router.gateway.openai_request import Piece
 
 HEAD_BYTES = 1 << 16  # the most bytes of names and values in the head of an answer
 BUFFERED_BYTES = 1 << 18  # reading stops while so much of an answer waits to be passed on
@@ -55,25 +56,25 @@ class EngineConnection(asyncio.Protocol):
 
     # --- one request ------------------------------------------------------------------------------------------------
 
-    async def send(self, head: bytes, body: bytes, due_s: float) -> None:
+    async def send(self, head: bytes, body: Sequence[Piece], due_s: float) -> None:
         """Send a request and wait for the head of its answer. Raises EngineLost, and EngineTimeout at due_s, seconds on
         the clock of the event loop."""
         self._begin()
         self.headers = []
-        if len(body) <= PIECE_BYTES:
-            self.transport.write(head + body)
+        if len(body) == 1 and len(body[0]) <= PIECE_BYTES:
+            self.transport.write(b"".join((head, *body)))
             self._sent = True
         else:
             self._sent = await self._send_pieces(head, body, due_s)
         while not self._answered:
             await self._wait(due_s)
 
-    async def _send_pieces(self, head: bytes, body: bytes, due_s: float) -> bool:
+    async def _send_pieces(self, head: bytes, body: Sequence[Piece], due_s: float) -> bool:
         """Return whether everything was sent. An engine that answers before, as with an error, gets no more."""
         self.transport.write(head)
-        view = memoryview(body)
-        for start in range(0, len(body), PIECE_BYTES):
-            self.transport.write(view[start : start + PIECE_BYTES])
+        views = [memoryview(each) for each in body]
+        for piece in (view[at : at + PIECE_BYTES] for view in views for at in range(0, len(view), PIECE_BYTES)):
+            self.transport.write(piece)
             if not self._writable:
                 while not (self._writable or self._answered):
                     await self._wait(due_s)

@@ -23,8 +23,10 @@ class Exchange:
     retries: Retries
     trace_number: int = 0
     """The number that the trace writer gave the request on its arrival."""
+    body: bytes = b""
+    """The body as the client sent it; empty until it has been read."""
     request: OpenAIRequest | None = None
-    """None until the body has been read."""
+    """What is in the body; None until that has been read."""
     placement: Placement | None = None
     """Where the latest try went; None before the first one."""
     outcome: Outcome | None = None

@@ -18,12 +18,13 @@ from router.config import Config
 from router.core.retries import Retries
 from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
 from router.gateway import headers
+from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
 from router.gateway.decider import Decider
 from router.gateway.exchange import Exchange
 from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
-from router.gateway.openai_request import OpenAIRequest, parse_request
+from router.gateway.openai_request import OpenAIRequest
 from router.gateway.relay import relay_stream, relay_whole
 from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream, UpstreamAnswer
@@ -45,6 +46,7 @@ class Gateway:
         decider: Decider,
         engines: Mapping[EngineId, str],
         upstream: Upstream,
+        body_reader: BodyReader,
         metrics: Metrics,
         *,
         trace_writer: TraceWriter | None = None,
@@ -53,7 +55,7 @@ class Gateway:
     ) -> None:
         self._config, self._decider, self._engines = config, decider, engines
         self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
-        self._clock, self._new_id = clock, new_id
+        self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +63,8 @@ class Gateway:
         exchange = self._open(scope, Client(scope, receive, send))
         client, ending = exchange.client, Ending.CANCELLED  # this stays if the task is cancelled or the client leaves
         try:
-            exchange.request = self._parse(exchange, await client.read_body(self._config.server.max_payload_size))
+            exchange.body = await client.read_body(self._config.server.max_payload_size)
+            exchange.request = await self._read(exchange)
             with client.waiting(self._config.reliability.request_timeout_secs):
                 outcome = await self._serve(exchange, exchange.request)
             ending = outcome.ending
@@ -85,9 +88,9 @@ class Gateway:
             exchange.trace_number = self._trace_writer.arrived(exchange.arrived_s)
         return exchange
 
-    def _parse(self, exchange: Exchange, body: bytes) -> OpenAIRequest:
-        return parse_request(
-            body,
+    async def _read(self, exchange: Exchange) -> OpenAIRequest:
+        return await self._body_reader.read(
+            exchange.body,
             route=exchange.route,
             headers=exchange.client.headers,
             request_id=exchange.request_id,
@@ -133,7 +136,7 @@ class Gateway:
                 exchange.query,
                 exchange.client.raw_headers,
                 exchange.request_id,
-                request.body,
+                request.body_for_engine(exchange.body),
             )
             await self._relay(exchange, request, placement, answer, observed)
             ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK

@@ -1,8 +1,8 @@
 """Reading the body of a request. This is the only code that sees a request's raw JSON.
 
 It is lenient by intent: it refuses only what no engine could read (no JSON, no messages, no prompt). Everything else
-passes on to the engine byte for byte, with one exception: `ask_usage` asks the engine to tell the usage at the end of a
-stream.
+passes on to the engine byte for byte, with one exception: `_ask_usage` asks the engine to tell the usage at the end of
+a stream.
 """
 
 from __future__ import annotations
@@ -28,23 +28,41 @@ SESSION_FIELDS = ("session_id", "user", "user_id")
 NAME_CHARS = 256  # a longer session name is replaced by its hash, because clients choose the names and maps keep them
 TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # the texts that the engine's own validation takes as true
 
+ASK_USAGE = b'"stream_options":{"include_usage":true},'
+COPIED_BYTES = 1 << 16  # a body of so many bytes and more is sent in pieces rather than copied
+
 Reply = bytes | tuple[int, ...]
+Piece = bytes | memoryview
+Edit = int | bytes | None
+"""How the body for the engine differs from the client's: ASK_USAGE is inserted at this place, or the body is replaced
+by these bytes. None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIRequest:
-    """A request that has been read: what routing needs of it, the body for the engine, and how the answer continues the
-    prompt."""
+    """A request that has been read: what routing needs of it, how the body for the engine differs, and how the answer
+    continues the prompt."""
 
     parsed: ParsedRequest
-    body: bytes
-    """The body that the engine gets."""
+    edit: Edit
+    """What the engine gets that differs from the client's body."""
     hide_usage: bool
     """Whether the gateway asked for the usage chunk and the client did not."""
     echoes: bool
     """Whether the answer repeats the prompt."""
     continues: bool
     """Whether the answer continues the last message instead of starting a new one."""
+
+    def body_for_engine(self, body: bytes) -> tuple[Piece, ...]:
+        """The body that the engine gets, in pieces: a large one is not copied. body: the client's."""
+        if isinstance(self.edit, bytes):
+            return (self.edit,)
+        if self.edit is None:
+            return (body,)
+        if len(body) < COPIED_BYTES:
+            return (body[: self.edit] + ASK_USAGE + body[self.edit :],)
+        view = memoryview(body)
+        return view[: self.edit], ASK_USAGE, view[self.edit :]
 
     def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
         """The reply in the units of the prompt, and in the form in which the next turn will repeat it.
@@ -92,7 +110,7 @@ def parse_request(
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
             ),
-            body=ask_usage(body, fields) if stream and not wants_usage else body,
+            edit=_ask_usage(body, fields) if stream and not wants_usage else None,
             hide_usage=stream and not wants_usage,
             echoes=_truth(fields.get("echo")),
             continues=_truth(fields.get("continue_final_message")),
@@ -103,8 +121,8 @@ def parse_request(
         raise BadRequest(f"The request body is not valid JSON: {error}") from None
 
 
-def ask_usage(body: bytes, fields: Mapping[str, Any]) -> bytes:
-    """Return `body` with `stream_options.include_usage` set to true.
+def _ask_usage(body: bytes, fields: Mapping[str, Any]) -> Edit:
+    """The edit of `body` that sets `stream_options.include_usage` to true.
 
     If the body has no stream options, they are inserted before its first field, and no other byte changes. If it has
     some, it is serialized anew, and without `continuous_usage_stats`: that option takes effect only together with
@@ -112,8 +130,7 @@ def ask_usage(body: bytes, fields: Mapping[str, Any]) -> bytes:
     """
     options = fields.get("stream_options")
     if "stream_options" not in fields and json.detect_encoding(body) == "utf-8":
-        start = body.index(b"{") + 1
-        return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
+        return body.index(b"{") + 1
     kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"} if isinstance(options, dict) else {}
     return json.dumps({**fields, "stream_options": {**kept, "include_usage": True}}).encode()
 

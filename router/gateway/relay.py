@@ -11,6 +11,8 @@ from router.gateway.lenient_json import read_object
 from router.gateway.observe import ObservedAnswer, StreamObserver
 from router.gateway.upstream import UpstreamAnswer
 
+WHOLE_BYTES = 1 << 21  # a whole answer is kept up to this size, until it is complete; reading it takes some 5 ms
+
 
 async def relay_stream(
     client: Client,
@@ -59,11 +61,22 @@ async def relay_whole(client: Client, answer: UpstreamAnswer, observed: Observed
     """Pass on an answer that is not a stream. Raises EngineBusy, EngineLost and EngineTimeout.
 
     It is read to its end before any of it is sent on, so that another engine may still be asked if this one dies. That
-    costs no time, because the engine sends such an answer at once.
+    costs no time, because the engine sends such an answer at once. Of an answer longer than WHOLE_BYTES, the rest is
+    passed on as it comes, and nothing is learned from it.
     """
-    content = await answer.read_all()
-    if answer.status == EngineBusy.status:
-        raise EngineBusy(for_client(answer.headers), content)
-    if document := read_object(content):
-        observed.read(document)
-    await client.reply(answer.status, [*for_client(answer.headers), *headers], content)
+    chunks, size = [], 0
+    while size <= WHOLE_BYTES and (chunk := await answer.read()):
+        chunks.append(chunk)
+        size += len(chunk)
+    content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if size <= WHOLE_BYTES:
+        if answer.status == EngineBusy.status:
+            raise EngineBusy(for_client(answer.headers), content)
+        if document := read_object(content):
+            observed.read(document)
+        return await client.reply(answer.status, [*for_client(answer.headers), *headers], content)
+    client.open(answer.status, [*for_client(answer.headers), *headers])
+    while content:
+        await client.write(content)
+        content = await answer.read()
+    await client.write(b"", last=True)

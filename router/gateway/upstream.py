@@ -19,6 +19,7 @@ from router.config import Config
 from router.errors import EngineUnreachable
 from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
+from router.gateway.openai_request import Piece
 
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
@@ -129,12 +130,18 @@ class Upstream:
                 engine.close()
 
     async def post(
-        self, url: str, path: str, query: bytes, headers: Sequence[tuple[bytes, bytes]], request_id: str, body: bytes
+        self,
+        url: str,
+        path: str,
+        query: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        request_id: str,
+        body: Sequence[Piece],
     ) -> UpstreamAnswer:
-        """Post `body` to `path` of the engine at the base URL `url`, and return the answer once its head has arrived.
+        """Post `body`, which may be in several pieces, and return the answer once its head has arrived.
 
-        query: may be empty. headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost and
-        EngineTimeout.
+        url, path: the engine's base URL, and the path after it. query: may be empty. headers: the client's, with names
+        in lower case. Raises EngineUnreachable, EngineLost and EngineTimeout.
         """
         reliability = self._config.reliability
         engine = self._engines.get(url)
@@ -143,7 +150,8 @@ class Upstream:
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
         lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
         target = path.encode() + (b"?" + query if query else b"")
-        head = b"POST " + target + engine.head + b"\r\n".join(lines) + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+        lines.append(b"content-length: %d" % sum(map(len, body)))
+        head = b"POST " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
         connection = await engine.connection()
         try:
             await connection.send(head, body, due_s)

@@ -18,12 +18,14 @@ from hashlib import blake2b
 from router.types import BlockKey, Prompt
 
 KEY_BYTES = 8
+MOST_BLOCKS = 1 << 15  # of one prompt; at 64 tokens a block that is a context of two million tokens
 TOKEN_BYTES = 8  # a token id is packed by array("q") as a signed 64-bit integer
 
 
 def chain(root: bytes, content: bytes | Sequence[int], block_units: int) -> Prompt:
     """The prompt `content`, cut into blocks of `block_units` and chained from `root`. The root holds whatever besides
-    the content decides which cached blocks the prompt may use (the model, the cache salt).
+    the content decides which cached blocks the prompt may use (the model, the cache salt). What follows the first
+    MOST_BLOCKS blocks has no keys.
 
     Raises OverflowError or TypeError if a token id is not a 64-bit integer.
     """
@@ -31,7 +33,7 @@ def chain(root: bytes, content: bytes | Sequence[int], block_units: int) -> Prom
     text = content if isinstance(content, bytes) else _pack(content)
     width = block_units if isinstance(content, bytes) else block_units * TOKEN_BYTES
     keys = _keys(first, text, width)
-    tail = content[len(keys) * block_units :]
+    tail = content[len(keys) * block_units :] if len(keys) < MOST_BLOCKS else content[:0]
     return Prompt(
         root=_key(first),
         keys=tuple(map(_key, keys)),
@@ -48,7 +50,7 @@ def extend(prompt: Prompt, reply: bytes | tuple[int, ...]) -> tuple[BlockKey, ..
 
     `reply` is in the units of `prompt.tail`: bytes or token ids. An empty reply of either kind gives no keys.
     """
-    if not reply:
+    if not reply or len(prompt.keys) == MOST_BLOCKS:
         return ()
     last = prompt.keys[-1] if prompt.keys else prompt.root
     if isinstance(prompt.tail, bytes):
@@ -63,7 +65,7 @@ def extend(prompt: Prompt, reply: bytes | tuple[int, ...]) -> tuple[BlockKey, ..
 def _keys(previous: bytes, text: bytes, width: int) -> list[bytes]:
     """Chained digests of the full blocks of `width` bytes in `text`."""
     found, digest = [], blake2b  # a loop of its own: prompts of 100 KB have 400 blocks
-    for start in range(0, len(text) - width + 1, width):
+    for start in range(0, min(len(text), MOST_BLOCKS * width) - width + 1, width):
         previous = digest(previous + text[start : start + width], digest_size=KEY_BYTES).digest()
         found.append(previous)
     return found

@@ -22,7 +22,7 @@ class Prompt:
     keys: tuple[BlockKey, ...]
     block_units: int
     units: int
-    """The whole length, `len(keys) * block_units + len(tail)`."""
+    """The whole length: `len(keys) * block_units + len(tail)`, or more if the prompt has more blocks than get keys."""
     tail: bytes | tuple[int, ...]
     in_tokens: bool
     """True: units are token ids. False: units are bytes, which a learned ratio converts to tokens."""

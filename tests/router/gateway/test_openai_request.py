@@ -18,6 +18,11 @@ def read(fields: dict[str, Any] | bytes, route: str = CHAT, **headers: str) -> O
     return parse_request(body, route=route, headers=names, request_id="r", block_tokens=16)
 
 
+def sent(request: OpenAIRequest, body: bytes) -> bytes:
+    """The body that the engine gets."""
+    return b"".join(request.body_for_engine(body))
+
+
 def test_what_routing_needs_is_read() -> None:
     request = read({"model": "m", "messages": [USER], "stream": True, "max_tokens": 9, "n": 3}).parsed
     assert (request.model, request.stream, request.max_tokens, request.choices) == ("m", True, 9, 3)
@@ -133,16 +138,23 @@ def test_a_long_name_of_a_session_is_kept_short() -> None:
 def test_bodies_of_whole_answers_pass_untouched(extra: bytes) -> None:
     body = b' {"x":1.0e0, "messages":[]' + extra + b"}\n"
     parsed = read(body)
-    assert (parsed.body, parsed.hide_usage, parsed.parsed.stream) == (body, False, False)
+    assert (sent(parsed, body), parsed.hide_usage, parsed.parsed.stream) == (body, False, False)
 
 
 def test_streams_get_one_field_spliced_in_and_no_other_byte_changed() -> None:
     body = b' \n{ "x":1.0e0,"big":123456789012345678901,"n\\u0061n":NaN, "messages":[],"stream":true}\n'
     parsed = read(body)
     edit = b'"stream_options":{"include_usage":true},'
-    assert parsed.body.replace(edit, b"", 1) == body
-    assert json.loads(parsed.body)["stream_options"] == {"include_usage": True}
+    assert sent(parsed, body).replace(edit, b"", 1) == body
+    assert json.loads(sent(parsed, body))["stream_options"] == {"include_usage": True}
     assert parsed.hide_usage
+
+
+def test_a_large_body_is_sent_in_pieces_and_not_copied() -> None:
+    body = json.dumps({"messages": [USER] * 100, "stream": True}).encode()
+    pieces = read(body).body_for_engine(body)
+    assert [type(piece) for piece in pieces] == [memoryview, bytes, memoryview]
+    assert json.loads(b"".join(pieces))["stream_options"] == {"include_usage": True}
 
 
 @pytest.mark.parametrize("stream", [True, "true", 1, "1", "on"])
@@ -154,11 +166,11 @@ def test_the_words_an_engine_takes_for_true(stream: object) -> None:
 def test_a_client_that_asks_for_usage_is_left_alone(options: dict[str, Any]) -> None:
     body = json.dumps({"messages": [], "stream": True, "stream_options": options}).encode()
     parsed = read(body)
-    assert (parsed.body, parsed.hide_usage) == (body, False)
+    assert (sent(parsed, body), parsed.hide_usage) == (body, False)
 
 
 @pytest.mark.parametrize(
-    ("options", "sent"),
+    ("options", "completed"),
     [
         (None, {"include_usage": True}),
         ({}, {"include_usage": True}),
@@ -167,18 +179,18 @@ def test_a_client_that_asks_for_usage_is_left_alone(options: dict[str, Any]) -> 
         ("odd", {"include_usage": True}),
     ],
 )
-def test_stream_options_that_do_not_ask_are_completed(options: object, sent: dict[str, Any]) -> None:
+def test_stream_options_that_do_not_ask_are_completed(options: object, completed: dict[str, Any]) -> None:
     fields = {"messages": [{"role": "user", "content": "\ud800 é"}], "stream": True, "stream_options": options, "k": 1}
     parsed = read(fields)
-    assert json.loads(parsed.body) == {**fields, "stream_options": sent}
+    assert json.loads(sent(parsed, json.dumps(fields).encode())) == {**fields, "stream_options": completed}
     assert parsed.hide_usage
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
 def test_bodies_in_other_encodings_are_written_anew(encoding: str) -> None:
     fields = {"messages": [USER], "stream": True}
-    parsed = read(json.dumps(fields).encode(encoding))
-    assert json.loads(parsed.body.decode()) == {**fields, "stream_options": {"include_usage": True}}
+    body = json.dumps(fields).encode(encoding)
+    assert json.loads(sent(read(body), body).decode()) == {**fields, "stream_options": {"include_usage": True}}
 
 
 # --- how an answer continues the prompt ------------------------------------------------------------

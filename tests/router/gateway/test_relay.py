@@ -8,7 +8,7 @@ from router.errors import EngineBusy, EngineLost
 from router.gateway.client import Client, Message
 from router.gateway.headers import Headers
 from router.gateway.observe import ObservedAnswer
-from router.gateway.relay import relay_stream, relay_whole
+from router.gateway.relay import WHOLE_BYTES, relay_stream, relay_whole
 from router.gateway.upstream import UpstreamAnswer
 
 TOKEN = b'data: {"choices": [{"index": 0, "text": "a"}]}\n\n'
@@ -114,3 +114,21 @@ async def test_busy_engines_words_are_kept() -> None:
     assert caught.value.body() == b"later"
     assert (b"x-kept", b"1") in caught.value.headers
     assert sink.sent == []
+
+
+async def test_a_huge_whole_answer_passes_as_it_comes() -> None:
+    sink, piece = Sink(), b"x" * (WHOLE_BYTES // 2)
+    await relay_whole(sink.client, Answer(*[piece] * 6), ObservedAnswer(), [])
+    assert b"".join(sink.bodies) == piece * 6
+    assert [len(body) // len(piece) for body in sink.bodies] == [3, 1, 1, 1, 0]
+    assert [message["more_body"] for message in sink.sent[1:]] == [True] * 4 + [False]
+    assert b"content-length" not in dict(sink.sent[0]["headers"])
+
+
+async def test_a_huge_whole_answer_that_breaks_is_cut_off_and_not_ended() -> None:
+    sink, piece = Sink(), b"x" * (WHOLE_BYTES // 2)
+    with pytest.raises(EngineLost):
+        await relay_whole(sink.client, Answer(*[piece] * 4, EngineLost("x")), ObservedAnswer(), [])
+    await sink.client.fail(EngineLost("x"), [])
+    assert sink.client.started
+    assert all(message["more_body"] for message in sink.sent[1:])
