@@ -80,7 +80,7 @@ def add_admin_routes(
 
     @app.put("/policy")
     async def assign(request: Request) -> Response:
-        body = await Client(request.scope, request.receive, _unsendable).read_body(MOST_POLICY_BYTES)
+        body = bytes(await Client(request.scope, request.receive, _unsendable).read_body(MOST_POLICY_BYTES))
         shares, shadows = read_assignment(body)
         try:
             router.assign(shares, shadows)

@@ -47,7 +47,7 @@ class BodyReader:
         finally:
             await self._stop()
 
-    async def read(self, body: bytes, **about: Any) -> OpenAIRequest:
+    async def read(self, body: bytes | bytearray, **about: Any) -> OpenAIRequest:
         """As `parse_request`, with its keywords. Raises BadRequest. If the helper dies, the body is given to a new one
         once."""
         if len(body) < LARGE_BYTES:
@@ -67,7 +67,7 @@ class BodyReader:
         assert isinstance(answer, OpenAIRequest), answer
         return answer
 
-    async def _ask(self, body: bytes, about: dict[str, Any]) -> object:
+    async def _ask(self, body: bytes | bytearray, about: dict[str, Any]) -> object:
         if self._process is None:
             command = sys.executable, "-m", "router.gateway.body_reader"
             pipe = asyncio.subprocess.PIPE

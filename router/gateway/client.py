@@ -15,6 +15,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+Body = bytes | bytearray
 LAST_WORD_S = 1.0  # the time allowed for sending an error inside a stream
 
 
@@ -44,24 +45,28 @@ class Client:
         self._opening: Message | None = None
         self._streams = False
 
-    async def read_body(self, max_bytes: int) -> bytes:
+    async def read_body(self, max_bytes: int) -> Body:
         """Read the whole body. Raises PayloadTooLarge as soon as the length is known, and ClientGone."""
         length = self.headers.get(b"content-length", b"")
-        chunks, size = [], int(length) if length.isdigit() else 0
-        if size > max_bytes:
+        if length.isdigit() and int(length) > max_bytes:
             raise _too_large(max_bytes)
-        size, more = 0, True
-        while more:
+        body: Body = b""
+        while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self.gone = True
                 raise ClientGone
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > max_bytes:
+            chunk = message.get("body", b"")
+            if not body:
+                body = chunk
+            elif isinstance(body, bytes):
+                body = bytearray(body) + chunk  # it grows in place: joining the chunks of a huge body takes long
+            else:
+                body += chunk
+            if len(body) > max_bytes:
                 raise _too_large(max_bytes)
-            more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if not message.get("more_body", False):
+                return body
 
     @contextmanager
     def waiting(self, limit_s: float) -> Iterator[None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from router.core.retries import Retries
 from router.gateway import headers
-from router.gateway.client import Client
+from router.gateway.client import Body, Client
 from router.gateway.openai_request import OpenAIRequest
 from router.types import Outcome, Placement
 
@@ -23,7 +23,7 @@ class Exchange:
     retries: Retries
     trace_number: int = 0
     """The number that the trace writer gave the request on its arrival."""
-    body: bytes = b""
+    body: Body = b""
     """The body as the client sent it; empty until it has been read."""
     request: OpenAIRequest | None = None
     """What is in the body; None until that has been read."""

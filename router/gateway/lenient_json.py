@@ -14,7 +14,7 @@ import msgspec
 _decode = msgspec.json.decode
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes | bytearray) -> Any:
     """The value in `data`. Raises ValueError, and RecursionError if it is nested too deeply."""
     try:
         return _decode(data)

@@ -32,7 +32,7 @@ ASK_USAGE = b'"stream_options":{"include_usage":true},'
 COPIED_BYTES = 1 << 16  # a body of so many bytes and more is sent in pieces rather than copied
 
 Reply = bytes | tuple[int, ...]
-Piece = bytes | memoryview
+Piece = bytes | bytearray | memoryview
 Edit = int | bytes | None
 """How the body for the engine differs from the client's: ASK_USAGE is inserted at this place, or the body is replaced
 by these bytes. None: it does not."""
@@ -53,7 +53,7 @@ class OpenAIRequest:
     continues: bool
     """Whether the answer continues the last message instead of starting a new one."""
 
-    def body_for_engine(self, body: bytes) -> tuple[Piece, ...]:
+    def body_for_engine(self, body: bytes | bytearray) -> tuple[Piece, ...]:
         """The body that the engine gets, in pieces: a large one is not copied. body: the client's."""
         if isinstance(self.edit, bytes):
             return (self.edit,)
@@ -83,7 +83,7 @@ class OpenAIRequest:
 
 
 def parse_request(
-    body: bytes, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int
+    body: bytes | bytearray, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int
 ) -> OpenAIRequest:
     """Read a request. Raises BadRequest.
 
@@ -121,7 +121,7 @@ def parse_request(
         raise BadRequest(f"The request body is not valid JSON: {error}") from None
 
 
-def _ask_usage(body: bytes, fields: Mapping[str, Any]) -> Edit:
+def _ask_usage(body: bytes | bytearray, fields: Mapping[str, Any]) -> Edit:
     """The edit of `body` that sets `stream_options.include_usage` to true.
 
     If the body has no stream options, they are inserted before its first field, and no other byte changes. If it has

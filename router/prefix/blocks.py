@@ -18,7 +18,7 @@ from hashlib import blake2b
 from router.types import BlockKey, Prompt
 
 KEY_BYTES = 8
-MOST_BLOCKS = 1 << 15  # of one prompt; at 64 tokens a block that is a context of two million tokens
+MOST_BLOCKS = 1 << 14  # of one prompt; at 64 tokens a block that is a context of a million tokens
 TOKEN_BYTES = 8  # a token id is packed by array("q") as a signed 64-bit integer
 
 
