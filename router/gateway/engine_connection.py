@@ -40,7 +40,8 @@ class EngineConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None  # of the task that waits for the engine
         self._timer: asyncio.TimerHandle | None = None
-        self._due_s = float("inf")  # when what is awaited now must have come
+        self._due_s = float("inf")  # when what is awaited now must have come, or this idle connection is closed
+        self._idle = False
         self._writable = True
         self.closed = False
         self.status = 0
@@ -60,14 +61,14 @@ class EngineConnection(asyncio.Protocol):
         """Send a request and wait for the head of its answer. Raises EngineLost, and EngineTimeout at due_s, seconds on
         the clock of the event loop."""
         self._begin()
-        self.headers = []
+        self._idle, self.headers = False, []
         if len(body) == 1 and len(body[0]) <= PIECE_BYTES:
             self.transport.write(b"".join((head, *body)))
             self._sent = True
         else:
             self._sent = await self._send_pieces(head, body, due_s)
         while not self._answered:
-            await self._wait(due_s)
+            await self._something_by(due_s)
 
     async def _send_pieces(self, head: bytes, body: Sequence[Piece], due_s: float) -> bool:
         """Return whether everything was sent. An engine that answers before, as with an error, gets no more."""
@@ -77,7 +78,7 @@ class EngineConnection(asyncio.Protocol):
             self.transport.write(piece)
             if not self._writable:
                 while not (self._writable or self._answered):
-                    await self._wait(due_s)
+                    await self._something_by(due_s)
             else:
                 await asyncio.sleep(0)
             if self._answered:
@@ -87,7 +88,7 @@ class EngineConnection(asyncio.Protocol):
     async def read(self, due_s: float) -> bytes:
         """The next bytes of the body; empty at its end. Raises EngineLost, and EngineTimeout at due_s."""
         while not (self._chunks or self._complete):
-            await self._wait(due_s)
+            await self._something_by(due_s)
         chunks = self._chunks
         if not chunks:
             return b""
@@ -109,44 +110,43 @@ class EngineConnection(asyncio.Protocol):
 
     def expire_at(self, due_s: float) -> None:
         """Close this idle connection at due_s unless it is used again."""
-        self._due_s = due_s
-        self._set_timer()
+        self._due_s, self._idle = due_s, True
+        if self._timer is None or self._timer.when() > due_s:
+            self._set_timer()
 
     def abort(self) -> None:
         """Close the connection at once."""
         self.transport.abort()
         self._lose()
 
-    async def _wait(self, due_s: float) -> None:
-        """Wait until something happens on the connection."""
+    def _something_by(self, due_s: float) -> asyncio.Future[None]:
+        """What to await until something happens on the connection. Raises EngineLost."""
         if self.closed:
             raise EngineLost(LOST)
         self._due_s = due_s
-        self._set_timer()
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter, self._due_s = None, float("inf")
+        if self._timer is None or self._timer.when() > due_s:
+            self._set_timer()
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     # --- the timer --------------------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
         if self._timer is not None:
-            if self._timer.when() <= self._due_s:
-                return
             self._timer.cancel()
         self._timer = self._loop.call_at(self._due_s, self._look_at_the_clock)
 
     def _look_at_the_clock(self) -> None:
         self._timer = None
+        waiter = self._waiter if self._waiter is not None and not self._waiter.done() else None
+        if waiter is None and not self._idle:
+            return
         if self._loop.time() < self._due_s:
-            if self._due_s != float("inf"):
-                self._set_timer()
-        elif self._waiter is None:
-            self.abort()  # an idle connection
-        elif not self._waiter.done():
-            self._waiter.set_exception(EngineTimeout("The engine did not answer in time."))
+            self._set_timer()
+        elif waiter is not None:
+            waiter.set_exception(EngineTimeout("The engine did not answer in time."))
+        else:
+            self.abort()
 
     # --- what comes from the engine ---------------------------------------------------------------------------------
 
@@ -222,6 +222,7 @@ class EngineConnection(asyncio.Protocol):
             self._timer = None
         self._forget(self)
         self._wake()
+        self._waiter = None  # an error in it would refer to the frames of the request, and these to this connection
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
@@ -44,10 +44,10 @@ class UpstreamAnswer:
         content_type = next((value for name, value in self.headers if name == b"content-type"), b"")
         self.streamed = self.status < 400 and content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """The next bytes of the body, as soon as there are any; empty at its end. Raises EngineLost, EngineTimeout."""
         due_s, self._first_byte_due_s = self._first_byte_due_s, None
-        return await self._connection.read(self._time() + self._idle_s if due_s is None else due_s)
+        return self._connection.read(self._time() + self._idle_s if due_s is None else due_s)
 
     async def read_all(self) -> bytes:
         """The body, or what is left of it. Raises EngineLost, EngineTimeout."""
