@@ -51,8 +51,8 @@ def for_engine(
 
 
 def for_client(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """The headers of an engine's answer as the client gets them."""
-    return [(name, value) for name, value in end_to_end(headers) if name not in REPLACED]
+    """The headers of an engine's answer as the client gets them. headers: those that are end-to-end."""
+    return [(name, value) for name, value in headers if name not in REPLACED]
 
 
 def of_decision(request_id: str, decision: Placement | None) -> Headers:

@@ -1,32 +1,17 @@
-"""Observing an engine's answer as it passes: its usage, its first token, and the reply as the next turn will repeat it.
+"""What is observed of an engine's answer: its usage, its first token, and the reply as the next turn will repeat it.
 
-`StreamObserver.feed` takes the bytes of a stream as they arrive, cut anywhere, and returns those that the client may
-see: the same bytes, without the usage chunk if the client did not ask for one. It holds back at most one unfinished
-event, and nothing if there is nothing to hide. Events that cannot be read (they are not JSON, or of an unknown shape)
-pass on and are otherwise ignored.
-
-Events are read as they come until the first token. After it, only those that may tell the usage or end the stream are
-read at once; the others are kept, and read together when the stream is over or there are many of them.
+What is of an unknown shape is ignored. `stream_observer` reads streams.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.gateway.lenient_json import read_object
-
 REPLY_CHARS = 1 << 20  # a longer reply is kept up to here, and the prefix index does without the rest
-UNREAD_BYTES = 1 << 15  # the reading of events is put off until there are so many bytes of them
-EVENT_BYTES = 1 << 22  # an unfinished event is held back up to this size, then passed on unread
 MOST_TOKENS = 1 << 40  # a count beyond this cannot be true
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 REPLY_FIELDS = (*TEXT_FIELDS, "tool_calls")
-
-# Two line ends in a row close an event. The groups are atomic, so that CR LF is one line end and never two.
-_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_LONGEST_END = 4
 
 
 @dataclass(slots=True)
@@ -61,10 +46,15 @@ class Message:
     def add(self, delta: dict[str, Any]) -> None:
         """Take in a whole message, or a delta of one."""
         for name in TEXT_FIELDS:
-            if isinstance(text := delta.get(name), str) and self._has_room(len(text)):
-                self.texts.setdefault(name, []).append(text)
+            if isinstance(text := delta.get(name), str):
+                self.add_text(name, text)
         for position, call in enumerate(_dicts(delta.get("tool_calls"))):
             self._add_call(position, call)
+
+    def add_text(self, name: str, text: str) -> None:
+        """Take in more text of one of TEXT_FIELDS."""
+        if self._has_room(len(text)):
+            self.texts.setdefault(name, []).append(text)
 
     def add_tokens(self, ids: object) -> None:
         """Take in the token ids of a chunk, if `ids` is a list of such."""
@@ -134,93 +124,6 @@ class ObservedAnswer:
             self.tokens += len(ids) if isinstance(ids, list) else has_token
             self.message.add(delta)
             self.message.add_tokens(ids)
-
-
-class StreamObserver:
-    """Reads a stream of server-sent events into `observed`. hide_usage: the client must not see the usage chunk."""
-
-    def __init__(self, observed: ObservedAnswer, *, hide_usage: bool) -> None:
-        self.observed = observed
-        self.done = False
-        """Whether [DONE] has been seen, so that the answer is complete."""
-        self._hide_usage = hide_usage
-        self._pending = b""
-        self._searched = 0
-        self._unread: list[bytes] = []  # whole events whose reading is put off, in their order
-        self._unread_bytes = 0
-
-    @property
-    def torn(self) -> bool:
-        """Whether what the client has been sent ends inside an event."""
-        return bool(self._pending) and not self._hide_usage
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Take in the next bytes of the stream, and return those that may go on to the client now."""
-        if not self._pending and chunk.endswith(b"\n\n") and self._can_wait(chunk):
-            self._put_off(chunk)
-            return chunk
-        text = self._pending + chunk if self._pending else chunk
-        shown, start = [], 0
-        while end := _EVENT_END.search(text, max(start, self._searched)):
-            event = text[start : end.end()]
-            if not (self._take(event) and self._hide_usage):
-                shown.append(event)
-            start, self._searched = end.end(), 0
-        self._pending = text[start:]
-        self._searched = max(0, len(self._pending) - _LONGEST_END)
-        if len(self._pending) > EVENT_BYTES:
-            shown.append(self._pending)
-            self._pending, self._searched = b"", 0
-        return b"".join(shown) if self._hide_usage else chunk
-
-    def finish(self) -> bytes:
-        """The engine has closed the stream: return what is still held back, an event without its blank line."""
-        event, self._pending, self._searched = self._pending, b"", 0
-        hidden = bool(event) and self._take(event) and self._hide_usage
-        return b"" if hidden or not self._hide_usage else event
-
-    def read_rest(self) -> None:
-        """Read the events whose reading was put off."""
-        unread, self._unread, self._unread_bytes = self._unread, [], 0
-        for chunk in unread:
-            for event in _EVENT_END.split(chunk) if b"\r" in chunk else chunk.split(b"\n\n"):
-                if (data := _data(event)) and (document := read_object(data)):
-                    self.observed.read(document)
-
-    def _can_wait(self, chunk: bytes) -> bool:
-        """Whether nobody must know at once what is in these events."""
-        return self.observed.started and b'"usage"' not in chunk and b"[DONE]" not in chunk
-
-    def _put_off(self, chunk: bytes) -> None:
-        self._unread.append(chunk)
-        self._unread_bytes += len(chunk)
-        if self._unread_bytes > UNREAD_BYTES:
-            self.read_rest()
-
-    def _take(self, event: bytes) -> bool:
-        """Take in one event, and return whether it only tells the usage."""
-        if self._can_wait(event):
-            self._put_off(event)
-            return False
-        data = _data(event.rstrip(b"\r\n"))
-        if data == b"[DONE]":
-            self.done = True
-            return False
-        document = read_object(data)
-        if document is None:
-            return False
-        only_usage = bool(document.get("usage")) and document.get("choices") == []
-        if self._unread and not only_usage:
-            self.read_rest()  # first what came before
-        self.observed.read(document)
-        return only_usage
-
-
-def _data(event: bytes) -> bytes:
-    """The data of an event, whose lines may end in any way and may have other fields between them."""
-    if event.startswith(b"data: {") and event.endswith(b"}") and b"\n" not in event and b"\r" not in event:
-        return event[6:]  # as engines send it
-    return b"\n".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

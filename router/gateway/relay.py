@@ -8,7 +8,8 @@ from router.errors import EngineBusy, EngineLost
 from router.gateway.client import Client
 from router.gateway.headers import STREAM, Headers, for_client
 from router.gateway.lenient_json import read_object
-from router.gateway.observe import ObservedAnswer, StreamObserver
+from router.gateway.observe import ObservedAnswer
+from router.gateway.stream_observer import StreamObserver
 from router.gateway.upstream import UpstreamAnswer
 
 WHOLE_BYTES = 1 << 21  # a whole answer is kept up to this size, until it is complete; reading it takes some 5 ms

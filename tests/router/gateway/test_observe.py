@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.gateway.lenient_json import read_object
-from router.gateway.observe import EVENT_BYTES, REPLY_CHARS, ObservedAnswer, StreamObserver, Usage
+from router.gateway.observe import REPLY_CHARS, ObservedAnswer, Usage
+from router.gateway.stream_observer import EVENT_BYTES, StreamObserver
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
 
@@ -230,3 +231,39 @@ def test_a_long_reply_is_kept_up_to_the_cap_without_a_hole() -> None:
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b"{", b"[" * 100_000])
 def test_only_objects_are_documents(data: bytes) -> None:
     assert read_object(data) is None
+
+
+ODD_CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"content": "a"}}]},
+    {"choices": [{"delta": {"content": "b"}, "token_ids": [1, 2]}]},
+    {"choices": [{"index": 1, "delta": {"content": "other"}}]},
+    {"choices": [{"index": False, "delta": {"content": "c"}}]},
+    {"choices": [{"index": 0, "delta": {"content": "d", "role": None}}]},
+    {"choices": [{"index": 0, "delta": {"content": "", "role": "assistant"}}]},
+    {"choices": [{"index": 0, "delta": {"content": "e", "reasoning": "f"}}]},
+    {"choices": [{"index": 0, "delta": {"content": 7}}]},
+    {"choices": [{"index": 0, "delta": None, "text": "g"}]},
+    {"choices": [{"index": 0, "text": "h"}]},
+    {"choices": [{"index": 0, "delta": {"content": "i"}}, {"index": 1, "delta": {"content": "j"}}]},
+    {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "n", "arguments": "{}"}}]}}]},
+    {"choices": [{"index": 0, "delta": {"content": "k"}}], "error": {"message": "m"}},
+    {"choices": []},
+    {"choices": {}},
+    [1],
+    "text",
+]
+
+
+@given(st.lists(st.sampled_from(ODD_CHUNKS), max_size=8), st.booleans())
+def test_chunks_read_together_tell_the_same_as_one_by_one(chunks: list[object], junk: bool) -> None:
+    together = StreamObserver(ObservedAnswer(), hide_usage=True)
+    together.observed.started = True
+    one_by_one = ObservedAnswer(started=True)
+    for chunk in chunks:
+        together.feed(event(chunk))
+        if isinstance(chunk, dict):
+            one_by_one.read(chunk)
+    if junk:
+        together.feed(b'data: {"choices": []}, {"choices": []}\n\n')
+    together.read_rest()
+    assert together.observed == one_by_one
