@@ -39,8 +39,11 @@ class _Classes(Generic[T]):
 
     def open(self, name: object) -> T:
         """The entry of a class that has a sample now. A new one is made if there is none, and may drop another."""
-        entry = self._entries.setdefault(name, self._new())
-        self._entries.move_to_end(name)
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[name] = self._new()
+        else:
+            self._entries.move_to_end(name)
         if len(self._entries) > CLASSES:
             self._entries.popitem(last=False)
         return entry

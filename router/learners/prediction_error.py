@@ -13,9 +13,10 @@ traffic change and the policy does not follow.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from router.saved_state import SavedFields, SavedState, number
 from router.types import EngineId
@@ -32,15 +33,20 @@ class ErrorAlarm:
 
     def __init__(self, bound: float) -> None:
         self._bound = bound
-        self._errors: deque[float] = deque(maxlen=ANSWERS)
+        self._errors: deque[float] = deque()
+        self._sorted: list[float] = []  # the same errors: sorting them anew for each answer takes longer
         self.alarm = False
 
     def learn_one(self, predicted_s: float, actual_s: float) -> None:
         """Learn from one answer. A prediction of 0 counts as MOST_ERROR."""
         error = abs(actual_s - predicted_s) / predicted_s if predicted_s > 0 else MOST_ERROR
-        self._errors.append(min(MOST_ERROR, error))
+        error = min(MOST_ERROR, error)
+        if len(self._errors) == ANSWERS:
+            del self._sorted[bisect_left(self._sorted, self._errors.popleft())]
+        self._errors.append(error)
+        insort(self._sorted, error)
         if len(self._errors) >= LEAST_ANSWERS:
-            self.alarm = median(self._errors) > self._bound * (CALM if self.alarm else 1.0)
+            self.alarm = _median(self._sorted) > self._bound * (CALM if self.alarm else 1.0)
 
     def dump(self) -> SavedState:
         return {"errors": list(self._errors), "alarm": self.alarm}
@@ -49,7 +55,12 @@ class ErrorAlarm:
         """Raises SnapshotError."""
         errors = [number(value, place, 0.0, MOST_ERROR) for place, value in state.items("errors", ANSWERS)]
         self.alarm = state.flag("alarm")
-        self._errors = deque(errors, maxlen=ANSWERS)
+        self._errors, self._sorted = deque(errors), sorted(errors)
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 @dataclass(slots=True)
