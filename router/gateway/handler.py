@@ -25,7 +25,7 @@ from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
 from router.gateway.openai_request import OpenAIRequest, parse_request
 from router.gateway.relay import relay_stream, relay_whole
-from router.gateway.trace_writer import TraceWriter
+from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
@@ -47,7 +47,7 @@ class Gateway:
         upstream: Upstream,
         metrics: Metrics,
         *,
-        trace_writer: TraceWriter | None = None,
+        trace_writer: Recorder | None = None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
