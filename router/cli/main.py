@@ -135,6 +135,15 @@ def read_document(path: str) -> dict[str, Any]:
 
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
+    from router.processes.supervisor import process_count, supervise
+
+    if process_count(config) > 1:
+        return await supervise(config)
+    await _serve_alone(config)
+
+
+async def _serve_alone(config: Config) -> None:
+    """The whole gateway in this process."""
     from router.core.router import Router
     from router.engines.discovery import Discovery, engines_of
     from router.gateway.app import create_app
