@@ -24,6 +24,13 @@ class ServerOptions:
 
     host: str = option("127.0.0.1", "address to listen on")
     port: int = option(30000, "port to listen on", unit="TCP port", low=0, high=65535)
+    processes: int | str = option(
+        1,
+        "processes that serve clients; with more than one, one more decides for all; auto: one a core, at most 8",
+        low=1,
+        high=64,
+        words=("auto",),
+    )
     log_level: str = option("info", "least severe message that is logged", among=LOG_LEVELS)
     api_key: str | None = option(
         None, "key that every path but those for health and metrics wants as a bearer token; nothing: no check"

@@ -9,7 +9,7 @@
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  '- EngineUnreachable, its connection refused
-       |- EngineBusy 503      |- EngineTimeout 504
+       |- EngineBusy 503      |- EngineTimeout 504    |- RouterAway 503
        '- GatewayFault 500
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
@@ -160,6 +160,12 @@ class EngineBusy(RequestError):
 
     def body(self) -> bytes:
         return self._content
+
+
+class RouterAway(RequestError):
+    """With several processes: the one that knows the answer is being started again."""
+
+    status, type, code, retry_after_s = 503, "server_error", "router_away", 1
 
 
 class EngineTimeout(RequestError):

@@ -53,6 +53,8 @@ class Option:
     low: float | None
     high: float | None
     among: tuple[str, ...]
+    words: tuple[str, ...]
+    """Texts that are values too, beside the numbers."""
     aliases: tuple[str, ...]
     """Former flat names, which still work."""
     study: bool
@@ -77,6 +79,7 @@ class Option:
                 words += f" from {self.low:g} to {self.high:.15g}"
             elif self.low is not None:
                 words += f" of at least {self.low:g}"
+            words = " or ".join((words, *self.words))
         else:
             words = {str: "text", bool: "true or false"}[self.kind]
         if self.many:
@@ -98,12 +101,14 @@ def option(
     low: float | None = None,
     high: float | None = None,
     among: tuple[str, ...] = (),
+    words: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     study: bool = False,
 ) -> Any:
     """A dataclass field that is an option. `low`, `high`: the range of a number, both included. `among`: the only
-    values allowed; kebab spelling is accepted. `aliases`, `study`: see `Option`."""
-    metadata = {"help": help, "unit": unit, "low": low, "high": high, "among": among, "aliases": aliases}
+    values allowed; kebab spelling is accepted. `words`, `aliases`, `study`: see `Option`."""
+    metadata = {"help": help, "unit": unit, "low": low, "high": high, "among": among, "words": words}
+    metadata["aliases"] = aliases
     return dataclasses.field(default=default, metadata={**metadata, "study": study})
 
 
@@ -131,11 +136,12 @@ def _walk(spec: type, path: tuple[str, ...], title: str, prefix: str) -> Iterato
 
 
 def _shape(hint: Any) -> tuple[type, bool, bool]:
-    """(type of the value or of each item, whether the value is a list, whether it may be None) by the type hint."""
+    """(type of the value or of each item, whether the value is a list, whether it may be None) by the type hint. Of a
+    number that may be a word too (`int | str`), the type is that of the number, which stands first."""
     many = optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        optional = type(None) in typing.get_args(hint)
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
-        optional = True
     if typing.get_origin(hint) is tuple:
         hint, many = typing.get_args(hint)[0], True
     return hint, many, optional
@@ -203,6 +209,8 @@ def check(option: Option, value: Any) -> Any:
 
 
 def _scalar(option: Option, value: Any) -> Any:
+    if value in option.words:
+        return value
     try:
         found = _convert(option.kind, value)
     except ValueError:

@@ -20,6 +20,7 @@ from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
 from router import errors
 from router.cli import main
+from router.processes.shared_metrics import EdgesCollector
 from router.types import Ending
 from tests.support.documents import DOCUMENTS, HOST_FLAGS, ROOT, anchors, benchmark_flags, links, named, text, ticked
 from tests.support.gateway_server import served
@@ -92,6 +93,7 @@ class Pool:
 async def test_metrics_exist_and_all_are_described(tmp_path: Path) -> None:
     async with served(record=str(tmp_path / "trace.jsonl")) as gateway:
         known = metrics(gateway.registry.collect())
+    known |= metrics(EdgesCollector(lambda: 2, lambda: {"edge": 0}).collect())
     exporter, pool = Exporter(9000, "127.0.0.1", "0.0.0", lambda *_: None), Pool()
     exporter.show(pool)
     known |= metrics(exporter.collect())

@@ -29,7 +29,8 @@ ROOMS: dict[str, set[str]] = {
     "gateway": EDGE | {"gateway"},
     "engines": EDGE | {"engines"},
     "sim": EDGE | {"sim"},
-    "cli": EDGE | {"gateway", "engines", "sim", "cli"},
+    "processes": EDGE | {"gateway", "engines", "processes"},
+    "cli": EDGE | {"gateway", "engines", "processes", "sim", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }

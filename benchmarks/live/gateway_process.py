@@ -52,6 +52,17 @@ def fine_cpu_s(pids: Sequence[int]) -> float:
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
 
 
+def parts(pid: int) -> dict[str, list[int]]:
+    """The processes of a gateway by what they do. pid: of the command; its processes are called as `ps` shows them."""
+    found: dict[str, list[int]] = {"supervisor": [pid]}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            name = words[words.index("router.processes") + 1] if "router.processes" in words else "other"
+            found.setdefault("edges" if name.startswith("edge-") else name, []).append(int(child))
+    return {"gateway": [pid]} if len(found) == 1 else found
+
+
 def resident_mb(pid: int) -> float:
     """MiB of memory that a process holds."""
     return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024

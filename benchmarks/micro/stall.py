@@ -42,10 +42,10 @@ from benchmarks.live.gateway_process import resident_mb
 from benchmarks.live.instant_engine import instant_engines
 from benchmarks.live.load import Answer, busy_client, closed_loop
 from benchmarks.report import machine, write_json
-from router.cli.main import serve_app, server_config
 from router.config import configure
 from router.core.router import Router
 from router.gateway.app import create_app
+from router.gateway.server import serve_app, server_config
 from router.types import BlockKey, Ending, EngineId, EngineInfo, Outcome, ParsedRequest, Prompt
 
 BLOCK_TOKENS = 64

@@ -18,9 +18,9 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import uvloop
 import yaml
@@ -31,9 +31,6 @@ from router.cli.flags import add_options
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
 from router.options import build, env_of, options_of
-
-if TYPE_CHECKING:
-    import uvicorn
 
 log = logging.getLogger("leafcutter")
 C = TypeVar("C", bound=Config)
@@ -136,30 +133,21 @@ def read_document(path: str) -> dict[str, Any]:
     return document
 
 
-def server_config(config: Config, app: Any) -> uvicorn.Config:
-    """How uvicorn serves the gateway."""
-    import uvicorn
-
-    return uvicorn.Config(
-        app,
-        host=config.server.host,
-        port=config.server.port,
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=round(config.server.keep_alive_timeout_secs),
-        timeout_graceful_shutdown=round(config.server.shutdown_grace_period_secs),
-    )
-
-
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
+    from router.processes.supervisor import process_count, supervise
+
+    if process_count(config) > 1:
+        return await supervise(config)
+    await _serve_alone(config)
+
+
+async def _serve_alone(config: Config) -> None:
+    """The whole gateway in this process."""
     from router.core.router import Router
     from router.engines.discovery import Discovery, engines_of
     from router.gateway.app import create_app
+    from router.gateway.server import serve_app
 
     engines = engines_of(config.engines.worker_urls)
     rng = random.Random(config.routing.seed)
@@ -173,19 +161,6 @@ async def serve(config: Config) -> None:
         len(engines),
     )
     await serve_app(config, app, idle=lambda: router.in_flight == 0)
-
-
-async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> None:
-    """An application of the gateway, as `serve` runs it. idle: it has no request on its way."""
-    import uvicorn
-
-    from router.gateway import garbage
-
-    tending = asyncio.create_task(garbage.tend(idle))
-    try:
-        await uvicorn.Server(server_config(config, app)).serve()
-    finally:
-        tending.cancel()
 
 
 def run_up(config: UpConfig) -> int:

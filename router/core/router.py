@@ -7,12 +7,14 @@ design: one call both chooses an engine and books the load on it, so no two requ
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from router.core.cache_observation import observe_cache
 from router.core.decision_log import DecisionLog, LoggedDecision
-from router.core.experiment import Create, Experiment
+from router.core.experiment import Choice, Create, Experiment
 from router.core.fleet import Change, Fleet
 from router.core.learned_state import LearnedState
 from router.core.options import RoutingOptions
@@ -38,6 +40,8 @@ from router.types import (
     ParsedRequest,
     ReleasedBooking,
     Score,
+    Scores,
+    Unit,
 )
 
 
@@ -100,13 +104,46 @@ class Router:
         self._log.open(decision)
         return decision
 
+    def resume(
+        self,
+        request: ParsedRequest,
+        engine: EngineId,
+        *,
+        policy: str,
+        reason: str,
+        fallback: str | None,
+        dispatched_s: float,
+        first_token_s: float | None,
+    ) -> Decision:
+        """Book the load of a request that is running already, because another router placed it.
+
+        Its engine may be unhealthy. The policies do not hear of the request, because none of them scored it; lengths
+        and the prefix index learn from its end as usual. policy, reason, fallback: as the other router told them.
+        Raises KeyError for an unknown engine.
+        """
+        tokens_per_unit = self._tokens_per_unit(request)
+        prompt_tokens = request.prompt.units * tokens_per_unit
+        output_tokens = self._expected_output_tokens(request)
+        score = Score(engine, 0.0, Unit.RANK, None, 0.0)
+        routing = RoutingContext(request, prompt_tokens, output_tokens, dispatched_s, 0.0, 0.0, tokens_per_unit)
+        booking = self._book(routing, score)
+        match = self._index.match(request.prompt.keys)
+        block_tokens = request.prompt.block_units * tokens_per_unit
+        expectation = self._index.book(engine, request.prompt.keys, match, block_tokens)
+        choice = Choice(policy, Scores([], array("d"), Unit.RANK), score, reason, (), fallback)
+        decision = replace(choice.decision(routing, booking.serial, expectation, ()), resumed=True)
+        self._log.open(decision)
+        if first_token_s is not None:
+            self.first_token(decision, first_token_s)
+        return decision
+
     def first_token(self, decision: Decision, now: float) -> None:
         """The first token of a streamed request was seen.
 
         Nothing happens if that is known already, or if the request is over or is not streamed.
         """
         booking = self._fleet.first_token(decision.booking, now)
-        if booking is not None and decision.engine in self._fleet:
+        if booking is not None and decision.engine in self._fleet and not decision.resumed:
             self._experiment.first_token(decision, now)
 
     def complete(self, decision: Decision, outcome: Outcome) -> None:
@@ -117,7 +154,7 @@ class Router:
             return
         if answered and decision.request.choices == 1:
             self._learn_lengths(decision.request, outcome)
-        if decision.engine in self._fleet:
+        if decision.engine in self._fleet and not decision.resumed:
             self._experiment.learn(decision, released, outcome)
             if answered and decision.predicted_s is not None:
                 self._drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)

@@ -26,9 +26,10 @@ from router.core.decision_log import pack
 from router.core.router import Router
 from router.core.status import EngineStatus
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
+from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Message
 from router.gateway.headers import EXPLAIN_ROUTE
-from router.gateway.openai_request import CHAT, ROUTES, parse_request
+from router.gateway.openai_request import CHAT, ROUTES
 from router.types import EngineId
 
 MOST_POLICY_BYTES = 65_536
@@ -36,9 +37,15 @@ DECISIONS, MOST_DECISIONS = 20, 1000
 
 
 def add_admin_routes(
-    app: FastAPI, config: Config, router: Router, engines: Mapping[EngineId, str], clock: Callable[[], float]
+    app: FastAPI,
+    config: Config,
+    router: Router,
+    engines: Mapping[EngineId, str],
+    body_reader: BodyReader,
+    clock: Callable[[], float],
 ) -> None:
-    """Add the routes above. engines: the base URL of each engine. clock: the clock of the decisions, seconds."""
+    """Add the routes above. engines: the base URL of each engine. body_reader: runs as long as the application. clock:
+    the clock of the decisions, seconds."""
     app.add_exception_handler(RequestError, _answer_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
 
@@ -63,7 +70,7 @@ def add_admin_routes(
         if route not in ROUTES:
             raise BadRequest(f"`route` must be one of {', '.join(ROUTES)}.", param="route")
         block_tokens = config.routing.prefix_block_tokens
-        openai_request = parse_request(
+        openai_request = await body_reader.read(
             body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens
         )
         now = clock()

@@ -26,7 +26,7 @@ from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
 from router.gateway.openai_request import OpenAIRequest
 from router.gateway.relay import relay_stream, relay_whole
-from router.gateway.trace_writer import TraceWriter
+from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
@@ -49,7 +49,7 @@ class Gateway:
         body_reader: BodyReader,
         metrics: Metrics,
         *,
-        trace_writer: TraceWriter | None = None,
+        trace_writer: Recorder | None = None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:

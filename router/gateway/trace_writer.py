@@ -44,7 +44,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from heapq import heappop, heappush
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple, Protocol, cast
 
 from router.errors import ConfigError
 from router.types import BlockKey, Ending, Outcome, Placement
@@ -81,6 +81,18 @@ class EndedRequest(NamedTuple):
     policy: str
 
 
+class Recorder(Protocol):
+    """All that the data path needs of a recording."""
+
+    def arrived(self, now: float) -> int:
+        """A request has arrived: return its number."""
+        ...
+
+    def ended(self, number: int, arrival_s: float, decision: Placement | None, outcome: Outcome | None) -> None:
+        """The request is over. decision, outcome: those of its last try; None if it reached no engine."""
+        ...
+
+
 class TraceWriter:
     """Writes the trace at `path` while `running()`. Raises ConfigError if the file cannot be opened.
 
@@ -114,7 +126,10 @@ class TraceWriter:
 
     def ended(self, number: int, arrival_s: float, decision: Placement | None, outcome: Outcome | None) -> None:
         """The request is over. decision, outcome: those of its last try; None if it reached no engine."""
-        request = summarize(arrival_s, decision, outcome) if decision and outcome else None
+        self.add(number, summarize(arrival_s, decision, outcome) if decision and outcome else None)
+
+    def add(self, number: int, request: EndedRequest | None) -> None:
+        """The request of that number is over. None: it is left out."""
         try:
             self._queue.put_nowait((number, request))
             self.counts["left_out"] += request is None

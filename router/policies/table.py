@@ -51,6 +51,7 @@ PolicyOptions: type[Any] = dataclasses.make_dataclass(
         for name, policy in TABLE.items()
         if policy.Options is not NoOptions
     ],
+    namespace={"__module__": __name__},  # so that it can be pickled for other processes
     frozen=True,
 )
 """A tree with a group of options for each policy that has options, by the name of the policy."""

@@ -81,6 +81,8 @@ class Decision:
     better one meanwhile."""
     longest_tokens: float = 0.0
     """The longest prefix, in tokens, that any candidate is expected to hold."""
+    resumed: bool = False
+    """Another router placed the request (`core.Router.resume`). No policy here scored it, so none hears of it."""
 
 
 class Placement(Protocol):

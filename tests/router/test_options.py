@@ -16,6 +16,7 @@ class Sample:
     urls: tuple[str, ...] = option((), "places")
     mode: str = option("least_loaded", "a mode", among=("least_loaded", "lbgr"))
     on: bool = option(True, "a switch")
+    count: int | str = option(1, "a count", low=1, high=9, words=("auto",))
 
 
 def test_defaults_then_document_then_environment_then_flags() -> None:
@@ -46,6 +47,9 @@ def test_kebab_spelling_of_keys_and_choices() -> None:
         ("rate", "nan", "a number"),
         ("mode", "random", "one of least_loaded, lbgr"),
         ("on", "maybe", "true or false"),
+        ("count", "most", "an integer from 1 to 9 or auto"),
+        ("count", 10, "an integer from 1 to 9 or auto"),
+        ("count", None, "an integer from 1 to 9 or auto"),
         ("urls", 3, "a list, each text"),
         ("urls", [["a"]], "a list, each text"),
     ],
@@ -56,6 +60,10 @@ def test_a_bad_value_is_refused_with_key_value_and_expectation(key: str, value: 
     assert caught.value.key == key
     assert caught.value.value == value or caught.value.value in value  # type: ignore[operator]
     assert expected in str(caught.value)
+
+
+def test_a_number_may_have_words_beside_it() -> None:
+    assert [build(Sample, flags={"count": value}).count for value in ("auto", "3", 4)] == ["auto", 3, 4]
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:

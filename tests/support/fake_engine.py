@@ -84,6 +84,7 @@ class FakeEngine:
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_post("/v1/{rest:.*}", self._handle)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
@@ -98,6 +99,9 @@ class FakeEngine:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         assert request.transport is not None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Collection, Sequence
+from functools import partial
 from math import nan
 
 import pytest
@@ -319,3 +320,25 @@ def test_what_is_shown_of_an_engine_is_json() -> None:
     assert shown["index_blocks"] == 2
     with pytest.raises(KeyError):
         router.describe(EngineId("nobody"))
+
+
+def test_a_request_that_another_router_placed_is_load_and_teaches_no_policy() -> None:
+    router = router_with(2, shadow=("lmetric",))
+    router.set_health(E1, False)
+    before = router.learned.dump(0.0)["policies"]
+    resume = partial(router.resume, policy="lbgr", reason="router_away", fallback="least_loaded")
+    waits = resume(ask_for(1, 2, 3, 4), E1, dispatched_s=5.0, first_token_s=None)
+    streams = resume(ask_for(1, 2), E0, dispatched_s=4.0, first_token_s=4.5)
+    assert (waits.engine, waits.reason, waits.fallback, waits.dispatched_s) == (E1, "router_away", "least_loaded", 5.0)
+    assert [(router._fleet.view(e).in_flight, router._fleet.view(e).waiting) for e in (E0, E1)] == [(1, 0), (1, 1)]
+    assert [entry.describe(9.0)["reason"] for entry in router.newest_decisions(9)] == ["router_away", "router_away"]
+    router.first_token(waits, 6.0)
+    router.complete(waits, answered(7.0))
+    router.complete(streams, answered(7.0))
+    router.complete(streams, answered(8.0))
+    assert router.in_flight == router._fleet.view(E1).waiting == 0
+    assert router.learned.dump(0.0)["policies"] == before
+    assert router.status().faults == 0
+    assert router._index.blocks(E1) == 4
+    with pytest.raises(KeyError):
+        resume(ask_for(1), EngineId("e9"), dispatched_s=5.0, first_token_s=None)

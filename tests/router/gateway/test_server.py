@@ -1,11 +1,11 @@
-"""How the command serves the gateway."""
+"""How uvicorn serves the gateway."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from router.cli.main import server_config
 from router.config import Config, configure
+from router.gateway.server import server_config
 from tests.support.gateway_server import listening
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]

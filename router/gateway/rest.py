@@ -1,0 +1,79 @@
+"""Everything but completions, as one FastAPI application: health, models, metrics and the operators' routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+
+from router.config import Config
+from router.core.router import Router
+from router.errors import UnknownUrl
+from router.gateway.admin import add_admin_routes, answer_of
+from router.gateway.body_reader import BodyReader
+from router.gateway.front import readiness
+from router.types import EngineId
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_rest(
+    config: Config,
+    router: Router,
+    engines: Mapping[EngineId, str],
+    registry: CollectorRegistry,
+    body_reader: BodyReader,
+    *,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """Make the application. engines, clock, wall_clock: as `app.create_app` takes them. registry: has the metrics.
+    body_reader, lifespan: run as long as the application."""
+    rest = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
+    rest.add_exception_handler(HTTPException, _answer_unknown)
+    _add_health(rest, router)
+    _add_models(rest, router, round(wall_clock()))
+    add_admin_routes(rest, config, router, engines, body_reader, clock)
+
+    @rest.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return rest
+
+
+def _add_health(rest: FastAPI, router: Router) -> None:
+    @rest.get("/health")
+    @rest.get("/liveness")
+    async def alive() -> Response:
+        """The gateway itself is alive."""
+        return Response()
+
+    @rest.get("/readiness")
+    async def ready() -> Response:
+        """The gateway can serve requests, because at least one engine is healthy."""
+        engines = router.status().engines
+        status, content = readiness(sum(engine.healthy for engine in engines.values()), len(engines))
+        return JSONResponse(content, status_code=status)
+
+
+def _add_models(rest: FastAPI, router: Router, started: int) -> None:
+    @rest.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """Every model that a healthy engine serves, once. `created` is the Unix time when this gateway started."""
+        engines = router.status().engines.values()
+        names = {model: None for engine in engines if engine.healthy for model in engine.info.models}
+        data = [{"id": name, "object": "model", "created": started, "owned_by": "vllm"} for name in names]
+        return {"object": "list", "data": data}
+
+
+async def _answer_unknown(request: Request, problem: Exception) -> Response:
+    """FastAPI's own errors, for a path or method that does not exist, as OpenAI error bodies."""
+    error = UnknownUrl(f"Unknown request URL: {request.method} {request.url.path}.")
+    return answer_of(error, problem.status_code if isinstance(problem, HTTPException) else error.status)

@@ -1,0 +1,121 @@
+"""The router process: it owns `core.Router` and decides for all edges, and watches, learns, saves and records.
+
+There are two of them. One decides. The other has imported everything and waits for the word GO, which it gets when the
+first one has died: so another one decides within a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from router.core.router import Router
+from router.engines.discovery import Discovery
+from router.gateway.app import create_trace_writer
+from router.gateway.body_reader import BodyReader
+from router.gateway.metrics import RouterCollector
+from router.gateway.rest import create_rest
+from router.gateway.server import QuietServer, server_config, tended
+from router.gateway.snapshot import Snapshot
+from router.processes import assignment
+from router.processes.control import GO, RESTARTS, STOP, Control, Orders, first_of
+from router.processes.decision_server import DecisionServer
+from router.processes.shared_metrics import EdgesCollector, SharedMetrics
+
+FIRST_ROUND_S = 1.0  # edges wait so long at most for the first round of health checks
+CRASH_INTERVAL_S = 5.0  # without --snapshot, what was learned is saved so often for the next router process
+
+
+async def run(control: Control) -> None:
+    """Wait for GO, and then decide until the supervisor says STOP."""
+    going, stopping = asyncio.Event(), asyncio.Event()
+    restarts = {"edge": 0, "router": 0}
+
+    def count(words: list[str]) -> None:
+        restarts.update(zip(restarts, map(int, words), strict=True))
+
+    verbs = {GO: lambda _: going.set(), STOP: lambda _: stopping.set(), RESTARTS: count}
+    listening = asyncio.create_task(control.listen(verbs))
+    await first_of(going.wait(), stopping.wait())
+    if not stopping.is_set():
+        async with deciding(control.orders, restarts):
+            control.say_ready()
+            await stopping.wait()
+    listening.cancel()
+    if control.orphaned:  # nobody else removes it
+        shutil.rmtree(control.orders.folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[None]:
+    """Everything that the router process does. restarts: how often processes have died, by their kind."""
+    config, engines, clock, wall_clock = orders.config, orders.engines, time.monotonic, time.time
+    router = Router(config.routing, config.policies, rng=random.Random(config.routing.seed), timer=time.perf_counter)
+    for engine in engines:
+        router.add_engine(engine)
+    kept_policies = f"{orders.folder}/policies.json"
+    assignment.restore(router, kept_policies)
+    path, interval_s = config.recording.snapshot, config.recording.snapshot_interval_secs
+    if path is None:
+        path, interval_s = f"{orders.folder}/learned.json", min(interval_s, CRASH_INTERVAL_S)
+    snapshot = Snapshot(path, router.learned, engines, clock=clock, wall_clock=wall_clock)
+    snapshot.start()
+
+    registry = CollectorRegistry()
+    registry.register(RouterCollector(router.status))
+    registry.register(SharedMetrics(orders.metrics))
+    recording = create_trace_writer(config, registry)
+    server = DecisionServer(router, clock, recording)
+    registry.register(EdgesCollector(lambda: len(server.edges), lambda: restarts))
+    body_reader = BodyReader()
+    rest = create_rest(config, router, engines, registry, body_reader, clock=clock, wall_clock=wall_clock)
+    async with AsyncExitStack() as stack:
+        if recording is not None:
+            stack.enter_context(recording.running())
+        await stack.enter_async_context(snapshot.running(interval_s))
+        await stack.enter_async_context(body_reader.running())
+        stack.enter_context(tended(lambda: router.in_flight == 0))
+        await stack.enter_async_context(_task(assignment.keep(router, kept_policies)))
+        await stack.enter_async_context(_watching(Discovery(config, router, engines)))
+        rest_server = QuietServer(server_config(config, rest, lifespan="off", uds=orders.rest))
+        await stack.enter_async_context(_task(rest_server.serve()))
+        await rest_server.listening.wait()
+        await stack.enter_async_context(server.running(orders.decisions))
+        yield
+
+
+@asynccontextmanager
+async def _task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work` beside the context."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _watching(discovery: Discovery) -> AsyncIterator[None]:
+    """Watch the engines. It begins with the first round of checks, but an engine that does not answer holds up nobody
+    for longer than FIRST_ROUND_S."""
+    begun = asyncio.Event()
+
+    async def watch() -> None:
+        async with discovery.running():
+            begun.set()
+            await asyncio.Event().wait()
+
+    async with _task(watch()):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_ROUND_S):
+                await begun.wait()
+        yield

@@ -1,0 +1,399 @@
+"""Edges and the router process over a real Unix socket, in one event loop: what is asked, told and released."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.config import configure
+from router.core.router import Router
+from router.errors import BadRequest, NoEngine, NotFound, RequestError
+from router.gateway.openai_request import parse_request
+from router.gateway.trace_writer import TraceWriter
+from router.processes import protocol, remote_decider
+from router.processes.decision_server import DecisionServer
+from router.processes.messages import pack_request
+from router.processes.protocol import frame
+from router.processes.remote_decider import RemoteDecider
+from router.types import Ending, EngineId, EngineInfo, Outcome, ParsedRequest
+from tests.support.fake_engine import MODEL
+from tests.support.gateway_server import until
+
+E0, E1 = ENGINES = EngineId("engine-0"), EngineId("engine-1")
+NUMBERS = itertools.count()
+
+
+def request(model: str = MODEL, text: str = "hi " * 200) -> ParsedRequest:
+    body = b'{"model": "%s", "prompt": "%s", "stream": true}' % (model.encode(), text.encode())
+    name = f"r{next(NUMBERS)}"
+    return parse_request(body, route="/v1/completions", headers={}, request_id=name, block_tokens=64).parsed
+
+
+def done(ending: Ending = Ending.OK, **fields: Any) -> Outcome:
+    return Outcome(ending, time.monotonic(), **fields)
+
+
+def make_router(**options: Any) -> Router:
+    config = configure(**{"policy": "least_loaded", **options})
+    router = Router(config.routing, config.policies, rng=random.Random(1))
+    for engine in ENGINES:
+        router.add_engine(engine)
+        router.set_info(engine, EngineInfo(models=(MODEL,)))
+        router.set_health(engine, True)
+    return router
+
+
+class Place:
+    """A router process and edges, each of which can be stopped and started."""
+
+    def __init__(self, stack: AsyncExitStack, path: str) -> None:
+        self._stack, self.path = stack, path
+        self.router = make_router()
+        self._serving = AsyncExitStack()
+
+    async def serve(self, router: Router | None = None, recording: TraceWriter | None = None) -> DecisionServer:
+        self.router = router or self.router
+        server = DecisionServer(self.router, time.monotonic, recording)
+        await self._serving.enter_async_context(server.running(self.path))
+        return server
+
+    async def stop(self) -> None:
+        await self._serving.aclose()
+
+    async def edge(self, name: str = "edge-0") -> RemoteDecider:
+        decider = RemoteDecider(self.path, name, ENGINES, time.monotonic)
+        await self._stack.enter_async_context(decider.running())
+        await decider.known.wait()
+        return decider
+
+    def load(self) -> list[int]:
+        return [self.router._fleet.view(engine).in_flight for engine in ENGINES]
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with AsyncExitStack() as stack:
+        place = Place(stack, str(tmp_path / "decisions"))
+        await place.serve()
+        yield place
+        await place.stop()
+
+
+async def test_a_placement_is_the_routers_decision_and_its_end_releases_it_once(place: Place) -> None:
+    edge, asked = await place.edge(), request()
+    placement = await edge.route(asked, [])
+    (entry,) = place.router.find_decisions(asked.request_id)
+    assert (placement.engine, placement.policy, placement.reason) == (entry.engine, entry.policy, entry.reason)
+    assert placement.request is asked
+    assert placement.dispatched_s == entry.at_s
+    assert sum(place.load()) == 1
+    edge.first_token(placement.booking, time.monotonic())
+    await until(lambda: place.router._fleet.view(placement.engine).waiting == 0)
+    edge.complete(placement.booking, done(first_token_s=time.monotonic(), prompt_tokens=9, output_tokens=3))
+    await until(lambda: place.router.in_flight == 0)
+    (entry,) = place.router.find_decisions(asked.request_id)
+    assert entry.result is not None
+    assert (entry.result.ending, entry.result.prompt_tokens, entry.result.output_tokens) == (Ending.OK, 9, 3)
+    assert edge.idle
+
+
+async def test_edges_see_each_others_load(place: Place) -> None:
+    one, other = await place.edge("edge-0"), await place.edge("edge-1")
+    placements = [await edge.route(request(), []) for edge in (one, other, one, other)]
+    assert place.load() == [2, 2]
+    assert {p.engine for p in placements[:2]} == set(ENGINES)
+
+
+async def test_errors_of_the_router_come_to_the_edge(place: Place) -> None:
+    edge = await place.edge()
+    with pytest.raises(NotFound, match="The model `gpt-9` does not exist") as caught:
+        await edge.route(request("gpt-9"), [])
+    assert caught.value.param == "model"
+    with pytest.raises(NoEngine):
+        await edge.route(request(), ENGINES)
+    with pytest.raises(BadRequest, match="too long"):
+        await edge.route(request("x" * protocol.MOST_FRAME_BYTES), [])
+    assert edge.idle
+    assert place.router.in_flight == 0
+
+
+async def test_a_client_that_leaves_while_its_route_is_asked_leaves_no_load(place: Place) -> None:
+    edge = await place.edge()
+    asks = [asyncio.create_task(edge.route(request(), [])) for _ in range(20)]
+    await asyncio.sleep(0)
+    for number, ask in enumerate(asks):
+        if number % 2:
+            await asyncio.sleep(0)
+        ask.cancel()
+    results = await asyncio.gather(*asks, return_exceptions=True)
+    for result in results:
+        if not isinstance(result, BaseException):  # the placement was faster
+            edge.complete(result.booking, done(Ending.CANCELLED))
+    await edge.route(request(), [])  # everything before it has been read
+    await until(lambda: place.router.in_flight == 1)
+    assert not edge._questions
+
+
+async def test_the_load_of_an_edge_that_dies_is_released(place: Place) -> None:
+    async with AsyncExitStack() as stack:
+        other = await place.edge("edge-1")
+        dying = RemoteDecider(place.path, "edge-0", ENGINES, time.monotonic)
+        await stack.enter_async_context(dying.running())
+        await dying.known.wait()
+        kept = await other.route(request(), [])
+        lost = [await dying.route(request(), []) for _ in range(3)]
+        assert sum(place.load()) == 4
+    await until(lambda: place.router.in_flight == 1)
+    assert place.router._fleet.view(kept.engine).in_flight == 1
+    (entry,) = place.router.find_decisions(lost[0].request.request_id)
+    assert entry.result is not None
+    assert entry.result.ending is Ending.CANCELLED
+
+
+async def test_without_a_router_process_an_edge_decides_and_the_next_one_takes_up_what_runs(place: Place) -> None:
+    edge = await place.edge()
+    before = await edge.route(request(), [])
+    edge.first_token(before.booking, time.monotonic())
+    await place.stop()
+    await until(lambda: not edge.connected)
+    away = [await edge.route(request(), []) for _ in range(3)]
+    assert {(p.policy, p.reason, p.fallback) for p in away} == {("least_loaded", "router_away", "least_loaded")}
+    assert sorted(edge._in_flight.values()) == [2, 2]
+    with pytest.raises(NoEngine):
+        await edge.route(request("gpt-9"), [])
+    edge.complete(away.pop().booking, done())
+
+    await place.serve(make_router(policy="lmetric"))
+    await until(lambda: edge.connected)
+    after = await edge.route(request(), [])
+    assert (after.policy, after.fallback) == ("lmetric", None)
+    assert place.load() == list(edge._in_flight.values())
+    view = place.router._fleet.view(before.engine)
+    assert view.in_flight - view.waiting == 1  # its first token is known
+    (entry,) = place.router.find_decisions(away[0].request.request_id)
+    assert (entry.reason, entry.fallback) == ("router_away", "least_loaded")
+    for placement in (before, *away, after):
+        edge.complete(placement.booking, done())
+    await until(lambda: place.router.in_flight == 0)
+    assert edge.idle
+
+
+async def test_what_is_asked_when_the_router_process_dies_is_decided_by_the_edge(tmp_path: Path) -> None:
+    greeted = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        fleet = protocol.Fleet("lbgr", [protocol.Engine(engine, []) for engine in ENGINES])
+        if not greeted.is_set():
+            greeted.set()
+            writer.write(frame(protocol.Welcome(protocol.VERSION, False)) + frame(fleet))
+            await asyncio.sleep(0.1)
+        writer.close()
+
+    path = str(tmp_path / "decisions")
+    async with await asyncio.start_unix_server(deaf, path):
+        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
+        async with edge.running():
+            await edge.known.wait()
+            first, none = await asyncio.gather(
+                edge.route(request(), []), edge.route(request(), ENGINES), return_exceptions=True
+            )
+            assert not isinstance(first, BaseException)
+            assert (first.policy, first.reason) == ("lbgr", "router_away")
+            assert isinstance(none, NoEngine)
+
+
+async def test_a_router_process_that_falls_silent_is_taken_to_be_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_decider, "PATIENCE_S", 0.1)
+    greeted = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greeted
+        greeted += 1
+        if greeted == 1:
+            fleet = protocol.Fleet("lbgr", [protocol.Engine(E1, [MODEL])])
+            writer.write(frame(protocol.Welcome(protocol.VERSION, False)) + frame(fleet))
+        await reader.read()
+        writer.close()
+
+    path = str(tmp_path / "decisions")
+    async with await asyncio.start_unix_server(silent, path):
+        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
+        async with edge.running():
+            await edge.known.wait()
+            assert (await edge.route(request(), [])).reason == "router_away"
+            begin_s = time.monotonic()
+            assert (await edge.route(request(), [])).engine == E1
+            assert time.monotonic() - begin_s < 0.05
+
+
+async def test_the_health_of_the_fleet_comes_to_the_edges(place: Place) -> None:
+    edge = await place.edge()
+    assert edge.healthy == 2
+    edge.unreachable(E0)
+    await until(lambda: not place.router.healthy(E0))
+    assert edge.healthy == 1
+    place.router.set_health(E0, True)
+    await until(lambda: edge.healthy == 2)
+    place.router.set_health(E1, False)
+    place.router.assign({"lmetric": 1.0})
+    await until(lambda: edge.healthy == 1)
+    await place.stop()
+    await until(lambda: not edge.connected)
+    placement = await edge.route(request(), [])
+    assert (placement.engine, placement.policy) == (E0, "lmetric")
+
+
+class Peer:
+    """A peer that says whatever it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def say(self, *messages: protocol.FromEdge | bytes) -> None:
+        for message in messages:
+            self._writer.write(message if isinstance(message, bytes) else frame(message))
+
+    async def cut(self) -> bool:
+        """Whether the connection ends."""
+        try:
+            async with asyncio.timeout(2):
+                await self._reader.read()
+                return True
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        finally:
+            self._writer.close()
+
+
+async def peer(path: str) -> Peer:
+    return Peer(*await asyncio.open_unix_connection(path))
+
+
+HELLO = protocol.Hello(protocol.VERSION, "strange")
+
+
+def bad_frames() -> dict[str, Callable[[], list[protocol.FromEdge | bytes]]]:
+    route = protocol.Route(1, pack_request(request()), [])
+    wrong = pack_request(request())
+    wrong.keys = b"123"
+    running = protocol.Resume(1, pack_request(request()), "engine-9", "p", "r", None, 0.0, None)
+    return {
+        "another version": lambda: [protocol.Hello(protocol.VERSION + 1, "strange")],
+        "no hello": lambda: [route],
+        "two hellos": lambda: [HELLO, HELLO],
+        "no MessagePack": lambda: [HELLO, b"\x03\x00\x00\x00abc"],
+        "too long": lambda: [HELLO, b"\xff\xff\xff\xff"],
+        "HTTP": lambda: [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"],
+        "a serial twice": lambda: [HELLO, route, route],
+        "half a key": lambda: [HELLO, protocol.Route(1, wrong, [])],
+        "an unknown engine": lambda: [HELLO, running],
+        "an engine that cannot be": lambda: [HELLO, protocol.Unreachable("engine-9")],
+        "an answer": lambda: [HELLO, frame(protocol.Welcome(1, False))],
+    }
+
+
+@pytest.mark.parametrize("name", bad_frames())
+async def test_a_peer_that_breaks_a_rule_is_cut_off_and_disturbs_nobody(
+    name: str, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge = await place.edge()
+    kept = await edge.route(request(), [])
+    strange = await peer(place.path)
+    strange.say(*bad_frames()[name]())
+    assert await strange.cut()
+    assert "cut off" in caplog.text
+    assert edge.connected
+    await until(lambda: place.router.in_flight == 1)
+    assert (await edge.route(request(), [])).reason == "lowest_cost"
+    edge.complete(kept.booking, done())
+
+
+async def test_random_bytes_disturb_nobody(place: Place) -> None:
+    edge, chance = await place.edge(), random.Random(3)
+    valid = frame(HELLO) + frame(protocol.Route(1, pack_request(request()), [])) + frame(protocol.FirstToken(1, 1.0))
+    for _ in range(100):
+        content = bytearray(valid)
+        for _ in range(chance.randint(1, 8)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        strange = await peer(place.path)
+        strange.say(bytes(content))
+        strange._writer.close()
+    await until(lambda: place.router.in_flight == 0)
+    assert (await edge.route(request(), [])).reason == "lowest_cost"
+
+
+async def test_an_edge_refuses_a_router_process_of_another_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(protocol.Welcome(protocol.VERSION + 1, False)))
+        await reader.read()
+        writer.close()
+
+    path = str(tmp_path / "decisions")
+    async with await asyncio.start_unix_server(later, path):
+        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
+        async with edge.running():
+            await until(lambda: "version 2 of the protocol, 1 was expected" in caplog.text)
+            assert not edge.connected
+
+
+async def test_a_fault_of_the_router_fails_that_request_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(Router):
+        def route(self, request: ParsedRequest, now: float, *, exclude: Any = ()) -> Any:
+            if request.model == "fault":
+                raise RuntimeError("on purpose")
+            return super().route(request, now, exclude=exclude)
+
+    config = configure(policy="least_loaded")
+    router = Faulty(config.routing, config.policies, rng=random.Random(1))
+    for engine in ENGINES:
+        router.add_engine(engine)
+        router.set_health(engine, True)
+    await place.stop()
+    await place.serve(router)
+    edge = await place.edge()
+    with pytest.raises(RequestError) as caught:
+        await edge.route(request("fault"), [])
+    assert (caught.value.code, caught.value.message) == ("gateway_fault", "The gateway failed.")
+    assert "on purpose" in caplog.text
+    await edge.route(request(), [])
+
+
+async def test_the_recording_gets_the_requests_of_all_edges(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    writer = TraceWriter(str(file), max_bytes=1 << 20, files=1, salt=bytes(32))
+    await place.stop()
+    with writer.running():
+        server = await place.serve(recording=writer)
+        one, other = await place.edge("edge-0"), await place.edge("edge-1")
+        for edge in (one, other):
+            arrival_s = time.monotonic()
+            number = edge.arrived(arrival_s)
+            placement = await edge.route(request(), [])
+            outcome = done(prompt_tokens=40, output_tokens=3)
+            edge.complete(placement.booking, outcome)
+            edge.ended(number, arrival_s, placement, outcome)
+        lost = one.arrived(time.monotonic())
+        await one.route(request(), [])
+        assert len(server.edges) == 2
+        await place.stop()
+        await until(lambda: not one.connected)
+        one.ended(lost, 0.0, None, None)
+    lines = file.read_text().splitlines()
+    assert len(lines) == 2
+    assert all('"input_length":40' in line for line in lines)
+    assert writer.counts == {"written": 2, "left_out": 1, "dropped": 0, "lost": 0}
