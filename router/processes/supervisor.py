@@ -108,7 +108,7 @@ class Supervisor:
                     starting.result()
                     await self._stop.wait()
             finally:
-                await self._stop_all()
+                await to_the_end(self._stop_all())
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -250,3 +250,19 @@ class Supervisor:
                 log.warning("killing %s (process %d)", child.name, child.pid)
                 child.kill()
         await ended
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work to its end, even if this task is cancelled meanwhile: then the cancellation comes afterwards.
+
+    `leafcutter up` hears the signals too, and cancels the gateway while it shuts down in order.
+    """
+    task, cancelled = asyncio.create_task(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

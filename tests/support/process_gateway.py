@@ -7,9 +7,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ async def processes(
         try:
             url = await _url(process, log)
             headers = {"authorization": f"Bearer {key}"} if key else {}
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            limits = httpx.Limits(max_keepalive_connections=0)  # each request meets any edge
             client = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=url, timeout=30, limits=limits, headers=headers)
             )
@@ -148,3 +148,59 @@ async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
         assert process.returncode is None, log.read_text()
         await asyncio.sleep(0.02)
     return found[1]
+
+
+TOKENS = tuple(f" word{n}" for n in range(5))
+
+
+def gated() -> Script:
+    """An engine whose streams stand still after their first chunk, until its gate opens."""
+    return Script(tokens=TOKENS, gate=asyncio.Event())
+
+
+@dataclass
+class Stream:
+    """A client with a connection of its own, which has read the beginning of its answer."""
+
+    response: httpx.Response
+    rest: asyncio.Task[bytes]
+    headers: httpx.Headers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.headers = self.response.headers
+
+    async def complete(self) -> bool:
+        """Whether the stream has come to its end."""
+        try:
+            return (await self.rest).endswith(b"data: [DONE]\n\n")
+        except httpx.TransportError:
+            return False
+
+
+@asynccontextmanager
+async def streams(url: str, count: int) -> AsyncIterator[list[Stream]]:
+    async with AsyncExitStack() as stack:
+
+        async def begin() -> Stream:
+            client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
+            body = {**BODIES[CHAT], "stream": True}
+            response = await stack.enter_async_context(client.stream("POST", CHAT, json=body))
+            assert response.status_code == 200
+            return Stream(response, asyncio.create_task(response.aread()))
+
+        yield list(await asyncio.gather(*(begin() for _ in range(count))))
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Wait until an asynchronous condition holds."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def equals(read: Callable[[], Awaitable[float]], value: float) -> bool:
+    return await read() == value
+
+
+async def all_gone(pids: list[int]) -> bool:
+    return not any(map(alive, pids))

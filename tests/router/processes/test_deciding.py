@@ -1,12 +1,10 @@
-"""Edges and the router process over a real Unix socket, in one event loop: what is asked, told and released."""
+"""Edges and the router process over a real Unix socket: what is asked, told and released."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,75 +14,14 @@ import pytest
 from router.config import configure
 from router.core.router import Router
 from router.errors import BadRequest, NoEngine, NotFound, RequestError
-from router.gateway.openai_request import parse_request
 from router.gateway.trace_writer import TraceWriter
 from router.processes import protocol, remote_decider
-from router.processes.decision_server import DecisionServer
-from router.processes.messages import pack_request
 from router.processes.protocol import frame
 from router.processes.remote_decider import RemoteDecider
-from router.types import Ending, EngineId, EngineInfo, Outcome, ParsedRequest
+from router.types import Ending, ParsedRequest
+from tests.support.decision_place import E0, E1, ENGINES, Place, done, make_router, request
 from tests.support.fake_engine import MODEL
 from tests.support.gateway_server import until
-
-E0, E1 = ENGINES = EngineId("engine-0"), EngineId("engine-1")
-NUMBERS = itertools.count()
-
-
-def request(model: str = MODEL, text: str = "hi " * 200) -> ParsedRequest:
-    body = b'{"model": "%s", "prompt": "%s", "stream": true}' % (model.encode(), text.encode())
-    name = f"r{next(NUMBERS)}"
-    return parse_request(body, route="/v1/completions", headers={}, request_id=name, block_tokens=64).parsed
-
-
-def done(ending: Ending = Ending.OK, **fields: Any) -> Outcome:
-    return Outcome(ending, time.monotonic(), **fields)
-
-
-def make_router(**options: Any) -> Router:
-    config = configure(**{"policy": "least_loaded", **options})
-    router = Router(config.routing, config.policies, rng=random.Random(1))
-    for engine in ENGINES:
-        router.add_engine(engine)
-        router.set_info(engine, EngineInfo(models=(MODEL,)))
-        router.set_health(engine, True)
-    return router
-
-
-class Place:
-    """A router process and edges, each of which can be stopped and started."""
-
-    def __init__(self, stack: AsyncExitStack, path: str) -> None:
-        self._stack, self.path = stack, path
-        self.router = make_router()
-        self._serving = AsyncExitStack()
-
-    async def serve(self, router: Router | None = None, recording: TraceWriter | None = None) -> DecisionServer:
-        self.router = router or self.router
-        server = DecisionServer(self.router, time.monotonic, recording)
-        await self._serving.enter_async_context(server.running(self.path))
-        return server
-
-    async def stop(self) -> None:
-        await self._serving.aclose()
-
-    async def edge(self, name: str = "edge-0") -> RemoteDecider:
-        decider = RemoteDecider(self.path, name, ENGINES, time.monotonic)
-        await self._stack.enter_async_context(decider.running())
-        await decider.known.wait()
-        return decider
-
-    def load(self) -> list[int]:
-        return [self.router._fleet.view(engine).in_flight for engine in ENGINES]
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    async with AsyncExitStack() as stack:
-        place = Place(stack, str(tmp_path / "decisions"))
-        await place.serve()
-        yield place
-        await place.stop()
 
 
 async def test_a_placement_is_the_routers_decision_and_its_end_releases_it_once(place: Place) -> None:
@@ -252,103 +189,6 @@ async def test_the_health_of_the_fleet_comes_to_the_edges(place: Place) -> None:
     await until(lambda: not edge.connected)
     placement = await edge.route(request(), [])
     assert (placement.engine, placement.policy) == (E0, "lmetric")
-
-
-class Peer:
-    """A peer that says whatever it likes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    def say(self, *messages: protocol.FromEdge | bytes) -> None:
-        for message in messages:
-            self._writer.write(message if isinstance(message, bytes) else frame(message))
-
-    async def cut(self) -> bool:
-        """Whether the connection ends."""
-        try:
-            async with asyncio.timeout(2):
-                await self._reader.read()
-                return True
-        except TimeoutError:
-            return False
-        except ConnectionError:
-            return True
-        finally:
-            self._writer.close()
-
-
-async def peer(path: str) -> Peer:
-    return Peer(*await asyncio.open_unix_connection(path))
-
-
-HELLO = protocol.Hello(protocol.VERSION, "strange")
-
-
-def bad_frames() -> dict[str, Callable[[], list[protocol.FromEdge | bytes]]]:
-    route = protocol.Route(1, pack_request(request()), [])
-    wrong = pack_request(request())
-    wrong.keys = b"123"
-    running = protocol.Resume(1, pack_request(request()), "engine-9", "p", "r", None, 0.0, None)
-    return {
-        "another version": lambda: [protocol.Hello(protocol.VERSION + 1, "strange")],
-        "no hello": lambda: [route],
-        "two hellos": lambda: [HELLO, HELLO],
-        "no MessagePack": lambda: [HELLO, b"\x03\x00\x00\x00abc"],
-        "too long": lambda: [HELLO, b"\xff\xff\xff\xff"],
-        "HTTP": lambda: [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"],
-        "a serial twice": lambda: [HELLO, route, route],
-        "half a key": lambda: [HELLO, protocol.Route(1, wrong, [])],
-        "an unknown engine": lambda: [HELLO, running],
-        "an engine that cannot be": lambda: [HELLO, protocol.Unreachable("engine-9")],
-        "an answer": lambda: [HELLO, frame(protocol.Welcome(1, False))],
-    }
-
-
-@pytest.mark.parametrize("name", bad_frames())
-async def test_a_peer_that_breaks_a_rule_is_cut_off_and_disturbs_nobody(
-    name: str, place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    edge = await place.edge()
-    kept = await edge.route(request(), [])
-    strange = await peer(place.path)
-    strange.say(*bad_frames()[name]())
-    assert await strange.cut()
-    assert "cut off" in caplog.text
-    assert edge.connected
-    await until(lambda: place.router.in_flight == 1)
-    assert (await edge.route(request(), [])).reason == "lowest_cost"
-    edge.complete(kept.booking, done())
-
-
-async def test_random_bytes_disturb_nobody(place: Place) -> None:
-    edge, chance = await place.edge(), random.Random(3)
-    valid = frame(HELLO) + frame(protocol.Route(1, pack_request(request()), [])) + frame(protocol.FirstToken(1, 1.0))
-    for _ in range(100):
-        content = bytearray(valid)
-        for _ in range(chance.randint(1, 8)):
-            content[chance.randrange(len(content))] = chance.randrange(256)
-        strange = await peer(place.path)
-        strange.say(bytes(content))
-        strange._writer.close()
-    await until(lambda: place.router.in_flight == 0)
-    assert (await edge.route(request(), [])).reason == "lowest_cost"
-
-
-async def test_an_edge_refuses_a_router_process_of_another_version(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(frame(protocol.Welcome(protocol.VERSION + 1, False)))
-        await reader.read()
-        writer.close()
-
-    path = str(tmp_path / "decisions")
-    async with await asyncio.start_unix_server(later, path):
-        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
-        async with edge.running():
-            await until(lambda: "version 2 of the protocol, 1 was expected" in caplog.text)
-            assert not edge.connected
 
 
 async def test_a_fault_of_the_router_fails_that_request_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
