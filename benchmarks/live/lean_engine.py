@@ -35,11 +35,11 @@ RENDERED_BYTES = 256
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _MAX_TOKENS = re.compile(rb'"max_tokens": *(\d+)')
 _STREAM = re.compile(rb'"stream": *true')
-_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "vllm"}]}).encode()
 
 
-def _http_chunk(data: bytes) -> bytes:
+def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -53,9 +53,7 @@ def _usage(request: bytes, tokens: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": tokens, "prompt_tokens_details": cached}
 
 
-_PIECE = _http_chunk(
-    event({"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"content": " word"}}]})
-)
+_PIECE = http_chunk(event({"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"content": " word"}}]}))
 
 
 @lru_cache(maxsize=4096)
@@ -100,7 +98,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _answer(self, request: bytes) -> None:
         if request.startswith(b"POST /v1/chat/completions "):
-            self._chat(request)
+            self.chat(request)
         elif request.startswith(b"POST /v1/chat/completions/render "):
             self._transport.write(_response(b"200 OK", _rendered(request.partition(b"\r\n\r\n")[2])))
         elif request.startswith((b"GET /health ", b"GET /v1/models ")):
@@ -108,12 +106,12 @@ class EngineConnection(asyncio.Protocol):
         else:
             self._transport.write(_response(b"404 Not Found", b'{"error": {"message": "unknown", "code": 404}}'))
 
-    def _chat(self, request: bytes) -> None:
+    def chat(self, request: bytes) -> None:
         if _STREAM.search(request):
             found = _MAX_TOKENS.search(request)
             chunks = int(found[1]) if found else DEFAULT_CHUNKS
-            end = _http_chunk(event({"choices": [], "usage": _usage(request, chunks)}) + b"data: [DONE]\n\n")
-            self._stream(_STREAM_HEAD, chunks, end + b"0\r\n\r\n")
+            end = http_chunk(event({"choices": [], "usage": _usage(request, chunks)}) + b"data: [DONE]\n\n")
+            self._stream(STREAM_HEAD, chunks, end + b"0\r\n\r\n")
         else:
             choice = {"index": 0, "message": {"role": "assistant", "content": TEXT}}
             body = {"model": "m", "choices": [choice], "usage": _usage(request, DEFAULT_CHUNKS)}

@@ -13,7 +13,7 @@ import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -37,15 +37,15 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 class Chats:
     """Chats of one size, each with one of eight system prompts of 1 KB and a question that never comes again.
 
-    chunks: how many pieces of a stream to ask for; 0 for whole answers.
+    chunks: how many pieces of a stream to ask for; 0 for whole answers. fields: more of the request's body.
     """
 
-    def __init__(self, prompt_bytes: int, chunks: int) -> None:
+    def __init__(self, prompt_bytes: int, chunks: int, **fields: object) -> None:
         self.chunks = chunks
         rng = random.Random(prompt_bytes)
         systems = [f"You are assistant {group}. " + _words(rng, SYSTEM_BYTES) for group in range(GROUPS)]
         question = _words(rng, prompt_bytes - SYSTEM_BYTES - 16)
-        requests = [_request(system[:SYSTEM_BYTES], question, chunks) for system in systems]
+        requests = [_request(system[:SYSTEM_BYTES], question, chunks, fields) for system in systems]
         self._parts = [tuple(request.split(b"{number}")) for request in requests]
 
     def request(self, number: int) -> bytes:
@@ -60,8 +60,8 @@ def _words(rng: random.Random, length: int) -> str:
     return " ".join(rng.choices(words, k=length // 2))[:length]
 
 
-def _request(system: str, question: str, chunks: int) -> bytes:
-    asked: dict[str, object] = {"model": "m", "max_tokens": chunks or 16, "stream": chunks > 0}
+def _request(system: str, question: str, chunks: int, fields: Mapping[str, object]) -> bytes:
+    asked: dict[str, object] = {"model": "m", "max_tokens": chunks or 16, "stream": chunks > 0, **fields}
     asked["messages"] = [
         {"role": "system", "content": system},
         {"role": "user", "content": "{number}" + question},
@@ -102,6 +102,11 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._transport.close()
 
+    @property
+    def received(self) -> bytes:
+        """What has come of the last answer so far."""
+        return b"".join(self._parts)
+
     async def ask(self, request: bytes) -> bytes:
         """The answer as it came, head and all. Raises ConnectionError."""
         if self._lost:
@@ -112,6 +117,8 @@ class Connection(asyncio.Protocol):
         return await self._answer
 
     def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self._lost = f"bytes that nobody asked for: {data[:200]!r}"
         if not self._parts:
             self.first_byte_s = time.perf_counter()
         self._parts.append(data)
@@ -195,7 +202,7 @@ def check(answer: bytes, chunks: int) -> None:
     """Raise ValueError unless it is a whole answer, or a stream of so many pieces."""
     right = answer.startswith(b"HTTP/1.1 200 ")
     if chunks:
-        right = right and (_is_stream(answer, chunks) or _is_stream(_unchunked(answer), chunks))
+        right = right and (_is_stream(answer, chunks) or _is_stream(unchunked(answer), chunks))
     else:
         right = right and TEXT.encode() in answer
     if not right:
@@ -206,7 +213,7 @@ def _is_stream(answer: bytes, chunks: int) -> bool:
     return answer.count(_PIECE) == chunks and _DONE in answer
 
 
-def _unchunked(answer: bytes) -> bytes:
+def unchunked(answer: bytes) -> bytes:
     """A router may cut chunks anew, and through the words that are counted."""
     _, _, rest = answer.partition(b"\r\n\r\n")
     parts = []
