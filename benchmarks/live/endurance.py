@@ -45,6 +45,7 @@ DECISIONS = 2000  # the decision log is full within the warm-up
 HUGE_CHUNK_BYTES, HUGE_CHUNKS = 8192, 12_800  # 100 MB
 PAUSE_S = 0.02  # between two requests beside clients that never read
 SETTLE_S = 10.0  # idle connections to engines close after 4 s
+STAY_S = 45.0  # clients that never read stay so long, for the gateway cuts them off after 30 s
 METRICS = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
 _IN_FLIGHT = re.compile(rb"^leafcutter_in_flight{.*} (\S+)$", re.MULTILINE)
 
@@ -83,9 +84,9 @@ async def settled(pid: int) -> Footprint:
     return min(found, key=lambda each: each.descriptors)
 
 
-async def descriptors_back(pid: int, before: int) -> int:
+async def descriptors_back(pid: int, before: int, within_s: float = SETTLE_S) -> int:
     """How many there are once they are no more than before, or when that has taken too long."""
-    end_s = time.monotonic() + SETTLE_S
+    end_s = time.monotonic() + within_s
     while True:
         now = footprint(pid).descriptors
         if now <= before or time.monotonic() >= end_s:
@@ -146,7 +147,7 @@ async def non_readers(args: argparse.Namespace, engines: Sequence[str]) -> dict[
             small, longest_s = await ask_beside(url, begun_s + args.timeout_s)
             in_flight = await none_in_flight(url)
             over_s = time.monotonic() - begun_s
-            while_there = await descriptors_back(pid, before.descriptors)
+            while_there = await descriptors_back(pid, before.descriptors, STAY_S)
         watching.cancel()
         after = await descriptors_back(pid, before.descriptors)
     return {

@@ -133,7 +133,7 @@ class Client:
         if not self.started:
             await self.reply(error.status, [*error.headers, *headers], error.body())
         elif self._streams:
-            with suppress(TimeoutError):  # the server cuts off a client that takes no more bytes
+            with suppress(TimeoutError):  # `server.cut_off_stuck` ends a client that takes no more bytes
                 async with asyncio.timeout(LAST_WORD_S):
                     await self.write((b"\n\n" if self.torn else b"") + b"data: " + error.body() + b"\n\n", last=True)
 

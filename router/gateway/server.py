@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NoReturn
 
 import uvicorn
 
 from router.config import Config
 from router.gateway import garbage
+
+LOOK_S, STUCK_S = 2.0, 30.0
 
 
 def server_config(config: Config, app: Any, **changes: Any) -> uvicorn.Config:
@@ -33,18 +36,44 @@ def server_config(config: Config, app: Any, **changes: Any) -> uvicorn.Config:
 
 async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> None:
     """Serve an application until SIGINT or SIGTERM. idle: returns whether it has no request on its way."""
-    with tended(idle):
-        await uvicorn.Server(server_config(config, app)).serve()
+    server = uvicorn.Server(server_config(config, app))
+    with tended(idle), beside(cut_off_stuck(server.server_state.connections)):
+        await server.serve()
+
+
+def tended(idle: Callable[[], bool]) -> AbstractContextManager[None]:
+    """Keep the garbage collector of this process from pausing it. idle: as `garbage.tend` takes it."""
+    return beside(garbage.tend(idle))
 
 
 @contextmanager
-def tended(idle: Callable[[], bool]) -> Iterator[None]:
-    """Keep the garbage collector of this process from pausing it. idle: as `garbage.tend` takes it."""
-    tending = asyncio.create_task(garbage.tend(idle))
+def beside(work: Coroutine[Any, Any, NoReturn]) -> Iterator[None]:
+    """Run `work` beside the context."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        tending.cancel()
+        task.cancel()
+
+
+async def cut_off_stuck(connections: Collection[Any]) -> NoReturn:
+    """Cut off clients that take none of their last bytes for STUCK_S seconds.
+
+    A connection that is being closed waits until the client has taken everything, and uvicorn sets it no limit. So a
+    client that never reads would keep its connection and what is buffered for it. connections: uvicorn's protocols.
+    """
+    stuck: dict[Any, tuple[int, float]] = {}  # by protocol: bytes that wait, and since when there are so many
+    while True:
+        await asyncio.sleep(LOOK_S)
+        now_s, closing = time.monotonic(), {}
+        for each in list(connections):
+            if each.transport.is_closing():
+                size = each.transport.get_write_buffer_size()
+                before, since_s = stuck.get(each, (-1, now_s))
+                closing[each] = size, since_s if size == before else now_s
+                if now_s - closing[each][1] >= STUCK_S:
+                    each.transport.abort()
+        stuck = closing
 
 
 class QuietServer(uvicorn.Server):

@@ -16,7 +16,7 @@ from router.gateway.client import Message, Receive, Scope, Send
 from router.gateway.front import App, Application
 from router.gateway.handler import Gateway
 from router.gateway.metrics import Metrics
-from router.gateway.server import QuietServer, server_config, tended
+from router.gateway.server import QuietServer, beside, cut_off_stuck, server_config, tended
 from router.gateway.upstream import Upstream
 from router.processes.acceptor import Acceptor, ConnectionCounts
 from router.processes.control import RETIRE, STOP, Control, first_of
@@ -47,7 +47,7 @@ async def run(control: Control) -> None:
     server = EdgeServer(config, App(config, gateway, rest), ConnectionCounts(orders.connections), orders.slot)
     listening = asyncio.create_task(control.listen({STOP: lambda _: server.stop(), RETIRE: lambda _: server.retire()}))
     async with decider.running(), upstream.running(), body_reader.running(), rest.running():
-        with tended(lambda: decider.idle):
+        with tended(lambda: decider.idle), beside(cut_off_stuck(server.server_state.connections)):
             await first_of(decider.known.wait(), server.stopped.wait())
             if not server.should_exit:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in orders.listeners]

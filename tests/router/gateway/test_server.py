@@ -1,35 +1,49 @@
-"""How uvicorn serves the gateway."""
+"""Clients that take none of their last bytes are cut off, and slow ones are not."""
+
+from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+import socket
 
-from router.config import Config, configure
-from router.gateway.server import server_config
-from tests.support.gateway_server import listening
+import pytest
+import uvicorn
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-OPENAI_CLIENT_KEEP_ALIVE_S = 5
+from router.gateway import server
+from router.gateway.client import Receive, Scope, Send
 
-
-async def hello(scope: object, receive: object, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body"})
+HUGE = b"x" * (16 << 20)
 
 
-def test_idle_connections_outlive_those_of_the_usual_client() -> None:
-    """If both ends give up after the same time, a request may meet a connection that is just being closed."""
-    assert server_config(Config(), hello).timeout_keep_alive > 2 * OPENAI_CLIENT_KEEP_ALIVE_S
+async def huge(scope: Scope, receive: Receive, send: Send) -> None:
+    del receive
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": HUGE})
 
 
-async def test_an_idle_connection_stays_open_as_long_as_the_option_says() -> None:
-    config = server_config(configure(port=0, keep_alive_timeout_secs=1), hello)
-    config.lifespan = "off"
-    async with listening(hello, config) as url:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
-        for pause_s in (0.0, 0.5):
-            await asyncio.sleep(pause_s)
-            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        assert await asyncio.wait_for(reader.read(), 5) == b""  # closed by the gateway
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_client_that_takes_nothing_is_cut_off_and_a_slow_one_gets_all(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.02)
+    monkeypatch.setattr(server, "STUCK_S", 0.3)
+    config = uvicorn.Config(huge, http="httptools", ws="none", lifespan="off", log_config=None)
+    quiet = server.QuietServer(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(quiet.serve([listener]))
+    await quiet.listening.wait()
+    connections = quiet.server_state.connections
+    with server.beside(server.cut_off_stuck(connections)):
+        reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=1 << 16)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        size = 0
+        while reads and (chunk := await reader.read(1 << 19)):
+            size += len(chunk)
+            await asyncio.sleep(0.03)  # the whole answer takes longer than a client may be stuck
+        async with asyncio.timeout(10):
+            while connections:
+                await asyncio.sleep(0.02)
+        assert (size > len(HUGE)) is reads
         writer.close()
+    quiet.should_exit = True
+    await serving
