@@ -35,6 +35,9 @@ RECENT_SHARE = 0.25
 """A block is certain to be in the engine's cache until this share of the capacity has been touched after it."""
 FLUSH_LOSSES = 2
 """Certain hits that must be lost in a row before the engine counts as flushed."""
+SURPLUS_BLOCKS = 512
+"""The most blocks that one request makes the index forget besides twice its own, as that takes 0.4 us a block. More may
+be due after a correction of the engine's capacity: the following requests go on."""
 UNCONFIRMED = 0
 SPARSE = 4
 """A touch whose blocks mostly moved on is compacted: it lists at most this many keys for each block left in it."""
@@ -127,7 +130,7 @@ class LruIndex:
         part.start_tokens = part.capacity_tokens = capacity_tokens
         part.step = GUESSED_STEP if guessed else KNOWN_STEP
         for each in self._parts.values():
-            self._trim(each)
+            self._trim(each, each.blocks)
 
     def remove(self, engine: EngineId) -> None:
         self.forget(engine)
@@ -173,7 +176,7 @@ class LruIndex:
         held = sum([length for _, length in runs])
         serial = self._touch_new(part, keys[held:])
         self._touch(part, keys[:held], runs, confirmed=False)
-        self._trim(part)
+        self._trim(part, SURPLUS_BLOCKS + 2 * len(keys))
         return PrefixExpectation(matched, recent, serial=serial)
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:
@@ -197,7 +200,7 @@ class LruIndex:
             end.confirmed = part.clock
             part.touches.move_to_end(observation.expectation.serial)
             self._confirm(part, observation.prompt[: -end.left])
-        self._trim(part)
+        self._trim(part, SURPLUS_BLOCKS + 2 * (len(observation.prompt) + len(observation.reply)))
 
     def retract(self, engine: EngineId, keys: Sequence[BlockKey], expectation: PrefixExpectation) -> None:
         """Removes the blocks that no answer ever confirmed."""
@@ -286,9 +289,9 @@ class LruIndex:
         share = self.max_blocks // len(self._parts)
         return min(share, int(part.capacity_tokens / (part.block_tokens or 1.0)))
 
-    def _trim(self, part: _EnginePart) -> None:
-        """Forget the least recently used blocks beyond the limit."""
-        limit = self._limit(part)
+    def _trim(self, part: _EnginePart, most: int) -> None:
+        """Forget the least recently used blocks beyond the limit, but no more than `most`: the next request goes on."""
+        limit = max(self._limit(part), part.blocks - most)
         while part.blocks > limit:
             serial, touch = next(iter(part.touches.items()))
             removed = self._block_map.drain(touch.keys, part.number, serial, part.blocks - limit)

@@ -43,6 +43,7 @@ class EngineRecency:
     serial: int = 0  # of the newest request
     in_use: int = 0  # blocks that unfinished requests hold
     losses: int = 0  # certain hits lost in a row
+    surplus: int = 0  # blocks beyond the limits that are yet to be dropped
 
     @property
     def generation(self) -> int:
@@ -112,4 +113,4 @@ class EngineRecency:
         """The engine's cache is empty."""
         self.unfinished.clear()
         self.lists, self.counts, self.ranks = [[]], [0], [0.0]
-        self.in_use, self.touched, self.touched_capacities, self.losses = 0, 0, 0.0, 0
+        self.in_use, self.touched, self.touched_capacities, self.losses, self.surplus = 0, 0, 0.0, 0, 0

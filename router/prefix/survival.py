@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 from router.prefix.block_map import BlockMap, Run
 from router.prefix.observation import CacheObservation
@@ -34,6 +35,10 @@ CAPACITIES = 8
 """The most blocks that are kept for an engine, in units of its capacity."""
 FEW_ENTRIES = 64
 """Outdated entries of a list that are not worth a search."""
+SURPLUS_BLOCKS = 512
+"""The most blocks that one request makes the index drop besides twice its own, as that takes 0.5 us a block."""
+MOST_LOOKED_AT = 4
+"""The most entries that are looked at for a block to drop."""
 FLUSH_LOSSES = 2
 """Certain hits that must be lost in a row before the engine counts as flushed."""
 
@@ -231,29 +236,37 @@ class SurvivalIndex:
         return touched
 
     def _age(self, part: EngineRecency, touches: int) -> None:
-        """This number of blocks was touched. If that begins a new generation, drop the blocks beyond the limits."""
+        """This number of blocks was touched. If that begins a new generation, the blocks beyond the limits are to be
+        dropped: some of them now, and the others by the following requests."""
         share = self.max_blocks // len(self._parts)
-        if not part.age(touches, share):
-            return
-        if len(part.lists[0]) > 2 * part.counts[0] + FEW_ENTRIES:
-            part.lists[0] = [key for key in dict.fromkeys(part.lists[0]) if self._is_oldest(part, key)]
-        self._shrink(part, min(CAPACITIES * part.capacity_blocks(), share))
-        part.rank()
+        begins = part.age(touches, share)
+        if begins:
+            if len(part.lists[0]) > 2 * part.counts[0] + FEW_ENTRIES:
+                part.lists[0] = [key for key in dict.fromkeys(part.lists[0]) if self._is_oldest(part, key)]
+            limit = min(CAPACITIES * part.capacity_blocks(), share)
+            part.surplus = max(0, math.ceil(part.blocks() - limit))
+        if part.surplus:
+            part.surplus -= self._shrink(part, min(part.surplus, SURPLUS_BLOCKS + 2 * touches))
+        if begins:
+            part.rank()
 
-    def _shrink(self, part: EngineRecency, limit: float) -> None:
-        """Drop the oldest blocks until at most `limit` are left."""
-        surplus = math.ceil(part.blocks() - limit)
-        while surplus > 0 and len(part.lists) > 1:
+    def _shrink(self, part: EngineRecency, most: int) -> int:
+        """Drop at most so many of the oldest blocks. Returns how many were dropped: fewer if there are no more, or if
+        many outdated entries lie between them."""
+        dropped, looking = 0, MOST_LOOKED_AT * most
+        while dropped < most and looking > 0 and len(part.lists) > 1:
             oldest: dict[BlockKey, None] = {}
             looked_at = 0
-            for looked_at, key in enumerate(part.lists[0], 1):  # noqa: B007 -- read after the loop
+            for looked_at, key in enumerate(islice(part.lists[0], looking), 1):  # noqa: B007 -- read after the loop
                 if self._is_oldest(part, key):
                     oldest[key] = None
-                    if len(oldest) == surplus:
+                    if len(oldest) == most - dropped:
                         break
             self._block_map.take(oldest, part.number)
-            surplus -= len(oldest)
+            dropped += len(oldest)
+            looking -= max(1, looked_at)
             part.drop(looked_at, len(oldest))
+        return dropped
 
     def _is_oldest(self, part: EngineRecency, key: BlockKey) -> bool:
         """Whether the key counts in the oldest list: it was not touched again, and no request holds it."""

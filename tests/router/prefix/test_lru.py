@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.prefix.lru import SURPLUS_BLOCKS
 from router.prefix.observation import CacheObservation
 from router.types import BlockKey, EngineId, PrefixExpectation
 from tests.support.single_index import SingleLru
@@ -184,6 +185,19 @@ def test_a_request_from_before_an_engines_return_is_not_taken_for_one_of_now() -
     settle(index, A, keys(1, 2), expectation, None)
     assert index.match(keys(1, 2)) == {A: 2}
     assert index.blocks(A) == 4
+
+
+def test_a_large_correction_of_the_capacity_takes_several_requests() -> None:
+    index = index_of(A, capacity=1e6, most=100_000)
+    for n in range(100):
+        answer(index, A, keys(*range(1000 * n, 1000 * n + 500)), None)
+    assert index.blocks(A) == 50_000
+    index._parts[A].capacity_tokens = 40_000 * BLOCK
+    answer(index, A, keys(1, 2), None)  # each is booked and settled
+    assert index.blocks(A) == 50_000 - 2 * (SURPLUS_BLOCKS + 4)
+    for _ in range(20):
+        answer(index, A, keys(1, 2), None)
+    assert index.blocks(A) == 40_000
 
 
 def test_the_cap_over_all_engines_is_reached_and_held() -> None:
