@@ -13,7 +13,7 @@ VENV := .venv/bin
 # The adapter over the Python sources of the oldest and the newest supported vLLM: fetched once, about 120 MB.
 HOSTS := tests/hosts/test_versions.py
 
-.PHONY: up test setup lint unit hosts engine lock clean
+.PHONY: up test setup lint unit unit-computing unit-talking hosts engine lock clean
 
 up: setup
 	@exec $(VENV)/leafcutter up $(if $(PORT),--port $(PORT)) $(if $(ENGINES),--engines $(ENGINES)) $(ARGS)
@@ -28,8 +28,16 @@ lint: setup
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
+# Two runs side by side: tests that only compute, and those that talk over sockets or start processes.
+COMPUTING := tests/engine_patches $(addprefix tests/router/,core learners policies prefix sim types) $(wildcard tests/test_*.py)
 unit: setup
-	$(VENV)/pytest -m "not engine" --ignore $(HOSTS)
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 unit-computing unit-talking
+
+unit-computing:
+	$(VENV)/pytest -m "not engine" $(COMPUTING)
+
+unit-talking:
+	$(VENV)/pytest -m "not engine" --ignore $(HOSTS) $(addprefix --ignore ,$(COMPUTING))
 
 hosts: setup
 	$(VENV)/pytest $(HOSTS)
