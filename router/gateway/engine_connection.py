@@ -26,7 +26,7 @@ LOST = "The connection to the engine was lost."
 
 
 class EngineConnection(asyncio.Protocol):
-    """Used in this order, again and again: `send`, `read` until it returns nothing, `release`.
+    """Used in this order, again and again: `send`, `read` until it returns nothing, `done`.
 
     release: called when the connection is idle and can be used for another request. forget: called when it is closed.
     """
@@ -99,11 +99,11 @@ class EngineConnection(asyncio.Protocol):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def done(self) -> None:
-        """Nobody reads any further. The connection is kept if the answer was whole, or else closed, which stops the
-        engine's work."""
+        """Nobody reads any further. The connection is kept if the answer was whole and has been read, or else closed,
+        which stops the engine's work. With much of an answer unread, reading is paused: the next request would hang."""
         if self.closed:
             return
-        if self._complete and self._keeps_alive and self._sent:
+        if self._complete and self._keeps_alive and self._sent and not self._chunks:
             self._release(self)
         else:
             self.abort()

@@ -204,6 +204,25 @@ async def test_an_answer_that_nobody_reads_is_held_back() -> None:
         answer.close()
 
 
+async def test_a_whole_answer_that_nobody_read_leaves_no_paused_connection_behind() -> None:
+    size = 4 * BUFFERED_BYTES
+    engine = Engine(OK + b"content-length: %d\r\n\r\n" % size + b"y" * size)
+    async with asked(engine, first_byte_timeout_secs=2.0) as post:
+        for _ in range(2):
+            answer = await post()
+            connection = answer._connection
+            while not connection._complete and connection._buffered < BUFFERED_BYTES:
+                await asyncio.sleep(0.001)
+            connection.transport.resume_reading()
+            while not connection._complete:
+                await asyncio.sleep(0.001)
+            connection.transport.pause_reading()  # as when the last of it came in one piece
+            answer.close()
+        answer = await post()
+        assert len(await answer.read_all()) == size
+        answer.close()
+
+
 async def test_waits_have_their_own_ends_on_one_timer() -> None:
     gaps = [0.0, 0.15, 0.15, 0.15]
 
