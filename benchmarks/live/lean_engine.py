@@ -17,7 +17,7 @@ import argparse
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, cast
@@ -132,19 +132,22 @@ async def lean_engines(hosts: Sequence[str], port: int, *, gap_s: float) -> Asyn
         yield pid
 
 
-async def _serve(args: argparse.Namespace) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: EngineConnection(args.gap_s), args.hosts, args.port, backlog=1024)
-    await server.serve_forever()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def run_engines(about: str | None, connection: Callable[[float], asyncio.Protocol], gap_s: float) -> None:
+    """The command of a module that plays engines. about: its docstring. connection: makes the protocol of a connection,
+    given the seconds between chunks, of which gap_s is the default."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
     parser.add_argument("--hosts", nargs="+", required=True, help="loopback addresses, one for each engine")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--gap-s", type=float, default=0.0, help="seconds between the chunks of a stream")
-    uvloop.run(_serve(parser.parse_args()))
+    parser.add_argument("--gap-s", type=float, default=gap_s, help="seconds between the chunks of a stream")
+    args = parser.parse_args()
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: connection(args.gap_s), args.hosts, args.port, backlog=1024)
+        await server.serve_forever()
+
+    uvloop.run(serve())
 
 
 if __name__ == "__main__":
-    main()
+    run_engines(__doc__, EngineConnection, 0.0)

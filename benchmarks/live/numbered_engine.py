@@ -8,16 +8,12 @@ size, one after the other as fast as they are taken. As in vLLM, the usage comes
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
-import uvloop
-
 from benchmarks.live.instant_engine import engines_process, event
-from benchmarks.live.lean_engine import STREAM_HEAD, EngineConnection, http_chunk
+from benchmarks.live.lean_engine import STREAM_HEAD, EngineConnection, http_chunk, run_engines
 
 DONE = b"data: [DONE]\n\n"
 PROMPT_TOKENS = 512
@@ -85,19 +81,5 @@ async def numbered_engines(hosts: Sequence[str], port: int, *, gap_s: float) -> 
         yield
 
 
-async def _serve(args: argparse.Namespace) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: NumberedConnection(args.gap_s), args.hosts, args.port, backlog=1024)
-    await server.serve_forever()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--hosts", nargs="+", required=True, help="loopback addresses, one for each engine")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--gap-s", type=float, default=0.1, help="seconds between the chunks of a stream")
-    uvloop.run(_serve(parser.parse_args()))
-
-
 if __name__ == "__main__":
-    main()
+    run_engines(__doc__, NumberedConnection, 0.1)
