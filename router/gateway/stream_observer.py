@@ -7,15 +7,12 @@ pass on and are otherwise ignored.
 
 Events are read as they come until the first token. After it, only those that may tell the usage or end the stream are
 read at once; the others are kept, and read together when the stream is over or there are many of them. Read so, a chunk
-of text costs 3.6 us, in place of 6.5 us by itself and 12 us with Python's own `json`. That is why `_read_all` has a
-second, shorter way of reading.
+of text costs 2.4 us, in place of 6.5 us by itself and 12 us with Python's own `json`: hence `_read_plain`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -82,8 +79,11 @@ class StreamObserver:
             return
         text = b"".join(self._unread)
         self._unread, self._unread_bytes = [], 0
-        events = _EVENT_END.split(text) if b"\r" in text else text.split(b"\n\n")
-        _read_all(self.observed, [data for data in map(_data, events) if data])
+        if not _read_plain(self.observed, text):
+            events = _EVENT_END.split(text) if b"\r" in text else text.split(b"\n\n")
+            for data in filter(None, map(_data, events)):
+                if document := read_object(data):
+                    self.observed.read(document)
 
     def _can_wait(self, chunk: bytes) -> bool:
         """Whether nobody must know at once what is in these events."""
@@ -150,25 +150,28 @@ class _Chunk(msgspec.Struct):
         return delta.content if plain and choice.index == 0 else None
 
 
+_BEGIN, _END = b"data: ", b"\n\n"
 _decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
 
 
-def _read_all(observed: ObservedAnswer, documents: Sequence[bytes]) -> None:
-    """Take in several chunks. Those that are only text are read in a shorter way, with the same result."""
+def _read_plain(observed: ObservedAnswer, text: bytes) -> bool:
+    """Take in whole events that are written as engines write them. False, with nothing taken in: they are not so."""
+    if not (text.startswith(_BEGIN) and text.endswith(_END)):
+        return False
     try:
-        chunks = _decode_chunks(b"[" + b",".join(documents) + b"]")
+        # No string in JSON has a bare line end, so what is replaced lies between two events.
+        chunks = _decode_chunks(b"[" + text[len(_BEGIN) : -len(_END)].replace(_END + _BEGIN, b",") + b"]")
     except (msgspec.MsgspecError, RecursionError):
-        chunks = []
-    if len(chunks) != len(documents):  # some document is of another shape, or is none
-        chunks = []
-    for chunk, data in zip_longest(chunks, documents):
-        text = chunk.text if chunk else None
-        if text is not None:
+        return False
+    for chunk in chunks:
+        content = chunk.text
+        if content is not None:
             observed.started = True
             observed.tokens += 1
-            observed.message.add_text("content", text)
-        elif document := read_object(data):
-            observed.read(document)
+            observed.message.add_text("content", content)
+        else:
+            observed.read(msgspec.to_builtins(chunk))
+    return True
 
 
 def _plain_end(text: bytes, start: int) -> int:
