@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 import time
@@ -22,12 +21,6 @@ def free_port() -> int:
         return port
 
 
-def cpu_s(pid: int) -> float:
-    """Seconds of CPU time, user and system, that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def process_tree(pid: int) -> list[int]:
     """A process and everything that it started and that runs now."""
     parents = {int(file.parent.name): _parent(file) for file in Path("/proc").glob("[0-9]*/stat")}
@@ -44,10 +37,11 @@ def _parent(stat: Path) -> int | None:
         return None
 
 
-def fine_cpu_s(pids: Sequence[int]) -> float:
-    """What `cpu_s` says, of several processes together, to the microsecond and not in ticks of 10 ms.
+def cpu_s(pids: Sequence[int]) -> float:
+    """Seconds of CPU time, user and system, that several processes have used together so far. Raises OSError for one
+    that has ended.
 
-    It is the clock of clock_getcpuclockid(3), which counts every thread of a process. Processes that ended count not.
+    It is the clock of clock_getcpuclockid(3), which counts every thread of a process, to the microsecond.
     """
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
 

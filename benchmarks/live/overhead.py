@@ -52,7 +52,7 @@ from benchmarks.live.compared_routers import (
     running,
     version_of,
 )
-from benchmarks.live.gateway_process import fine_cpu_s, free_port, process_tree
+from benchmarks.live.gateway_process import cpu_s, free_port, process_tree
 from benchmarks.live.lean_engine import lean_engines
 from benchmarks.live.lean_load import Chats, closed_loop, connected
 from benchmarks.report import machine, markdown_table, write_json
@@ -116,7 +116,7 @@ class Bench:
         return found | ({"cpu_us": (cpu_after - cpu) / count * 1e6} if processes else {})
 
     def _cpu_s(self, processes: Sequence[int]) -> tuple[float, float, float]:
-        return fine_cpu_s(processes), fine_cpu_s([self.engines_pid]), time.process_time()
+        return cpu_s(processes), cpu_s([self.engines_pid]), time.process_time()
 
 
 def percentile(values: Sequence[float], share: float) -> float:
