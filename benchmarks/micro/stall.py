@@ -156,14 +156,20 @@ def main() -> None:
     if len(CORES) > 1:
         os.sched_setaffinity(0, CORES[1:])
     rounds: list[dict[Kind, dict[str, Figures]]] = []
-    for number in range(args.rounds):
-        rounds.append({kind: asyncio.run(measure(args, kind)) for kind in kinds})
-        print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
-    rows = compare(rounds)
-    print(table(rows))
-    if args.out:
-        names = ("engines", "blocks", "clients", "chunks", "rounds", "seconds", "collector")
-        write_json(args.out, {**machine(), **{name: getattr(args, name) for name in names}, "rows": rows})
+    for number in range(1, args.rounds + 1):
+        rounds.append({})
+        for kind in kinds:
+            rounds[-1][kind] = asyncio.run(measure(args, kind))
+            stalls = ", ".join(f"{role} {found['stall_ms']:.1f} ms" for role, found in rounds[-1][kind].items())
+            print(
+                f"round {number} of {args.rounds}: {kind.processes} {kind.order} {kind.memory}: {stalls}",
+                file=sys.stderr,
+            )
+        if args.out:  # after every round, so that an end before the last one loses no figures
+            names = ("engines", "blocks", "clients", "chunks", "seconds", "collector")
+            settings = {name: getattr(args, name) for name in names}
+            write_json(args.out, {**machine(), **settings, "rounds": number, "rows": compare(rounds)})
+    print(table(compare(rounds)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from router.processes.supervisor import METRICS_ENV, listen
 from router.types import EngineId
 
 START_S, END_S = 300.0, 20.0  # a process may take so long to fill its memory, and to end
-SETTLED_S = 2.0  # until it listens, and the collector is set up
+POLL_S = 0.05
+SETTLED_S = 1.5  # until the collector has set everything aside
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -115,8 +116,20 @@ async def running(
             found += [await start(EDGE, slot=slot, listeners=listeners) for slot in range(kind.processes)]
         for each in found:
             await each.ready(gateway_cores(len(found)))
+        async with asyncio.timeout(START_S):
+            await _listening(port)
         await asyncio.sleep(SETTLED_S)
         yield found
+
+
+async def _listening(port: int) -> None:
+    """Wait until something takes connections at the port."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            return writer.close()
+        except ConnectionRefusedError:
+            await asyncio.sleep(POLL_S)
 
 
 def gateway_cores(processes: int) -> list[int]:
