@@ -86,8 +86,8 @@ class ReliabilityOptions:
     idle_timeout_secs: float = option(300.0, "longest silence inside an answer", unit="seconds", low=0.01)
     request_timeout_secs: float = option(1800.0, "longest whole request", unit="seconds", low=0.01)
     retry_max_retries: int = option(
-        3,
-        "other engines tried if one cannot be reached or answers 503 before its first byte",
+        8,
+        "other engines tried if one cannot be reached, declines or fails before its first byte",
         low=0,
         high=100,
     )

@@ -8,8 +8,9 @@
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
-       |                      |  '- EngineUnreachable, its connection refused
-       |- EngineBusy 503      |- EngineTimeout 504    |- RouterAway 503
+       |                      |  |- EngineUnreachable, its connection refused
+       |                      |  '- EngineOut, taken out before the first byte
+       |- EngineFailed 429 5xx|- EngineTimeout 504   |- RouterAway 503
        '- GatewayFault 500
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
@@ -28,8 +29,14 @@ class RetryReason(StrEnum):
     """Why a request may be tried on another engine. `core.retries` decides what each reason allows."""
 
     CONNECT = "connect"  # the connection was refused or not made in time, so nothing was sent
-    BUSY = "busy"  # the engine declined the request before it began
+    BUSY = "busy"  # the engine declined the request before it began: 429, 502 or 503
     RESET = "reset"  # the connection broke
+    FAILED = "failed"  # the engine answered with another error of its own: 500 and above
+    MOVED = "moved"  # the engine was taken out while the request waited for its first byte
+
+
+BUSY = frozenset((429, 502, 503))
+"""HTTP statuses by which an engine declines a request before it begins."""
 
 
 class LeafcutterError(Exception):
@@ -78,8 +85,8 @@ class RequestError(LeafcutterError):
     """
 
     ending: ClassVar[Ending] = Ending.REJECTED
-    retry_reason: ClassVar[RetryReason | None] = None
-    status: ClassVar[int] = 500
+    retry_reason: RetryReason | None = None
+    status: int = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after_s: ClassVar[int | None] = None
@@ -137,22 +144,29 @@ class EngineUnreachable(EngineLost):
     code, retry_reason = "engine_unreachable", RetryReason.CONNECT
 
 
+class EngineOut(EngineLost):
+    code, retry_reason = "engine_out", RetryReason.MOVED
+
+
 class NoEngine(RequestError):
     status, type, code, retry_after_s = 503, "server_error", "no_available_workers", 5
 
 
-class EngineBusy(RequestError):
-    """The engine answered 503. The client gets that answer as it is: `content`, with `headers`.
+class EngineFailed(RequestError):
+    """The engine answered with 429 or an error of its own. The client gets that answer as it is, unless another engine
+    has a better one: `content`, with `headers`. It never happens inside a stream."""
 
-    It never happens inside a stream, because an engine is busy before it begins.
-    """
+    ending, code = Ending.ENGINE_FAILED, "engine_failed"
 
-    status, type, code = 503, "server_error", "engine_busy"
-    retry_reason = RetryReason.BUSY
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
+        super().__init__("The engine failed.")
+        self.status, self._headers, self._content = status, headers, content
+        self.retry_reason = RetryReason.BUSY if status in BUSY else RetryReason.FAILED
 
-    def __init__(self, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
-        super().__init__("The engine is busy.")
-        self._headers, self._content = headers, content
+    @staticmethod
+    def of(status: int) -> bool:
+        """Whether an answer of that status is one that another engine might not give."""
+        return status == 429 or status >= 500
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:

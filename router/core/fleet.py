@@ -44,6 +44,9 @@ class _Engine:
     at_s: float = float("-inf")
     requests_s: float = 0.0  # integral of in_flight, request-seconds
     context_s: float = 0.0  # integral of context_tokens, token-seconds
+    failure_odds: float = 0.0
+    busy_since_s: float = float("-inf")  # when it got a request and had none
+    heard_s: float = float("-inf")  # the last sign of life of any kind, bytes of a stream among them
     bare: Candidate | None = None  # the engine as a candidate without hits; None until it is asked for
 
     def move_to(self, now: float) -> None:
@@ -83,6 +86,7 @@ class _Engine:
             oldest,
             max(oldest.dispatched_s, self.last_sign_s) if oldest else 0.0,
             len(self.unstreamed),
+            self.failure_odds,
         )
 
 
@@ -187,6 +191,13 @@ class Fleet:
         if (before.capacity_blocks, before.block_size, before.order) != cache:
             self._listener(engine, Change.RESIZED)
 
+    def set_failure_odds(self, engine: EngineId, odds: float) -> None:
+        """Set what the views tell of the engine's failures; see `EngineView.failure_odds`."""
+        state = self._engines[engine]
+        if odds != state.failure_odds:
+            state.failure_odds, state.bare = odds, None
+            self._changed.add(engine)
+
     def view(self, engine: EngineId) -> EngineView:
         return self._engines[engine].candidate().view
 
@@ -219,6 +230,21 @@ class Fleet:
         )
         return self._ready
 
+    # --- signs of life ------------------------------------------------------------------------------------------
+
+    def heard(self, engine: EngineId, now: float) -> None:
+        """Bytes of an answer have come from the engine. Nothing happens for an unknown one."""
+        state = self._engines.get(engine)
+        if state is not None:
+            state.heard_s = max(state.heard_s, now)
+
+    def silent_s(self, engine: EngineId, now: float) -> float:
+        """How long the engine has had requests and given no sign of life; 0 if it has none."""
+        state = self._engines[engine]
+        if not state.in_flight:
+            return 0.0
+        return max(0.0, now - max(state.busy_since_s, state.last_first_token_s, state.last_sign_s, state.heard_s))
+
     # --- load ---------------------------------------------------------------------------------------------------
 
     @property
@@ -242,6 +268,8 @@ class Fleet:
         self._move(state, now)
         self._serial += 1
         booking = Booking(self._serial, engine, now, streamed, prompt_tokens, hit_tokens, output_tokens, predicted_s)
+        if not state.in_flight:
+            state.busy_since_s = state.at_s
         state.in_flight += 1
         state.context_tokens += prompt_tokens
         if streamed:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from router.errors import ConfigError
 from router.types import EngineId, EngineInfo
 
 log = logging.getLogger("leafcutter.discovery")
+HANGS_S = 20.0  # An engine that gives no sign of life must answer a request for one token within that time.
 REFRESH_CHECKS = 12  # After so many passed checks facts are read again; they change only when an engine restarts.
 
 
@@ -43,7 +45,10 @@ def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
 
 
 class Discovery:
-    """The watch over `engines`, which maps ids to base URLs. Use it as `async with discovery.running():`."""
+    """The watch over `engines`, which maps ids to base URLs. Use it as `async with discovery.running():`.
+
+    clock: that of the router's decisions, seconds.
+    """
 
     def __init__(
         self,
@@ -51,8 +56,9 @@ class Discovery:
         router: Router,
         engines: Mapping[EngineId, str],
         client: httpx.AsyncClient | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.router, self.engines = config, router, engines
+        self.config, self.router, self.engines, self.clock = config, router, engines, clock
         self._client = client
         self._warned: set[EngineId] = set()
 
@@ -91,6 +97,7 @@ class _Watcher:
         self._owner, self._client, self._engine, self._url = owner, client, engine, url
         self._state = probe.state_url(url, owner.config.engines.state_port_offset)
         self._run = 0
+        self._hangs = False  # it passes its health checks, but gives no other sign of life
 
     async def watch(self) -> None:
         while True:
@@ -102,7 +109,7 @@ class _Watcher:
 
     async def check(self) -> None:
         config, router = self._owner.config, self._owner.router
-        passed = await probe.healthy(self._client, self._url)
+        passed = await probe.healthy(self._client, self._url) and not await self._is_hanging()
         was = router.healthy(self._engine)
         self._run = max(1, self._run + 1) if passed else min(-1, self._run - 1)
         if passed and (self._run % REFRESH_CHECKS == 1 or not was):
@@ -110,9 +117,19 @@ class _Watcher:
         if passed and not was and self._run >= config.engines.health_success_threshold:
             router.set_health(self._engine, True)
             log.info("%s is healthy", self._engine)
-        elif not passed and was and -self._run >= config.engines.health_failure_threshold:
-            router.set_health(self._engine, False)
-            log.warning("%s is out: %d failed checks", self._engine, -self._run)
+        elif not passed and -self._run == (1 if self._hangs else config.engines.health_failure_threshold):
+            router.take_out(self._engine)
+            log.warning("%s is out: %s", self._engine, "it hangs" if self._hangs else f"{-self._run} failed checks")
+
+    async def _is_hanging(self) -> bool:
+        """Whether the engine, whose health check has passed, computes nothing any more."""
+        router, owner = self._owner.router, self._owner
+        if self._hangs or router.is_silent(self._engine, owner.clock()):
+            models = router.models(self._engine)
+            self._hangs = not await probe.computes(self._client, self._url, models, HANGS_S)
+            if not self._hangs:
+                router.heard(self._engine, owner.clock())
+        return self._hangs
 
     async def _refresh(self) -> bool:
         try:

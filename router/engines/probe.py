@@ -6,7 +6,9 @@ the eviction plugin's own page on the state port (`leafcutter_engine_*`), which 
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -55,6 +57,17 @@ async def healthy(client: httpx.AsyncClient, url: str) -> bool:
     try:
         return (await client.get(f"{url}/health")).is_success
     except httpx.HTTPError:
+        return False
+
+
+async def computes(client: httpx.AsyncClient, url: str, models: Sequence[str], timeout_s: float) -> bool:
+    """Whether the engine still computes: it answers a request for one token in time. An engine that refuses the
+    request, as one that only embeds does, has answered."""
+    asked = {"model": models[0] if models else "", "prompt": "Hi", "max_tokens": 1}
+    try:
+        async with asyncio.timeout(timeout_s):
+            return (await client.post(f"{url}/v1/completions", json=asked, timeout=timeout_s)).status_code < 500
+    except (httpx.HTTPError, TimeoutError):
         return False
 
 

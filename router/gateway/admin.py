@@ -161,6 +161,8 @@ def _describe_engine(router: Router, engine: EngineStatus, url: str | None) -> d
         "engine": engine.engine,
         "url": url,
         "healthy": engine.healthy,
+        "share": engine.share,
+        "failure_rate": round(engine.failure_rate, 4),
         "order": info.order,
         "block_size": info.block_size,
         "capacity_blocks": info.capacity_blocks,

@@ -19,6 +19,8 @@ from router.gateway.front import App
 from router.gateway.handler import Gateway
 from router.gateway.metrics import Metrics, RouterCollector, TraceCollector
 from router.gateway.rest import create_rest
+from router.gateway.server import beside
+from router.gateway.signs_of_life import tell_signs_of_life
 from router.gateway.snapshot import Snapshot
 from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream
@@ -61,9 +63,11 @@ def create_app(
     if config.recording.snapshot is not None:
         snapshot = Snapshot(config.recording.snapshot, router.learned, engines, clock=clock, wall_clock=wall_clock)
         snapshot.start()
+    decider = LocalDecider(router, clock)
+    router.on_out = lambda engine: upstream.give_up(engines[engine])
     gateway = Gateway(
         config,
-        LocalDecider(router, clock),
+        decider,
         engines,
         upstream,
         body_reader,
@@ -82,6 +86,7 @@ def create_app(
                 await stack.enter_async_context(snapshot.running(config.recording.snapshot_interval_secs))
             await stack.enter_async_context(upstream.running())
             await stack.enter_async_context(body_reader.running())
+            stack.enter_context(beside(tell_signs_of_life(upstream, decider, engines)))
             if discovery is not None:
                 await stack.enter_async_context(discovery.running())
             yield

@@ -15,7 +15,7 @@ from typing import cast
 
 import httptools
 
-from router.errors import EngineLost, EngineTimeout
+from router.errors import EngineLost, EngineOut, EngineTimeout
 from router.gateway.headers import Headers
 from router.gateway.openai_request import Piece
 
@@ -44,6 +44,8 @@ class EngineConnection(asyncio.Protocol):
         self._idle = False
         self._writable = True
         self.closed = False
+        self.heard = False
+        """Bytes have come since this was last set to False."""
         self.status = 0
         self.headers: Headers = []
         """The head of the answer, with names in lower case."""
@@ -52,6 +54,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._answered = self._complete = self._framed = self._keeps_alive = self._sent = False
+        self._body_begun = False
         self._head_bytes = self._buffered = 0
         self._chunks: list[bytes] = []
 
@@ -114,6 +117,11 @@ class EngineConnection(asyncio.Protocol):
         if self._timer is None or self._timer.when() > due_s:
             self._set_timer()
 
+    def give_up(self) -> None:
+        """The engine was taken out: what waits for the first byte of a body gets EngineOut."""
+        if not self._body_begun and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(EngineOut("The engine was taken out."))
+
     def abort(self) -> None:
         """Close the connection at once."""
         self.transport.abort()
@@ -156,6 +164,7 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        self.heard = True
         if self._complete:  # nothing was asked for
             self.abort()
             return
@@ -202,6 +211,7 @@ class EngineConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
+        self._body_begun = True
         before, self._buffered = self._buffered, self._buffered + len(body)
         if before < BUFFERED_BYTES <= self._buffered and not self.closed:
             self.transport.pause_reading()

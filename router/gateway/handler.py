@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from router.config import Config
-from router.core.retries import Retries
-from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
+from router.core.retries import Breaks, Retries, RetryBudget
+from router.errors import EngineFailed, GatewayFault, NoEngine, RequestError, RetryReason
 from router.gateway import headers
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
@@ -56,6 +56,7 @@ class Gateway:
         self._config, self._decider, self._engines = config, decider, engines
         self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
+        self._breaks, self._budget = Breaks(), RetryBudget()
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,13 +109,21 @@ class Gateway:
                 return await self._attempt(exchange, request, placement)
             except RequestError as failure:
                 reason = failure.retry_reason
-                if reason is None or not exchange.retries.failed(reason, answer_begun=exchange.client.started):
+                if reason is None or not self._may_retry(exchange, placement, reason):
                     raise
                 try:
                     placement = await self._place(exchange, request)
                 except NoEngine:
                     raise failure from None
                 self._metrics.retried(reason)
+
+    def _may_retry(self, exchange: Exchange, placement: Placement, reason: RetryReason) -> bool:
+        """Whether a try that failed for that reason may be followed by another one, which is then paid for."""
+        now_s = self._clock()
+        alone = self._breaks.alone(placement.engine, now_s)
+        return exchange.retries.failed(
+            reason, answer_begun=exchange.client.started, alone=alone
+        ) and self._budget.spend(now_s - placement.dispatched_s)
 
     async def _place(self, exchange: Exchange, request: OpenAIRequest) -> Placement:
         begun_s = self._clock()
@@ -139,7 +148,7 @@ class Gateway:
                 request.body_for_engine(exchange.body),
             )
             await self._relay(exchange, request, placement, answer, observed)
-            ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK
+            ending = _ending_of(answer, observed)
         except RequestError as error:
             ending = error.ending
             if error.retry_reason is RetryReason.CONNECT:
@@ -154,6 +163,8 @@ class Gateway:
             outcome = exchange.outcome = self._outcome(exchange, request, observed, ending)
             self._decider.complete(placement.booking, outcome)
             self._metrics.completed(placement, outcome)
+        if ending is Ending.OK:
+            self._budget.answered(outcome.done_s - placement.dispatched_s)
         return outcome
 
     async def _relay(
@@ -207,3 +218,11 @@ class Gateway:
         self._metrics.ended(exchange, final)
         if self._trace_writer:
             self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.placement, last_try)
+
+
+def _ending_of(answer: UpstreamAnswer, observed: ObservedAnswer) -> Ending:
+    """How a try ended whose answer came to its end."""
+    status = observed.error_status if observed.failed and answer.status < 400 else answer.status
+    if EngineFailed.of(status):
+        return Ending.ENGINE_FAILED  # an error inside a stream, or in place of an answer
+    return Ending.REJECTED if status >= 400 else Ending.OK

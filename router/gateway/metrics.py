@@ -166,12 +166,26 @@ def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
     drift = GaugeMetricFamily(
         "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
     )
+    share = GaugeMetricFamily(
+        "leafcutter_engine_ejected",
+        "1: gets no requests for a while, because it fails. 0.5: its share grows again.",
+        labels=["engine"],
+    )
+    ejections = CounterMetricFamily(
+        "leafcutter_engine_ejections", "Times that an engine was left out because it failed.", labels=["engine"]
+    )
+    rate = GaugeMetricFamily(
+        "leafcutter_engine_failure_rate", "Running rate of requests that an engine failed, 0 to 1.", labels=["engine"]
+    )
     for engine in status.engines.values():
+        share.add_metric([engine.engine], {"full": 0.0, "returning": 0.5}.get(engine.share, 1.0))
+        ejections.add_metric([engine.engine], engine.ejections)
+        rate.add_metric([engine.engine], engine.failure_rate)
         in_flight.add_metric([engine.engine], engine.in_flight)
         healthy.add_metric([engine.engine], float(engine.healthy))
         if engine.drifts is not None:
             drift.add_metric([engine.engine], float(engine.drifts))
-    return in_flight, healthy, drift
+    return in_flight, healthy, drift, share, ejections, rate
 
 
 def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:

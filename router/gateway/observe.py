@@ -100,13 +100,24 @@ class ObservedAnswer:
     """Whether a token has arrived."""
     tokens: int = 0
     """Tokens of the first choice that have arrived: the token ids of each chunk, or one for a chunk without ids."""
-    failed: bool = False
-    """Whether the engine sent an error instead of the answer or of its rest."""
+    error: object = None
+    """The error that the engine sent instead of the answer or of its rest."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it sent one."""
+        return self.error is not None
+
+    @property
+    def error_status(self) -> int:
+        """The HTTP status that the error names, or 500."""
+        code = self.error.get("code") if isinstance(self.error, dict) else None
+        return code if isinstance(code, int) and 400 <= code <= 599 else 500
 
     def read(self, document: dict[str, Any]) -> None:
         """Take in a whole answer, or one chunk of a stream."""
         if document.get("error"):
-            self.failed = True
+            self.error = document["error"]
         if document.get("usage"):
             self.usage.read(document["usage"])
         for choice in _dicts(document.get("choices")):

@@ -103,6 +103,17 @@ class _Engine:
         for connection in list(self._open):
             connection.abort()
 
+    def give_up(self) -> None:
+        for connection in list(self._open):
+            connection.give_up()
+
+    def take_heard(self) -> bool:
+        """Whether bytes have come over any connection since this was asked last."""
+        heard = False
+        for connection in self._open:
+            heard, connection.heard = heard or connection.heard, False
+        return heard
+
     def _release(self, connection: EngineConnection) -> None:
         self._idle.append(connection)
         connection.expire_at(asyncio.get_running_loop().time() + KEEP_ALIVE_S)
@@ -128,6 +139,15 @@ class Upstream:
         finally:
             for engine in self._engines.values():
                 engine.close()
+
+    def give_up(self, url: str) -> None:
+        """The engine was taken out: requests to it that have not had a byte of their answer's body get EngineOut."""
+        if url in self._engines:
+            self._engines[url].give_up()
+
+    def heard(self) -> list[str]:
+        """The base URLs of the engines from which bytes have come since this was asked last."""
+        return [url for url, engine in self._engines.items() if engine.take_heard()]
 
     async def post(
         self,

@@ -36,6 +36,7 @@ class DecisionServer:
         self.last_arrival_s = clock()
         """Arrivals are recorded in the order in which they are told, so their times never fall."""
         self.fleet = self._look()
+        router.on_out = self.tell_out
 
     @asynccontextmanager
     async def running(self, path: str) -> AsyncIterator[None]:
@@ -64,6 +65,12 @@ class DecisionServer:
             for edge in self.edges:
                 edge.link.send(fleet)
 
+    def tell_out(self, engine: EngineId) -> None:
+        """Tell all edges that the engine was taken out, as `Router.on_out` does."""
+        self.tell_fleet()
+        for edge in self.edges:
+            edge.link.send(protocol.Out(engine))
+
     def _look(self) -> protocol.Fleet:
         status = self.router.status()
         healthy = [engine for engine in status.engines.values() if engine.healthy]
@@ -84,6 +91,7 @@ class Edge:
             protocol.FirstToken: self._first_token,
             protocol.Complete: self._complete,
             protocol.Unreachable: self._unreachable,
+            protocol.Heard: self._heard,
             protocol.Resume: self._resume,
             protocol.Arrived: self._arrived,
             protocol.Ended: self._ended,
@@ -169,6 +177,9 @@ class Edge:
     def _unreachable(self, message: protocol.Unreachable) -> None:
         self._router.set_health(self._engine(message.engine), False)
         self._server.tell_fleet()
+
+    def _heard(self, message: protocol.Heard) -> None:
+        self._router.heard(self._engine(message.engine), self._clock())
 
     def _resume(self, message: protocol.Resume) -> None:
         self._check_new(message.serial)

@@ -17,6 +17,7 @@ from router.gateway.front import App, Application
 from router.gateway.handler import Gateway
 from router.gateway.metrics import Metrics
 from router.gateway.server import QuietServer, beside, cut_off_stuck, server_config, tended
+from router.gateway.signs_of_life import tell_signs_of_life
 from router.gateway.upstream import Upstream
 from router.processes.acceptor import Acceptor, ConnectionCounts
 from router.processes.control import RETIRE, STOP, Control, first_of
@@ -32,6 +33,7 @@ async def run(control: Control) -> None:
     config, engines, clock = orders.config, orders.engines, time.monotonic
     decider = RemoteDecider(orders.decisions, orders.name, engines, clock)
     upstream, body_reader = Upstream(config), BodyReader()
+    decider.on_out = lambda engine: upstream.give_up(engines[engine])
     rest = EdgeRest(config, orders.rest, decider)
     gateway = Gateway(
         config,
@@ -47,7 +49,11 @@ async def run(control: Control) -> None:
     server = EdgeServer(config, App(config, gateway, rest), ConnectionCounts(orders.connections), orders.slot)
     listening = asyncio.create_task(control.listen({STOP: lambda _: server.stop(), RETIRE: lambda _: server.retire()}))
     async with decider.running(), upstream.running(), body_reader.running(), rest.running():
-        with tended(lambda: decider.idle), beside(cut_off_stuck(server.server_state.connections)):
+        with (
+            tended(lambda: decider.idle),
+            beside(cut_off_stuck(server.server_state.connections)),
+            beside(tell_signs_of_life(upstream, decider, engines)),
+        ):
             await first_of(decider.known.wait(), server.stopped.wait())
             if not server.should_exit:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in orders.listeners]

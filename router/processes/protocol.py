@@ -13,6 +13,8 @@ reader ignores; any other change raises VERSION. The fields of `Hello` and `Welc
                                     <--     Placed or Refused
     FirstToken, of a stream         -->
     Complete                        -->                                 once for each Route and Resume
+    Heard, Unreachable              -->                                 what else the edge sees of engines
+                                    <--     Out                         when an engine is found to be down or to hang
 
 The edge numbers its tries (`serial`), beginning with 1, and never uses a number twice, not even on a later connection.
 What was placed is completed exactly once: by `Complete`, or as cancelled by the end of the connection. An edge whose
@@ -38,7 +40,7 @@ from msgspec import Meta, Struct
 
 from router.types import BlockKey, Ending
 
-VERSION = 1
+VERSION = 2
 MOST_FRAME_BYTES = 16 << 20
 MOST_KEYS = 1 << 20
 KEY_BYTES = 8
@@ -166,6 +168,12 @@ class Line(Struct, array_like=True, gc=False):
     policy: str
 
 
+class Heard(Struct, array_like=True, tag=8, gc=False):
+    """Bytes of some answer have come from the engine within the last second."""
+
+    engine: str
+
+
 class Welcome(Struct, array_like=True, tag=16, gc=False):
     """The router process greets. It does so before anything else, and only once it knows the health of the fleet."""
 
@@ -210,8 +218,14 @@ class Refused(Struct, array_like=True, tag=19, gc=False):
     param: str | None
 
 
-FromEdge: TypeAlias = Hello | Route | FirstToken | Complete | Unreachable | Resume | Arrived | Ended
-FromRouter: TypeAlias = Welcome | Fleet | Placed | Refused
+class Out(Struct, array_like=True, tag=20, gc=False):
+    """The engine was taken out, and others can serve its requests: those without a byte of an answer shall move."""
+
+    engine: str
+
+
+FromEdge: TypeAlias = Hello | Route | FirstToken | Complete | Unreachable | Resume | Arrived | Ended | Heard
+FromRouter: TypeAlias = Welcome | Fleet | Placed | Refused | Out
 
 from_edge = msgspec.msgpack.Decoder(FromEdge)
 from_router = msgspec.msgpack.Decoder(FromRouter)

@@ -73,6 +73,8 @@ class RemoteDecider:
         self._records = False
         self._arrivals: set[int] = set()
         """The requests that the router process's recording waits for."""
+        self.on_out: Callable[[EngineId], None] = lambda _: None
+        """Called when an engine was taken out, and its requests shall be moved."""
         self.known = asyncio.Event()
         """The router process has been heard once."""
 
@@ -128,6 +130,10 @@ class RemoteDecider:
         self._healthy.pop(engine, None)
         if self._link is not None:
             self._link.send(protocol.Unreachable(engine))
+
+    def heard(self, engine: EngineId) -> None:
+        if self._link is not None:
+            self._link.send(protocol.Heard(engine))
 
     # --- the recording ------------------------------------------------------------------------------------------
 
@@ -251,6 +257,10 @@ class RemoteDecider:
                 self._learn(message)
                 if self._link is None:
                     self._back(link)
+            elif isinstance(message, protocol.Out):
+                engine = EngineId(message.engine)
+                if engine in self._in_flight:
+                    self.on_out(engine)
 
         return greet
 

@@ -112,10 +112,11 @@ class Ending(StrEnum):
     """How a request ended. Only `OK` teaches the learners."""
 
     OK = "ok"
-    REJECTED = "rejected"  # the engine answered with an HTTP error
+    REJECTED = "rejected"  # the engine refused the request for what is in it, with an HTTP error of the client's kind
     CANCELLED = "cancelled"  # the client left
     TIMEOUT = "timeout"
     ENGINE_LOST = "engine_lost"  # connection refused, reset or cut short
+    ENGINE_FAILED = "engine_failed"  # the engine answered that it is too busy or has failed (429 or 5xx)
     GATEWAY_FAULT = "gateway_fault"  # an error of the gateway itself, logged with its traceback
 
 

@@ -83,6 +83,8 @@ class EngineView(NamedTuple):
     that came later."""
     unstreamed: int = 0
     """The requests in flight that are not streamed, so that their first token will not be seen."""
+    failure_odds: float = 0.0
+    """How many tries on the engine are expected to fail before one succeeds (`core.reliability`)."""
 
 
 class Candidate(NamedTuple):

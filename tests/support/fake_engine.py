@@ -126,6 +126,9 @@ class FakeEngine:
             return web.json_response({"error": script.error}, status=script.status, headers=script.headers)
         if body.get("stream"):
             return await self._stream(request, body)
+        if script.fault is not None and script.after == 0:
+            await web.StreamResponse().prepare(request)
+            await self._fault(request)
         if script.gate is not None:
             await script.gate.wait()
         return web.json_response(self._whole(request.path, body), headers=script.headers)

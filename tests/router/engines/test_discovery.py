@@ -13,7 +13,7 @@ from router.core.router import Router
 from router.engines.discovery import Discovery
 from router.types import EngineId
 
-E0 = EngineId("engine-0")
+E0, E1 = EngineId("engine-0"), EngineId("engine-1")
 MODELS = '{"data": [{"id": "m"}]}'
 
 
@@ -109,3 +109,66 @@ async def test_a_missing_plugin_is_said_once(caplog: pytest.LogCaptureFixture) -
         async with discovery.running():
             await engine.checked(30)
     assert sum("no eviction state" in message for message in caplog.messages) == 1
+
+
+class Hanging(Engine):
+    """An engine that passes its health checks; `hangs`: it answers no request for a completion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs, self.asked = True, 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/completions":
+            self.asked += 1
+            assert b'"max_tokens":1' in request.content
+            if self.hangs:
+                raise httpx.ReadTimeout("silence")
+            return httpx.Response(404, text="no such task")  # an answer all the same
+        return super().__call__(request)
+
+
+async def test_an_engine_that_hangs_is_taken_out_until_it_computes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Hanging()
+    discovery, router = watch(engine)
+    silent = False
+    monkeypatch.setattr(router, "is_silent", lambda _engine, _now: silent)
+    async with discovery.running():
+        await engine.checked(3)
+        assert engine.asked == 0, "an engine that is not silent is not asked"
+        silent = True
+        await engine.checked(2)
+        assert engine.asked >= 1
+        assert not router.healthy(E0)
+        await engine.checked(3)
+        assert not router.healthy(E0), "passing its health checks does not bring it back"
+        engine.hangs = silent = False
+        await engine.checked(3)
+        assert router.healthy(E0)
+
+
+async def test_a_silent_engine_that_computes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Hanging()
+    engine.hangs = False
+    discovery, router = watch(engine)
+    heard = list[EngineId]()
+    monkeypatch.setattr(router, "is_silent", lambda _engine, _now: not heard)
+    monkeypatch.setattr(router, "heard", lambda engine, _now: heard.append(engine))
+    async with discovery.running():
+        await engine.checked(3)
+        assert router.healthy(E0)
+    assert (engine.asked, heard) == (1, [E0])
+
+
+async def test_requests_of_an_engine_whose_checks_fail_are_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    discovery, router = watch(engine, health_failure_threshold=3)
+    out = list[EngineId]()
+    monkeypatch.setattr(router, "on_out", out.append)
+    router.add_engine(E1)
+    router.set_health(E1, True)
+    async with discovery.running():
+        router.set_health(E0, False)  # as after a refused connection
+        engine.up = False
+        await engine.checked(6)
+    assert out == [E0]

@@ -80,7 +80,7 @@ async def test_all_engines_busy_gives_the_last_ones_words(retries: int) -> None:
         assert (response.status_code, response.headers["retry-after"]) == (503, "7")
         assert error_of(response) == REFUSAL
         assert [len(engine.requests) for engine in gateway.engines].count(1) == min(retries + 1, 3)
-        await gateway.ended("rejected")
+        await gateway.ended("engine_failed")
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from router.errors import EngineBusy, EngineLost
+from router.errors import EngineFailed, EngineLost
 from router.gateway.client import Client, Message
 from router.gateway.headers import Headers
 from router.gateway.observe import ObservedAnswer
@@ -109,11 +109,32 @@ async def test_a_whole_answer_passes_with_its_status_and_is_observed() -> None:
 
 async def test_busy_engines_words_are_kept() -> None:
     sink = Sink()
-    with pytest.raises(EngineBusy) as caught:
+    with pytest.raises(EngineFailed) as caught:
         await relay_whole(sink.client, Answer(b"later", status=503), ObservedAnswer(), [])
     assert caught.value.body() == b"later"
     assert (b"x-kept", b"1") in caught.value.headers
     assert sink.sent == []
+
+
+@pytest.mark.parametrize(("code", "fails"), [(503, True), (500, True), (None, True), ("x", True), (400, False)])
+async def test_an_error_that_is_all_of_a_stream_may_be_tried_elsewhere(code: object, fails: bool) -> None:
+    sink, error = Sink(), {"message": "no", "code": code}
+    event = b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+    if not fails:
+        await sink.stream(event, DONE)
+        assert event in sink.bodies
+        return
+    with pytest.raises(EngineFailed) as caught:
+        await sink.stream(event, DONE)
+    assert (caught.value.status, json.loads(caught.value.body())) == (code if code == 503 else 500, {"error": error})
+    assert sink.sent == []
+
+
+async def test_an_error_behind_a_token_stays_in_its_stream() -> None:
+    sink, event = Sink(), b'data: {"error": {"code": 500}}\n\n'
+    observed = await sink.stream(TOKEN, event, DONE)
+    assert sink.bodies == [TOKEN, event, DONE, b""]
+    assert (observed.failed, observed.error_status) == (True, 500)
 
 
 async def test_a_huge_whole_answer_passes_as_it_comes() -> None:

@@ -18,7 +18,7 @@ from router.gateway.trace_writer import TraceWriter
 from router.processes import protocol, remote_decider
 from router.processes.protocol import frame
 from router.processes.remote_decider import RemoteDecider
-from router.types import Ending, ParsedRequest
+from router.types import Ending, EngineId, ParsedRequest
 from tests.support.decision_place import E0, E1, ENGINES, Place, done, make_router, request
 from tests.support.fake_engine import MODEL
 from tests.support.gateway_server import until
@@ -189,6 +189,24 @@ async def test_the_health_of_the_fleet_comes_to_the_edges(place: Place) -> None:
     await until(lambda: not edge.connected)
     placement = await edge.route(request(), [])
     assert (placement.engine, placement.policy) == (E0, "lmetric")
+
+
+async def test_the_edges_say_which_engines_live_and_hear_which_are_taken_out(place: Place) -> None:
+    edges = [await place.edge(name) for name in ("edge-0", "edge-1")]
+    out: list[list[EngineId]] = [[], []]
+    for edge, moved in zip(edges, out, strict=True):
+        edge.on_out = moved.append
+    heard = place.router._fleet._engines[E0]
+    assert heard.heard_s < 0
+    edges[1].heard(E0)
+    await until(lambda: heard.heard_s > 0)
+
+    place.router.take_out(E0)
+    await until(lambda: out == [[E0], [E0]])
+    assert [edge.healthy for edge in edges] == [1, 1]
+    place.router.take_out(E1)  # nobody else could serve what waits for it
+    await until(lambda: edges[0].healthy == 0)
+    assert out == [[E0], [E0]]
 
 
 async def test_a_fault_of_the_router_fails_that_request_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
