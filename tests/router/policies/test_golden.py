@@ -24,7 +24,7 @@ GOLDEN = {
     ("lbgr", "rlt_gix"): ("74efdda2a1e8", 0.658408, 260224),
     ("lbgr", "lru+rlt_gix"): ("d467222e5fe3", 0.64847, 258240),
     ("lbgr_paper", "lru"): ("66ea32e17fbb", 1.804091, 207936),
-    ("lbgr_paper", "rlt_gix"): ("7bb09744a956", 1.709303, 208000),
+    ("lbgr_paper", "rlt_gix"): ("fa583fa8f5c6", 1.75792, 208640),
     ("lbgr_paper", "lru+rlt_gix"): ("156dfa8a2c0e", 1.750401, 206656),
     ("random", "lru"): ("1eb649a454d9", 0.839509, 187776),
     ("random", "rlt_gix"): ("1eb649a454d9", 0.831575, 194432),
