@@ -165,8 +165,11 @@ async def _serve_alone(config: Config) -> None:
 
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
+    from router.gateway.regular_file import check_regular
 
     for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
+        if file:
+            check_regular(name, file)
         if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
             raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
