@@ -8,9 +8,10 @@
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
-       |                      |  '- EngineUnreachable, its connection refused
+       |                      |  |- EngineUnreachable, its connection refused
+       |                      |  '- EngineGarbled, its answer is of no use
        |- EngineBusy 503      |- EngineTimeout 504    |- RouterAway 503
-       '- GatewayFault 500
+       |- GatewayFault 500    '- OutOfFiles 503
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
@@ -135,6 +136,18 @@ class EngineLost(RequestError):
 
 class EngineUnreachable(EngineLost):
     code, retry_reason = "engine_unreachable", RetryReason.CONNECT
+
+
+class EngineGarbled(EngineLost):
+    """The engine answered with something that no client may get: it is not HTTP, it points elsewhere, or the like."""
+
+    code = "engine_bad_answer"
+
+
+class OutOfFiles(RequestError):
+    """This machine has no file descriptor left. No engine is to blame, and another one would not help."""
+
+    status, type, code, retry_after_s = 503, "server_error", "gateway_overloaded", 1
 
 
 class NoEngine(RequestError):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from router.config import Config
+from router.core.failure_log import FailureLog
 from router.core.retries import Retries
 from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
 from router.gateway import headers
@@ -56,6 +57,7 @@ class Gateway:
         self._config, self._decider, self._engines = config, decider, engines
         self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
+        self._failures = FailureLog(log, lambda s, call: asyncio.get_running_loop().call_later(s, call))
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,13 +142,17 @@ class Gateway:
             )
             await self._relay(exchange, request, placement, answer, observed)
             ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK
+            self._tell_failed_answer(exchange, placement, answer.status, observed)
         except RequestError as error:
             ending = error.ending
+            self._tell(exchange, placement, error.code, error.message)
             if error.retry_reason is RetryReason.CONNECT:
                 self._decider.unreachable(placement.engine)
             raise
         except asyncio.CancelledError:
             ending = Ending.TIMEOUT if exchange.client.expired else Ending.CANCELLED
+            if exchange.client.expired:
+                self._tell(exchange, placement, "request_timeout", "The request took too long.")
             raise
         finally:
             if answer is not None:
@@ -155,6 +161,18 @@ class Gateway:
             self._decider.complete(placement.booking, outcome)
             self._metrics.completed(placement, outcome)
         return outcome
+
+    def _tell(self, exchange: Exchange, placement: Placement, reason: str, words: str) -> None:
+        """Log that the engine failed. No words of an engine or a client are in the log, which may hold no prompts."""
+        self._failures.tell(placement.engine, reason, words, exchange.request_id)
+
+    def _tell_failed_answer(
+        self, exchange: Exchange, placement: Placement, status: int, observed: ObservedAnswer
+    ) -> None:
+        if status == 429 or status >= 500:
+            self._tell(exchange, placement, f"status {status}", f"The engine answered {status}.")
+        elif observed.failed and status < 400:
+            self._tell(exchange, placement, "error event", "The engine sent an error in place of its answer.")
 
     async def _relay(
         self,

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
 from router.config import Config
-from router.errors import EngineUnreachable
+from router.errors import EngineGarbled, EngineUnreachable
 from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
 from router.gateway.openai_request import Piece
@@ -155,7 +155,18 @@ class Upstream:
         connection = await engine.connection()
         try:
             await connection.send(head, body, due_s)
+            _check(connection.status, connection.headers)
         except BaseException:
             connection.abort()
             raise
         return UpstreamAnswer(connection, due_s, reliability.idle_timeout_secs)
+
+
+def _check(status: int, headers: Headers) -> None:
+    """Raise EngineGarbled for an answer that must not reach a client: one that sends it to another address, which would
+    get its key, or a compressed one, which was not asked for and cannot be read as it passes."""
+    if 300 <= status < 400:
+        raise EngineGarbled(f"The engine answered {status} and points elsewhere.")
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise EngineGarbled("The engine compressed its answer, which was not asked for.")
