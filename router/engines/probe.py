@@ -11,7 +11,6 @@ true is left out, and `Report.oddities` names it.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import math
 import re
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from router import descriptors
 from router.config import Config
 from router.types import EngineInfo
 
@@ -29,7 +29,6 @@ MOST_BYTES = 1 << 21  # of one answer; reading it takes some 20 ms
 MOST_MODELS, NAME_CHARS = 4096, 1024
 MOST_BLOCKS, MOST_BLOCK_SIZE = 1 << 32, 1 << 20
 MOST_LINE = 1 << 14  # a longer line of a Prometheus page is none of those that are read
-OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'\b(\w++)="((?:[^"\\]|\\.)*+)"')  # it never goes back, so that no page takes long
@@ -177,12 +176,9 @@ def _check_head(answer: httpx.Response, path: str) -> None:
 def _of_transport(error: Exception, path: str) -> BadAnswer:
     if isinstance(error, httpx.ProtocolError | httpx.DecodingError):
         return BadAnswer("protocol", f"the answer to {path} is not valid HTTP ({_words(str(error), 80)})")
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in OUT_OF_FILES:
-            words = "this machine has no file descriptor left for the check; the engine itself may be well"
-            return BadAnswer("files", words, ours=True)
-        cause = cause.__cause__ or cause.__context__
+    if descriptors.exhausted(error):
+        words = "this machine has no file descriptor left for the check; the engine itself may be well"
+        return BadAnswer("files", words, ours=True)
     kind = type(error).__name__
     return BadAnswer(kind, f"unreachable ({kind}): is the engine running, and is this its address?")
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from router.config import Config
 from router.core.failure_log import FailureLog
 from router.core.retries import Retries
-from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
+from router.errors import GatewayFault, NoEngine, OutOfFiles, RequestError, RetryReason
 from router.gateway import headers
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
@@ -145,7 +145,7 @@ class Gateway:
             self._tell_failed_answer(exchange, placement, answer.status, observed)
         except RequestError as error:
             ending = error.ending
-            self._tell(exchange, placement, error.code, error.message)
+            self._tell(exchange, placement, error.code, error.message, ours=isinstance(error, OutOfFiles))
             if error.retry_reason is RetryReason.CONNECT:
                 self._decider.unreachable(placement.engine)
             raise
@@ -162,9 +162,10 @@ class Gateway:
             self._metrics.completed(placement, outcome)
         return outcome
 
-    def _tell(self, exchange: Exchange, placement: Placement, reason: str, words: str) -> None:
-        """Log that the engine failed. No words of an engine or a client are in the log, which may hold no prompts."""
-        self._failures.tell(placement.engine, reason, words, exchange.request_id)
+    def _tell(self, exchange: Exchange, placement: Placement, reason: str, words: str, *, ours: bool = False) -> None:
+        """Log that the engine failed, or this machine if the fault is `ours`. The log has no words of an engine or a
+        client, which may be those of a prompt."""
+        self._failures.tell("this machine" if ours else placement.engine, reason, words, exchange.request_id)
 
     def _tell_failed_answer(
         self, exchange: Exchange, placement: Placement, status: int, observed: ObservedAnswer
