@@ -1,8 +1,8 @@
 """File descriptors, of which a process has only so many (`ulimit -n`): a connection takes one.
 
-The last RESERVE of them are for health checks and files. The data path opens no connection to an engine when only these
-are left, so that a gateway full of requests still knows which engines are well. A lack of descriptors says nothing
-about an engine: whoever cannot connect asks `exhausted` before it blames one.
+The last RESERVE of them are for health checks and files. When only these are left, no client is let in and the data
+path opens no connection to an engine, so that a gateway full of requests still knows which engines are well. A lack of
+descriptors says nothing about an engine: whoever cannot connect asks `exhausted` before it blames one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import resource
 
 RESERVE = 32
-BASE = 32
-"""Descriptors that a gateway has open without any request: its listener, log, event loop and libraries."""
 MOST = 1 << 20
 """No more are asked for where there is no limit."""
 OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -35,11 +33,6 @@ def raise_limit() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return limit()
-
-
-def most_clients() -> int:
-    """How many connections of clients there may be: each may need one to an engine, too."""
-    return max(1, (limit() - RESERVE - BASE) // 2)
 
 
 def spare(reserve: int = RESERVE) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import resource
@@ -14,9 +15,11 @@ from router.config import configure
 from router.engines import probe
 from router.errors import EngineUnreachable, OutOfFiles
 from router.gateway.body_reader import LARGE_BYTES, BodyReader
+from router.gateway.client import Client, Receive, Scope, Send
 from router.gateway.openai_request import CHAT
+from router.gateway.server import server_config
 from tests.support.few_descriptors import few_descriptors
-from tests.support.gateway_server import BODIES, error_of, served, until
+from tests.support.gateway_server import BODIES, error_of, listening, served, until
 
 
 def test_the_last_descriptors_are_a_reserve() -> None:
@@ -46,7 +49,6 @@ def test_a_process_takes_as_many_descriptors_as_it_may() -> None:
     wanted = descriptors.MOST if hard == resource.RLIM_INFINITY else min(hard, descriptors.MOST)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        assert descriptors.most_clients() == (256 - descriptors.RESERVE - descriptors.BASE) // 2
         assert descriptors.raise_limit() == descriptors.limit() == wanted
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -71,6 +73,36 @@ async def test_a_request_for_which_no_descriptor_is_left_is_told_to_come_again_a
     told = [message for message in caplog.messages if "no file descriptor left" in message]
     assert len(told) == 1
     assert told[0].startswith("this machine: ")
+
+
+async def test_no_client_is_let_into_the_reserve(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await Client(scope, receive, send).reply(200, [], b"here")
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def ask(url: str) -> bytes:
+        """Ask over a new connection, which stays open; return the beginning of the answer."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writers.append(writer)
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        try:
+            return await reader.read(8)
+        except ConnectionError:
+            return b""
+
+    async with listening(app, server_config(configure(), app, lifespan="off")) as url:
+        with few_descriptors(descriptors.RESERVE + 10):
+            answers = [await ask(url) for _ in range(20)]
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)
+        assert await ask(url) == b"HTTP/1.1"
+        writers[-1].transport.abort()
+        await asyncio.sleep(0.05)
+    assert answers[0] == b"HTTP/1.1"
+    assert answers[-1] == b""
+    assert sum("no file descriptor is left for further clients" in message for message in caplog.messages) == 1
 
 
 async def test_a_check_without_descriptors_is_no_verdict() -> None:
