@@ -9,9 +9,10 @@
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  |- EngineUnreachable, its connection refused
-       |                      |  '- EngineOut, taken out before the first byte
+       |                      |  |- EngineOut, taken out before the first byte
+       |                      |  '- EngineGarbled, its answer is of no use
        |- EngineFailed 429 5xx|- EngineTimeout 504   |- RouterAway 503
-       '- GatewayFault 500
+       |- GatewayFault 500    '- OutOfFiles 503
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
@@ -148,6 +149,18 @@ class EngineOut(EngineLost):
     code, retry_reason = "engine_out", RetryReason.MOVED
 
 
+class EngineGarbled(EngineLost):
+    """The engine answered with something that no client may get: it is not HTTP, it points elsewhere, or the like."""
+
+    code = "engine_bad_answer"
+
+
+class OutOfFiles(RequestError):
+    """This machine has no file descriptor left. No engine is to blame, and another one would not help."""
+
+    status, type, code, retry_after_s = 503, "server_error", "gateway_overloaded", 1
+
+
 class NoEngine(RequestError):
     status, type, code, retry_after_s = 503, "server_error", "no_available_workers", 5
 
@@ -159,7 +172,7 @@ class EngineFailed(RequestError):
     ending, code = Ending.ENGINE_FAILED, "engine_failed"
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
-        super().__init__("The engine failed.")
+        super().__init__(f"The engine answered {status}.")
         self.status, self._headers, self._content = status, headers, content
         self.retry_reason = RetryReason.BUSY if status in BUSY else RetryReason.FAILED
 

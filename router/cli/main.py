@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import uvloop
 import yaml
 
+from router import descriptors
 from router.cli import bench_eviction as bench
 from router.cli import simulate
 from router.cli.flags import add_options
@@ -35,6 +36,7 @@ from router.options import build, env_of, options_of
 log = logging.getLogger("leafcutter")
 C = TypeVar("C", bound=Config)
 RECORD = "traffic.jsonl.gz"
+SCANT_FILES = 4096  # with fewer file descriptors, the log says so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,6 +139,9 @@ async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
     from router.processes.supervisor import process_count, supervise
 
+    most = descriptors.raise_limit()
+    if most < SCANT_FILES:
+        log.warning("only %d file descriptors may be open (ulimit -n): a request takes two", most)
     if process_count(config) > 1:
         return await supervise(config)
     await _serve_alone(config)
@@ -165,8 +170,11 @@ async def _serve_alone(config: Config) -> None:
 
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
+    from router.gateway.regular_file import check_regular
 
     for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
+        if file:
+            check_regular(name, file)
         if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
             raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))

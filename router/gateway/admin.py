@@ -60,7 +60,7 @@ def add_admin_routes(
             raise UnknownRequest(f"No decision is kept of the request `{request_id}`.", param="request_id")
         now = clock()
         tries = [entry.describe(now) for entry in entries]
-        return JSONResponse({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
+        return ascii_json({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
 
     @app.post("/explain")
     async def explain_dry_run(request: Request) -> Response:
@@ -74,12 +74,12 @@ def add_admin_routes(
             body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens
         )
         now = clock()
-        return JSONResponse(pack(router.explain(openai_request.parsed, now), None).describe(now))
+        return ascii_json(pack(router.explain(openai_request.parsed, now), None).describe(now))
 
     @app.get("/decisions")
     async def decisions(request: Request) -> Response:
         now, limit = clock(), _limit(request.query_params.get("limit"))
-        return JSONResponse({"decisions": [entry.describe(now) for entry in router.newest_decisions(limit)]})
+        return ascii_json({"decisions": [entry.describe(now) for entry in router.newest_decisions(limit)]})
 
     @app.get("/policy")
     async def policy() -> Response:
@@ -180,6 +180,11 @@ def _limit(text: str | None) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MOST_DECISIONS):
         raise BadRequest(f"`limit` must be a whole number from 1 to {MOST_DECISIONS}.", param="limit")
     return int(text)
+
+
+def ascii_json(content: object) -> Response:
+    """JSON in ASCII. Names that clients chose may hold lone surrogates, which UTF-8 cannot."""
+    return Response(json.dumps(content, allow_nan=False), media_type="application/json")
 
 
 def answer_of(error: RequestError, status: int | None = None) -> Response:

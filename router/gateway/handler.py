@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from router.config import Config
+from router.core.failure_log import FailureLog
 from router.core.retries import Breaks, Retries, RetryBudget
-from router.errors import EngineFailed, GatewayFault, NoEngine, RequestError, RetryReason
+from router.errors import EngineFailed, GatewayFault, NoEngine, OutOfFiles, RequestError, RetryReason
 from router.gateway import headers
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
@@ -57,6 +58,7 @@ class Gateway:
         self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
         self._breaks, self._budget = Breaks(), RetryBudget()
+        self._failures = FailureLog(log, lambda s, call: asyncio.get_running_loop().call_later(s, call))
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,13 +151,17 @@ class Gateway:
             )
             await self._relay(exchange, request, placement, answer, observed)
             ending = _ending_of(answer, observed)
+            self._tell_failed_answer(exchange, placement, answer.status, observed)
         except RequestError as error:
             ending = error.ending
+            self._tell(exchange, placement, error.code, error.message, ours=isinstance(error, OutOfFiles))
             if error.retry_reason is RetryReason.CONNECT:
                 self._decider.unreachable(placement.engine)
             raise
         except asyncio.CancelledError:
             ending = Ending.TIMEOUT if exchange.client.expired else Ending.CANCELLED
+            if exchange.client.expired:
+                self._tell(exchange, placement, "request_timeout", "The request took too long.")
             raise
         finally:
             if answer is not None:
@@ -166,6 +172,19 @@ class Gateway:
         if ending is Ending.OK:
             self._budget.answered(outcome.done_s - placement.dispatched_s)
         return outcome
+
+    def _tell(self, exchange: Exchange, placement: Placement, reason: str, words: str, *, ours: bool = False) -> None:
+        """Log that the engine failed, or this machine if the fault is `ours`. The log has no words of an engine or a
+        client, which may be those of a prompt."""
+        self._failures.tell("this machine" if ours else placement.engine, reason, words, exchange.request_id)
+
+    def _tell_failed_answer(
+        self, exchange: Exchange, placement: Placement, status: int, observed: ObservedAnswer
+    ) -> None:
+        if status == 429 or status >= 500:
+            self._tell(exchange, placement, f"status {status}", f"The engine answered {status}.")
+        elif observed.failed and status < 400:
+            self._tell(exchange, placement, "error event", "The engine sent an error in place of its answer.")
 
     async def _relay(
         self,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 REPLY_CHARS = 1 << 20  # a longer reply is kept up to here, and the prefix index does without the rest
-MOST_TOKENS = 1 << 40  # a count beyond this cannot be true
+MOST_TOKENS = 1 << 24  # a count beyond this cannot be true: no model has so long a context
+MOST_ID = 1 << 63  # ids are hashed as 8 bytes
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 REPLY_FIELDS = (*TEXT_FIELDS, "tool_calls")
 
@@ -59,7 +60,7 @@ class Message:
     def add_tokens(self, ids: object) -> None:
         """Take in the token ids of a chunk, if `ids` is a list of such."""
         if isinstance(ids, list) and self._has_room(len(ids)):
-            self.token_ids.extend(token for token in ids if isinstance(token, int))
+            self.token_ids.extend(token for token in ids if isinstance(token, int) and 0 <= token < MOST_ID)
 
     def _add_call(self, position: int, call: dict[str, Any]) -> None:
         index, function = call.get("index", position), call.get("function")
@@ -69,8 +70,8 @@ class Message:
         if not isinstance(arguments, str) or not self._has_room(1 + len(arguments)):
             return
         known = self.calls.setdefault(index, {"id": None, "function": {"name": None, "arguments": ""}})
-        known["id"] = call.get("id") or known["id"]
-        known["function"]["name"] = function.get("name") or known["function"]["name"]
+        known["id"] = _text(call.get("id")) or known["id"]
+        known["function"]["name"] = _text(function.get("name")) or known["function"]["name"]
         known["function"]["arguments"] += arguments
 
     def _has_room(self, chars: int) -> bool:
@@ -139,6 +140,10 @@ class ObservedAnswer:
 
 def _dicts(value: object) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _count(value: object, low: int, high: int) -> int | None:

@@ -26,6 +26,8 @@ BYTES_PER_TOKEN = 4  # it sizes the blocks of text; predictions use a learned ra
 DEFAULT_COMPLETION_TOKENS = 16  # the bound of /v1/completions if the client sets none
 SESSION_FIELDS = ("session_id", "user", "user_id")
 NAME_CHARS = 256  # a longer session name is replaced by its hash, because clients choose the names and maps keep them
+MOST_COUNT = 1 << 24  # a bound on the output, or a number of answers; it fits into a float and into a message
+LEAST_BOUND_S = 1e-9  # a tighter bound on a latency means the same: it cannot be held
 TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # the texts that the engine's own validation takes as true
 
 ASK_USAGE = b'"stream_options":{"include_usage":true},'
@@ -105,7 +107,7 @@ def parse_request(
                 prompt=prompt,
                 stream=stream,
                 max_tokens=_max_tokens(fields, route),
-                choices=prompts * (_positive(fields.get("n")) or 1),
+                choices=min(MOST_COUNT, prompts * (_positive(fields.get("n")) or 1)),
                 session=_session(headers, fields),
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
@@ -200,7 +202,7 @@ def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
     if not 0 < bound_ms < math.inf:
         header = name.decode()
         raise BadRequest(f"`{header}` must be a number of milliseconds above 0, not {text[:64]!r}.", param=header)
-    return bound_ms / 1000
+    return max(LEAST_BOUND_S, bound_ms / 1000)
 
 
 def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:
@@ -226,8 +228,10 @@ def _short(name: str) -> str:
 
 
 def _positive(value: object) -> int | None:
-    """The value if it is a positive integer, else None. The engine judges anything else that a client sends."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    """The value if it is a positive integer, else None. The engine judges anything else that a client sends.
+
+    Any number above MOST_COUNT means the same: more than there can be."""
+    return min(value, MOST_COUNT) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _truth(value: object) -> bool:

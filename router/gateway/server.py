@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from router import descriptors
 from router.config import Config
+from router.core.failure_log import FailureLog
 from router.gateway import garbage
 
+log = logging.getLogger("leafcutter.gateway")
 LOOK_S, STUCK_S = 2.0, 30.0
+
+
+class ClientConnection(HttpToolsProtocol):
+    """uvicorn's connection of a client, which is closed if it takes one of the descriptors that are a reserve."""
+
+    def __init__(self, failures: FailureLog, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._failures = failures
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if not descriptors.spare():
+            self._failures.tell("this machine", "accept", "no file descriptor is left for further clients")
+            transport.abort()
 
 
 def server_config(config: Config, app: Any, **changes: Any) -> uvicorn.Config:
     """uvicorn's configuration of the endpoint that clients see. changes: settings of uvicorn that differ from it."""
+    failures = FailureLog(log, lambda s, call: asyncio.get_running_loop().call_later(s, call))
     settings: dict[str, Any] = {
         "host": config.server.host,
         "port": config.server.port,
-        "http": "httptools",
+        "http": partial(ClientConnection, failures),
         "ws": "none",
         "log_config": None,
         "access_log": False,

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
+from router import descriptors
 from router.config import Config
-from router.errors import EngineUnreachable
+from router.errors import EngineGarbled, EngineUnreachable, OutOfFiles
 from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
 from router.gateway.openai_request import Piece
@@ -24,6 +25,7 @@ from router.gateway.openai_request import Piece
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
 KEEP_ALIVE_S = 4.0
+OUT_OF_FILES = "The gateway has no file descriptor left."
 
 
 class UpstreamAnswer:
@@ -83,11 +85,14 @@ class _Engine:
         self._open: set[EngineConnection] = set()
 
     async def connection(self) -> EngineConnection:
-        """A connection that carries no request. Raises EngineUnreachable."""
+        """A connection that carries no request. Raises EngineUnreachable, and OutOfFiles where only the descriptors
+        are left that health checks need."""
         while self._idle:
             connection = self._idle.pop()
             if not (connection.closed or connection.transport.is_closing()):
                 return connection
+        if not descriptors.spare():
+            raise OutOfFiles(OUT_OF_FILES)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_s):
@@ -95,6 +100,8 @@ class _Engine:
                     lambda: EngineConnection(self._release, self._forget), self._host, self._port, ssl=self._ssl
                 )
         except OSError as error:  # TimeoutError and the errors of TLS are OSErrors too
+            if descriptors.exhausted(error):
+                raise OutOfFiles(OUT_OF_FILES) from error.with_traceback(None)
             raise EngineUnreachable("The engine could not be reached.") from error.with_traceback(None)
         self._open.add(connection)
         return connection
@@ -161,7 +168,7 @@ class Upstream:
         """Post `body`, which may be in several pieces, and return the answer once its head has arrived.
 
         url, path: the engine's base URL, and the path after it. query: may be empty. headers: the client's, with names
-        in lower case. Raises EngineUnreachable, EngineLost and EngineTimeout.
+        in lower case. Raises EngineUnreachable, EngineLost, EngineTimeout and OutOfFiles.
         """
         reliability = self._config.reliability
         engine = self._engines.get(url)
@@ -175,7 +182,18 @@ class Upstream:
         connection = await engine.connection()
         try:
             await connection.send(head, body, due_s)
+            _check(connection.status, connection.headers)
         except BaseException:
             connection.abort()
             raise
         return UpstreamAnswer(connection, due_s, reliability.idle_timeout_secs)
+
+
+def _check(status: int, headers: Headers) -> None:
+    """Raise EngineGarbled for an answer that must not reach a client: one that sends it to another address, which would
+    get its key, or a compressed one, which was not asked for and cannot be read as it passes."""
+    if 300 <= status < 400:
+        raise EngineGarbled(f"The engine answered {status} and points elsewhere.")
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise EngineGarbled("The engine compressed its answer, which was not asked for.")

@@ -7,7 +7,6 @@ first one has died: so another one decides within a fraction of a second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import shutil
 import time
@@ -30,7 +29,6 @@ from router.processes.control import GO, RESTARTS, STOP, Control, Orders, first_
 from router.processes.decision_server import DecisionServer
 from router.processes.shared_metrics import EdgesCollector, SharedMetrics
 
-FIRST_ROUND_S = 1.0  # edges wait so long at most for the first round of health checks
 CRASH_INTERVAL_S = 5.0  # without --snapshot, what was learned is saved so often for the next router process
 
 
@@ -84,7 +82,7 @@ async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[No
         await stack.enter_async_context(body_reader.running())
         stack.enter_context(tended(lambda: router.in_flight == 0))
         await stack.enter_async_context(_task(assignment.keep(router, kept_policies)))
-        await stack.enter_async_context(_watching(Discovery(config, router, engines)))
+        await stack.enter_async_context(Discovery(config, router, engines).running())
         rest_server = QuietServer(server_config(config, rest, lifespan="off", uds=orders.rest))
         await stack.enter_async_context(_task(rest_server.serve()))
         await rest_server.listening.wait()
@@ -101,21 +99,3 @@ async def _task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _watching(discovery: Discovery) -> AsyncIterator[None]:
-    """Watch the engines. It begins with the first round of checks, but an engine that does not answer holds up nobody
-    for longer than FIRST_ROUND_S."""
-    begun = asyncio.Event()
-
-    async def watch() -> None:
-        async with discovery.running():
-            begun.set()
-            await asyncio.Event().wait()
-
-    async with _task(watch()):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_ROUND_S):
-                await begun.wait()
-        yield

@@ -15,6 +15,7 @@ from router.types.decision import (
     Placement,
     PrefixExpectation,
     ShadowChoice,
+    Telling,
 )
 from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking
 from router.types.request import BlockKey, ParsedRequest, Prompt
@@ -40,5 +41,6 @@ __all__ = [
     "Score",
     "Scores",
     "ShadowChoice",
+    "Telling",
     "Unit",
 ]

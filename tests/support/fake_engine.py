@@ -28,6 +28,8 @@ class Script:
     """When the fault happens. None: before the head of the answer; 0: after the head; n: after n chunks."""
     strike: asyncio.Event | None = None
     """The fault waits for this event."""
+    raw: bytes | None = None
+    """These bytes are the answer, whatever they are, and the connection is closed after them."""
     status: int = 200
     error: dict[str, Any] | None = None
     """An error that is the whole answer, or that is sent inside the stream if the status is 200."""
@@ -122,6 +124,11 @@ class FakeEngine:
         script = self.script
         if script.after is None:
             await self._fault(request)
+        if script.raw is not None:
+            assert request.transport is not None
+            request.transport.write(script.raw)
+            request.transport.close()
+            raise ConnectionResetError
         if script.status != 200:
             return web.json_response({"error": script.error}, status=script.status, headers=script.headers)
         if body.get("stream"):

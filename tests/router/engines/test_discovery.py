@@ -1,6 +1,7 @@
 """The watch over the engines: health by thresholds, facts when they can have changed."""
 
 import asyncio
+import errno
 import logging
 import random
 from dataclasses import replace
@@ -10,7 +11,8 @@ import pytest
 
 from router.config import configure
 from router.core.router import Router
-from router.engines.discovery import Discovery
+from router.engines import probe
+from router.engines.discovery import REFRESH_CHECKS, Discovery
 from router.types import EngineId
 
 E0, E1 = EngineId("engine-0"), EngineId("engine-1")
@@ -18,18 +20,23 @@ MODELS = '{"data": [{"id": "m"}]}'
 
 
 class Engine:
-    """Answers as an engine; `up` and `models` may change while it is watched."""
+    """Answers as an engine; what it does may change while it is watched."""
 
     def __init__(self) -> None:
-        self.up, self.models, self.checks = True, MODELS, 0
+        self.up, self.models, self.checks, self.out_of_files = True, MODELS, 0, False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/health":
             self.checks += 1
+        if self.out_of_files:
+            raise httpx.ConnectError("failed") from OSError(errno.EMFILE, "Too many open files")
         if not self.up:
             raise httpx.ConnectError("refused")
         text = {"/health": "ok", "/v1/models": self.models}.get(request.url.path)
         return httpx.Response(404 if text is None else 200, text=text or "")
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self))
 
     async def checked(self, times: int) -> None:
         """Returns when `times` more checks have been answered."""
@@ -44,8 +51,7 @@ def watch(engine: Engine, **options: object) -> tuple[Discovery, Router]:
     config = replace(config, engines=replace(config.engines, health_check_interval_secs=0.01))  # less than is allowed
     router = Router(config.routing, rng=random.Random(0))
     router.add_engine(E0)
-    client = httpx.AsyncClient(transport=httpx.MockTransport(engine))
-    return Discovery(config, router, {E0: "http://e:1"}, client), router
+    return Discovery(config, router, {E0: "http://e:1"}, engine.client()), router
 
 
 async def test_an_engine_is_known_as_soon_as_the_watch_runs() -> None:
@@ -99,7 +105,80 @@ async def test_an_engine_whose_facts_cannot_be_read_stays_out(caplog: pytest.Log
         async with discovery.running():
             await engine.checked(2)
             assert not router.healthy(E0)
-    assert "could not be read" in caplog.text
+    assert "engine-0: a check failed: /v1/models answers something that is not JSON" in caplog.text
+
+
+async def test_an_engine_whose_facts_can_no_longer_be_read_is_taken_out() -> None:
+    engine = Engine()
+    discovery, router = watch(engine, health_failure_threshold=3)
+    async with discovery.running():
+        assert router.healthy(E0)
+        engine.models = '{"data": null}'
+        await engine.checked(REFRESH_CHECKS + 3)
+        assert not router.healthy(E0)
+        engine.models = MODELS
+        await engine.checked(2)
+        assert router.healthy(E0)
+
+
+async def test_an_engine_that_never_answers_does_not_hold_up_the_others_nor_the_start() -> None:
+    never = asyncio.Event()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "slow":
+            await never.wait()
+        return httpx.Response(200, text=MODELS)
+
+    config = configure(health_check_timeout_secs=600)
+    router = Router(config.routing, rng=random.Random(0))
+    engines = {E0: "http://slow:1", EngineId("engine-1"): "http://e:1"}
+    for name in engines:
+        router.add_engine(name)
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), timeout=600)
+    async with Discovery(config, router, engines, client).running():
+        assert [router.healthy(name) for name in engines] == [False, True]
+
+
+async def test_a_fault_in_the_check_itself_ends_neither_the_start_nor_the_watch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Faulty(Discovery):
+        broken = True
+
+        def learned(self, engine: EngineId, report: probe.Report) -> None:
+            if self.broken:
+                raise ZeroDivisionError
+            super().learned(engine, report)
+
+    engine = Engine()
+    sound, router = watch(engine)
+    discovery = Faulty(sound.config, router, sound.engines, engine.client())
+    async with discovery.running():
+        assert not router.healthy(E0)
+        discovery.broken = False
+        await engine.checked(2)
+        assert router.healthy(E0)
+    assert "the check itself failed" in caplog.text
+
+
+async def test_a_lack_of_file_descriptors_is_no_verdict_on_an_engine(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    discovery, router = watch(engine, health_failure_threshold=1)
+    async with discovery.running():
+        engine.out_of_files = True
+        await engine.checked(5)
+        assert router.healthy(E0)
+    assert "engine-0: a check failed: this machine has no file descriptor left" in caplog.text
+
+
+async def test_what_cannot_be_true_is_said_once_and_the_engine_serves(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine()
+    engine.models = '{"data": [{"id": "m"}, {"id": 3}]}'
+    discovery, router = watch(engine)
+    async with discovery.running():
+        await engine.checked(2 * REFRESH_CHECKS)
+        assert router.healthy(E0)
+    assert sum("reports what cannot be used: 1 models" in message for message in caplog.messages) == 1
 
 
 async def test_a_missing_plugin_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
