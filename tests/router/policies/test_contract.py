@@ -180,7 +180,8 @@ def test_engines_may_leave_with_requests_in_flight_and_come_back(policy: str) ->
     router.remove_engine(EngineId("e0"))
     for decision in kept:
         router.first_token(decision, 9.0)
-        router.complete(decision, Outcome(Ending.ENGINE_LOST, 9.0))
+        lost = decision.engine == EngineId("e0")
+        router.complete(decision, Outcome(Ending.ENGINE_LOST if lost else Ending.CANCELLED, 9.0))
     router.add_engine(EngineId("e0"))
     router.set_health(EngineId("e0"), True)
     chosen = {router.route(ask_for(50 + n), 10.0).engine for n in range(12)}

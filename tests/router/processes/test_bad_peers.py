@@ -111,5 +111,6 @@ async def test_an_edge_refuses_a_router_process_of_another_version(
     async with await asyncio.start_unix_server(later, path):
         edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
         async with edge.running():
-            await until(lambda: "version 2 of the protocol, 1 was expected" in caplog.text)
+            words = f"version {protocol.VERSION + 1} of the protocol, {protocol.VERSION} was expected"
+            await until(lambda: words in caplog.text)
             assert not edge.connected
