@@ -166,12 +166,13 @@ async def fetch(client: httpx.AsyncClient, url: str, *, json: object = None, tim
         async with asyncio.timeout(limit_s):
             method = "GET" if json is None else "POST"
             async with client.stream(method, url, json=json, timeout=limit_s) as answer:
-                _check_head(answer, path)  # so nothing is decompressed below
+                _check_encoding(answer, path)  # so nothing is decompressed below
                 body = bytearray()
                 async for chunk in answer.aiter_bytes():
                     body += chunk
                     if len(body) > MOST_BYTES:
                         raise BadAnswer("size", f"{path} answers more than {MOST_BYTES} bytes")
+                _check_status(answer, path)  # a refusal is read to its end too, for its connection to be used again
     except (TimeoutError, httpx.TimeoutException):
         raise BadAnswer("timeout", f"{path} is not answered in full within {limit_s:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
@@ -179,16 +180,19 @@ async def fetch(client: httpx.AsyncClient, url: str, *, json: object = None, tim
     return bytes(body)
 
 
-def _check_head(answer: httpx.Response, path: str) -> None:
+def _check_encoding(answer: httpx.Response, path: str) -> None:
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise BadAnswer("encoding", f"{path} is answered compressed, which was not asked for")
+
+
+def _check_status(answer: httpx.Response, path: str) -> None:
     status = answer.status_code
     if 300 <= status < 400:
         raise BadAnswer(f"status {status}", f"{path} answers {status} and points elsewhere, which is not followed")
     if not answer.is_success:
         hint = ": give the engines' key with --worker-api-key" if status == 401 else ""
         raise BadAnswer(f"status {status}", f"{path} answers {status}{hint}")
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise BadAnswer("encoding", f"{path} is answered compressed, which was not asked for")
 
 
 def _of_transport(error: Exception, path: str) -> BadAnswer:
