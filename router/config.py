@@ -35,7 +35,23 @@ class ServerOptions:
     api_key: str | None = option(
         None, "key that every path but those for health and metrics wants as a bearer token; nothing: no check"
     )
-    max_payload_size: int = option(536_870_912, "largest request body", unit="bytes", low=1)
+    max_payload_size: int = option(67_108_864, "largest request body", unit="bytes", low=1)
+    max_connections: int = option(
+        8192,
+        "client connections at a time; with more, the one that has waited longest for its client is closed",
+        low=1,
+    )
+    max_concurrent_requests: int = option(4096, "requests to engines that run at a time; further ones wait", low=1)
+    max_concurrent_requests_per_key: int | None = option(
+        None, "the same for the requests of each named client key; nothing: only the limit for all", low=1
+    )
+    queue_size: int = option(100, "requests that may wait for their turn; further ones are refused", low=0)
+    queue_timeout_secs: float = option(
+        60.0,
+        "longest wait for a turn; a request is refused at once if a longer wait is predicted",
+        unit="seconds",
+        low=0,
+    )
     request_id_headers: tuple[str, ...] = option(
         ("x-request-id", "x-correlation-id", "x-trace-id", "request-id"),
         "headers that may carry the client's request id, first found wins",
@@ -46,6 +62,13 @@ class ServerOptions:
         "or both may close it at once and lose a request",
         unit="seconds",
         low=1,
+    )
+    shutdown_pause_secs: float = option(
+        5.0,
+        "how long, after SIGTERM, requests are served as before while /readiness says 503, so that load balancers "
+        "notice; Ctrl-C: not at all",
+        unit="seconds",
+        low=0,
     )
     shutdown_grace_period_secs: float = option(
         30.0, "how long running requests may take to finish at shutdown", unit="seconds", low=0

@@ -7,10 +7,13 @@
     |- SetupError             an engine, model or tool that is not available    (exit status 1)
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
+       |- BadMethod 405       |- RequestTooSlow 408  |- HeadTooLarge 431
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  '- EngineUnreachable, its connection refused
        |- EngineBusy 503      |- EngineTimeout 504    |- RouterAway 503
-       '- GatewayFault 500
+       |- GatewayFull 503     |- ShuttingDown 503
+       |  '- KeyBusy 429      |
+       |- BadVersion 505      '- GatewayFault 500
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
@@ -18,10 +21,13 @@ No message holds the URL of an engine, because clients must not learn the addres
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from router.types import Ending
+
+MOST_RETRY_AFTER_S = 600  # a prediction beyond this says no more than that it takes long
 
 
 class RetryReason(StrEnum):
@@ -82,7 +88,7 @@ class RequestError(LeafcutterError):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -124,6 +130,22 @@ class UnknownRequest(NotFound):
     code = "request_not_found"
 
 
+class BadMethod(RequestError):
+    status, type, code = 405, "invalid_request_error", "unknown_url"
+
+
+class RequestTooSlow(RequestError):
+    status, type, code = 408, "invalid_request_error", "request_too_slow"
+
+
+class HeadTooLarge(RequestError):
+    status, type, code = 431, "invalid_request_error", "head_too_large"
+
+
+class BadVersion(RequestError):
+    status, type, code = 505, "invalid_request_error", "http_version_not_supported"
+
+
 class PayloadTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
 
@@ -160,6 +182,29 @@ class EngineBusy(RequestError):
 
     def body(self) -> bytes:
         return self._content
+
+
+class GatewayFull(RequestError):
+    """The gateway has as many requests, or connections, as it may. wait_s: when there may be a place."""
+
+    status, type, code = 503, "server_error", "gateway_full"
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = min(MOST_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
+
+
+class KeyBusy(GatewayFull):
+    """The client's key has as many requests running as it may."""
+
+    status, type, code = 429, "rate_limit_error", "concurrency_limit_exceeded"
+
+
+class ShuttingDown(RequestError):
+    """The gateway ends, and the grace for running requests is over."""
+
+    status, type, code, retry_after_s = 503, "server_error", "shutting_down", 1
+    ending = Ending.CANCELLED
 
 
 class RouterAway(RequestError):

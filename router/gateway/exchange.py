@@ -21,6 +21,8 @@ class Exchange:
     request_id: str
     arrived_s: float
     retries: Retries
+    key: str | None = None
+    """The name of the client's key; None: it has none."""
     trace_number: int = 0
     """The number that the trace writer gave the request on its arrival."""
     body: Body = b""

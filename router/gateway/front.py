@@ -6,6 +6,7 @@ application `rest`. A data path through FastAPI and httpx would cost ten times t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ from router.gateway.openai_request import ROUTES
 
 OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # every other path requires the key, if one is set
 
+JSON = (b"content-type", b"application/json")
+LEAVING = {"status": "shutting down"}
+
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI application."""
 
@@ -28,6 +32,12 @@ class App:
     def __init__(self, config: Config, gateway: Gateway, rest: Application) -> None:
         self._key = config.server.api_key
         self._gateway, self._rest = gateway, rest
+        self.leaving = False
+        """The gateway is about to end, and load balancers should notice."""
+
+    def refused(self, reason: str) -> None:
+        """A client was refused before its request came here."""
+        self._gateway.metrics.refused(reason)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -36,6 +46,10 @@ class App:
                 return await Client(scope, receive, send).fail(error, [(b"www-authenticate", b"Bearer")])
             if scope["method"] == "POST" and scope["path"] in ROUTES:
                 return await self._gateway.handle(scope, receive, send)
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}  # the server leaves the body out
+            if self.leaving and scope["path"] == "/readiness":
+                return await Client(scope, receive, send).reply(503, [JSON], json.dumps(LEAVING).encode())
         await self._rest(scope, receive, send)
 
 

@@ -1,7 +1,7 @@
 """START HERE: the life of a request, in the order in which it happens.
 
-    read body -> parse -> [ route -> post -> relay and observe -> complete ] -> answer -> finish
-                          '---- again on another engine, if `core.retries` allows ----'
+    read body -> parse -> wait for a place -> [ route -> post -> relay and observe -> complete ] -> answer -> finish
+                                              '---- again on another engine, if `core.retries` allows ----'
 
 An `Exchange` carries the request. For every `route`, `complete` runs exactly once, in a `finally`, and gives the try
 its `Outcome`. For every request, `_finish` runs exactly once, whatever happens.
@@ -16,8 +16,9 @@ from dataclasses import replace
 
 from router.config import Config
 from router.core.retries import Retries
-from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
+from router.errors import GatewayFault, NoEngine, RequestError, RetryReason, ShuttingDown
 from router.gateway import headers
+from router.gateway.admission import Admission
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
 from router.gateway.decider import Decider
@@ -31,6 +32,8 @@ from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
 log = logging.getLogger("leafcutter.gateway")
+KEY_NAME = "leafcutter.key"
+"""Where in its scope a request carries the name of its client's key, if that has one."""
 
 
 class Gateway:
@@ -54,8 +57,9 @@ class Gateway:
         new_id: Callable[[], str],
     ) -> None:
         self._config, self._decider, self._engines = config, decider, engines
-        self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
+        self._upstream, self.metrics, self._trace_writer = upstream, metrics, trace_writer
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
+        self._admission = Admission(config.server, metrics, clock)
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,13 +70,15 @@ class Gateway:
             exchange.body = await client.read_body(self._config.server.max_payload_size)
             exchange.request = await self._read(exchange)
             with client.waiting(self._config.reliability.request_timeout_secs):
-                outcome = await self._serve(exchange, exchange.request)
+                outcome = await self._serve_in_turn(exchange, exchange.request)
             ending = outcome.ending
         except ClientGone:
             pass
         except RequestError as error:
             ending = error.ending
             await client.fail(error, exchange.headers)
+        except asyncio.CancelledError:  # only the server cancels, at its end, and this is the last that the task does
+            await client.fail(ShuttingDown("The gateway shuts down."), exchange.headers)
         except Exception:
             ending = Ending.GATEWAY_FAULT
             log.exception("request %s failed by a fault of the gateway", exchange.request_id)
@@ -84,6 +90,7 @@ class Gateway:
         request_id = headers.request_id(client.headers, self._id_headers) or self._new_id()
         retries = Retries(self._config.reliability.retry_max_retries)
         exchange = Exchange(client, scope["path"], scope["query_string"], request_id, self._clock(), retries)
+        exchange.key = scope.get(KEY_NAME)
         if self._trace_writer:
             exchange.trace_number = self._trace_writer.arrived(exchange.arrived_s)
         return exchange
@@ -96,6 +103,15 @@ class Gateway:
             request_id=exchange.request_id,
             block_tokens=self._config.routing.prefix_block_tokens,
         )
+
+    async def _serve_in_turn(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
+        """Serve the request when there is a place for it. Raises KeyBusy and GatewayFull, and what `_serve` raises."""
+        await self._admission.enter(exchange.key)
+        entered_s = self._clock()
+        try:
+            return await self._serve(exchange, request)
+        finally:
+            self._admission.leave(exchange.key, self._clock() - entered_s)
 
     async def _serve(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
         """Try engines until one answers.
@@ -114,12 +130,12 @@ class Gateway:
                     placement = await self._place(exchange, request)
                 except NoEngine:
                     raise failure from None
-                self._metrics.retried(reason)
+                self.metrics.retried(reason)
 
     async def _place(self, exchange: Exchange, request: OpenAIRequest) -> Placement:
         begun_s = self._clock()
         placement = await self._decider.route(request.parsed, exchange.retries.tried)
-        self._metrics.decided(placement, self._clock() - begun_s)
+        self.metrics.decided(placement, self._clock() - begun_s)
         exchange.placement, exchange.outcome, exchange.first_token_s = placement, None, None
         exchange.retries.began(placement.engine)
         return placement
@@ -153,7 +169,7 @@ class Gateway:
                 answer.close()
             outcome = exchange.outcome = self._outcome(exchange, request, observed, ending)
             self._decider.complete(placement.booking, outcome)
-            self._metrics.completed(placement, outcome)
+            self.metrics.completed(placement, outcome)
         return outcome
 
     async def _relay(
@@ -204,6 +220,6 @@ class Gateway:
         final = Outcome(ending, done_s) if last_try is None else last_try
         if final.ending is not ending:  # as when the client left between two tries
             final = replace(final, ending=ending, done_s=done_s)
-        self._metrics.ended(exchange, final)
+        self.metrics.ended(exchange, final)
         if self._trace_writer:
             self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.placement, last_try)

@@ -80,6 +80,7 @@ def request_id(headers: Mapping[bytes, bytes], names: Sequence[bytes]) -> str | 
 
 
 def admits(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
-    """Whether the request carries the key as a bearer token."""
+    """Whether the request carries the key as a bearer token. The name of the scheme may be in any case."""
     given = next((value for name, value in headers if name == b"authorization"), b"")
-    return hmac.compare_digest(given, f"Bearer {key}".encode())
+    scheme, _, token = given.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), key.encode())

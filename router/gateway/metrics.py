@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -88,6 +88,28 @@ class Metrics:
             "kept",
         )
         self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
+        self._waiting = Gauge(
+            "leafcutter_queue_length",
+            "Requests that wait for their turn.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._waited_s = histogram("queue_seconds", "Time in the queue, of requests that had to wait.", TTFT_BUCKETS_S)
+        self._refused = counter(
+            "refusals", "Requests and connections refused before anything was done for them.", "reason"
+        )
+
+    def waiting(self, change: int) -> None:
+        """So many more requests wait for their turn."""
+        self._waiting.inc(change)
+
+    def waited(self, waited_s: float) -> None:
+        """A request waits no longer, whatever came of it."""
+        self._waited_s().observe(waited_s)
+
+    def refused(self, reason: str) -> None:
+        """A client was turned away."""
+        self._refused(reason).inc()
 
     def decided(self, placement: Placement, elapsed_s: float) -> None:
         """An engine was chosen. elapsed_s: how long the choice took."""

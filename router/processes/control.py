@@ -22,8 +22,12 @@ GO = "go"
 """To a router process: it is the one that decides from now on."""
 RETIRE = "retire"
 """To an edge: take no new connections, and end when the present ones are done."""
+LEAVE = "leave"
+"""To an edge: tell load balancers that it is not ready, and serve on."""
 STOP = "stop"
 """Shut down in order."""
+HURRY = "hurry"
+"""After STOP: wait for no running request. A router process never does."""
 RESTARTS = "restarts"
 """To the router process: how often edges, and router processes, have died so far (two numbers)."""
 
@@ -42,6 +46,8 @@ class Orders:
     """The private folder of all processes."""
     slot: int = 0
     """Which of the edges the process is."""
+    edges: int = 1
+    """How many edges there are."""
     listeners: tuple[int, ...] = ()
     """File descriptors of the sockets on which clients connect, which the process has inherited."""
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -16,10 +17,10 @@ from router.gateway.client import Message, Receive, Scope, Send
 from router.gateway.front import App, Application
 from router.gateway.handler import Gateway
 from router.gateway.metrics import Metrics
-from router.gateway.server import QuietServer, beside, cut_off_stuck, server_config, tended
+from router.gateway.server import ClientServer, beside, cut_off_stuck, tended
 from router.gateway.upstream import Upstream
 from router.processes.acceptor import Acceptor, ConnectionCounts
-from router.processes.control import RETIRE, STOP, Control, first_of
+from router.processes.control import HURRY, LEAVE, RETIRE, STOP, Control, first_of
 from router.processes.edge_rest import EdgeRest
 from router.processes.remote_decider import RemoteDecider
 
@@ -29,7 +30,7 @@ DRAIN_POLL_S = 0.05
 async def run(control: Control) -> None:
     """Serve clients until the supervisor says STOP, or RETIRE and all connections are done."""
     orders = control.orders
-    config, engines, clock = orders.config, orders.engines, time.monotonic
+    config, engines, clock = share(orders.config, orders.slot, orders.edges), orders.engines, time.monotonic
     decider = RemoteDecider(orders.decisions, orders.name, engines, clock)
     upstream, body_reader = Upstream(config), BodyReader()
     rest = EdgeRest(config, orders.rest, decider)
@@ -45,7 +46,8 @@ async def run(control: Control) -> None:
         new_id=lambda: secrets.token_hex(16),
     )
     server = EdgeServer(config, App(config, gateway, rest), ConnectionCounts(orders.connections), orders.slot)
-    listening = asyncio.create_task(control.listen({STOP: lambda _: server.stop(), RETIRE: lambda _: server.retire()}))
+    verbs = {LEAVE: server.leave, STOP: server.stop, HURRY: server.hurry, RETIRE: server.retire}
+    listening = asyncio.create_task(control.listen({word: lambda _, do=do: do() for word, do in verbs.items()}))  # type: ignore[misc]
     async with decider.running(), upstream.running(), body_reader.running(), rest.running():
         with tended(lambda: decider.idle), beside(cut_off_stuck(server.server_state.connections)):
             await first_of(decider.known.wait(), server.stopped.wait())
@@ -58,13 +60,31 @@ async def run(control: Control) -> None:
     listening.cancel()
 
 
-class EdgeServer(QuietServer):
-    """uvicorn with a way to end that no client notices."""
+def share(config: Config, slot: int, edges: int) -> Config:
+    """The options of one edge. The limits that hold for the whole gateway are divided among its edges, so that their
+    sum holds; each edge has at least one place and one connection. slot: which of them it is."""
+    server = config.server
 
-    def __init__(self, config: Config, app: Application, counts: ConnectionCounts, slot: int) -> None:
+    def part(whole: int) -> int:
+        return whole // edges + (slot < whole % edges)
+
+    key_places = server.max_concurrent_requests_per_key
+    divided = replace(
+        server,
+        max_connections=max(1, part(server.max_connections)),
+        max_concurrent_requests=max(1, part(server.max_concurrent_requests)),
+        max_concurrent_requests_per_key=None if key_places is None else max(1, part(key_places)),
+        queue_size=part(server.queue_size),
+    )
+    return replace(config, server=divided)
+
+
+class EdgeServer(ClientServer):
+    """A server with a way to end that no client notices."""
+
+    def __init__(self, config: Config, app: App, counts: ConnectionCounts, slot: int) -> None:
         self._app = _LastAnswers(app)
-        super().__init__(server_config(config, self._app, lifespan="off"))
-        self._grace_s = config.server.shutdown_grace_period_secs
+        super().__init__(config, app, wrapped=self._app, lifespan="off")
         self._counts, self._slot = counts, slot
         self._acceptor: Acceptor | None = None
         self._opening: set[asyncio.Task[object]] = set()
@@ -106,8 +126,7 @@ class EdgeServer(QuietServer):
         task.add_done_callback(self._opening.discard)
 
     def stop(self) -> None:
-        """Take no new connections, close the idle ones, and give running requests the grace to finish."""
-        self.should_exit = True
+        super().stop()
         self.stopped.set()
 
     def retire(self) -> None:

@@ -26,7 +26,7 @@ from router.gateway.rest import create_rest
 from router.gateway.server import QuietServer, server_config, tended
 from router.gateway.snapshot import Snapshot
 from router.processes import assignment
-from router.processes.control import GO, RESTARTS, STOP, Control, Orders, first_of
+from router.processes.control import GO, HURRY, RESTARTS, STOP, Control, Orders, first_of
 from router.processes.decision_server import DecisionServer
 from router.processes.shared_metrics import EdgesCollector, SharedMetrics
 
@@ -42,7 +42,7 @@ async def run(control: Control) -> None:
     def count(words: list[str]) -> None:
         restarts.update(zip(restarts, map(int, words), strict=True))
 
-    verbs = {GO: lambda _: going.set(), STOP: lambda _: stopping.set(), RESTARTS: count}
+    verbs = {GO: lambda _: going.set(), STOP: lambda _: stopping.set(), RESTARTS: count, HURRY: lambda _: None}
     listening = asyncio.create_task(control.listen(verbs))
     await first_of(going.wait(), stopping.wait())
     if not stopping.is_set():
@@ -85,7 +85,7 @@ async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[No
         stack.enter_context(tended(lambda: router.in_flight == 0))
         await stack.enter_async_context(_task(assignment.keep(router, kept_policies)))
         await stack.enter_async_context(_watching(Discovery(config, router, engines)))
-        rest_server = QuietServer(server_config(config, rest, lifespan="off", uds=orders.rest))
+        rest_server = QuietServer(server_config(config, rest, http="httptools", lifespan="off", uds=orders.rest))
         await stack.enter_async_context(_task(rest_server.serve()))
         await rest_server.listening.wait()
         await stack.enter_async_context(server.running(orders.decisions))

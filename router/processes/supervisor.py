@@ -21,9 +21,10 @@ from typing import Any, NoReturn
 from router.config import Config
 from router.engines.discovery import engines_of
 from router.errors import SetupError
+from router.gateway.server import to_the_end
 from router.processes.acceptor import ConnectionCounts
 from router.processes.child import Child
-from router.processes.control import GO, RESTARTS, RETIRE, STOP, Orders, first_of
+from router.processes.control import GO, HURRY, LEAVE, RESTARTS, RETIRE, STOP, Orders, first_of
 
 log = logging.getLogger("leafcutter.processes")
 MOST_AUTO = 8  # `auto` starts at most so many edges
@@ -31,6 +32,7 @@ BACKLOG = 2048
 START_S = 60.0  # a process that does not serve after so long is given up
 SETTLED_S = 10.0  # one that has lived for so long is started again at once when it dies
 PAUSES_S = (0.0, 0.2, 1.0, 5.0)  # else the pause before the next start grows, to the last of these
+HURRY_S = 3.0  # an edge that cuts its requests has so long to tell their clients
 LAST_S = 10.0  # beyond the grace, so long may an edge take to end, and the router process with its last snapshot
 METRICS_ENV = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it while it is imported
 ROUTER = "router"
@@ -52,8 +54,8 @@ async def supervise(config: Config) -> None:
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in listen(config.server.host, config.server.port)]
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="leafcutter-", ignore_cleanup_errors=True))
-        orders = Orders("", config, engines, folder)
         edges = process_count(config)
+        orders = Orders("", config, engines, folder, edges=edges)
         os.mkdir(orders.metrics)
         ConnectionCounts.create(orders.connections, edges)
         await Supervisor(orders, edges, listeners).run()
@@ -95,6 +97,9 @@ class Supervisor:
         self._short_lives: dict[str, int] = {}
         """How often in a row processes of that name have died soon after their start."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serves = self._stopping = self._leaving = False
+        self._serve_on_s = 0.0
+        """How long the gateway serves on after the first signal to stop."""
 
     async def run(self) -> None:
         """Start everything, keep it running until a signal says to stop, and stop everything. Raises SetupError."""
@@ -106,6 +111,7 @@ class Supervisor:
                     starting.cancel()
                 else:
                     starting.result()
+                    self._serves = True
                     await self._stop.wait()
             finally:
                 await to_the_end(self._stop_all())
@@ -115,7 +121,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
 
         def handle(number: int, _: object) -> None:
-            event = self._replace if number == signal.SIGHUP else self._hurry if self._stop.is_set() else self._stop
+            event = self._replace if number == signal.SIGHUP else self._hurry if self._stopping else self._stop
+            if event is self._stop:
+                self._stopping = True
+                if number == signal.SIGTERM:
+                    self._serve_on_s = self._orders.config.server.shutdown_pause_secs
             loop.call_soon_threadsafe(event.set)
 
         before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -154,7 +164,10 @@ class Supervisor:
 
     async def _start_edge(self, slot: int) -> Child:
         listeners = tuple(listener.fileno() for listener in self._listeners)
-        return await self._start(f"edge-{slot}", {METRICS_ENV: self._orders.metrics}, slot=slot, listeners=listeners)
+        edge = await self._start(f"edge-{slot}", {METRICS_ENV: self._orders.metrics}, slot=slot, listeners=listeners)
+        if self._leaving:
+            edge.tell(LEAVE)
+        return edge
 
     async def _start(self, name: str, env: Mapping[str, str] = MappingProxyType({}), **orders: Any) -> Child:
         """Start a process. env: variables besides those of this one. orders: the fields of its orders that differ."""
@@ -227,7 +240,20 @@ class Supervisor:
 
     # --- stopping -----------------------------------------------------------------------------------------------
 
+    async def _serve_on(self) -> None:
+        """Serve for the pause in which load balancers notice that the gateway is about to end."""
+        log.info("not ready from now on, and ending in %g s; a second signal ends at once", self._serve_on_s)
+        self._leaving = True
+        for edge in self._running_edges():
+            edge.tell(LEAVE)
+        await first_of(asyncio.sleep(self._serve_on_s), self._hurry.wait())
+
+    def _running_edges(self) -> list[Child]:
+        return [child for child in self._running if child.name != ROUTER]
+
     async def _stop_all(self) -> None:
+        if self._serves and self._serve_on_s:
+            await self._serve_on()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -236,33 +262,21 @@ class Supervisor:
         for standby in self._routers[1:]:
             standby.kill()
         grace_s = self._orders.config.server.shutdown_grace_period_secs
-        await self._end([child for child in self._running if child.name != ROUTER], grace_s + LAST_S)
+        await self._end(self._running_edges(), grace_s + LAST_S)
         await self._end([child for child in self._running if child.name == ROUTER], LAST_S)
 
     async def _end(self, children: Sequence[Child], limit_s: float) -> None:
-        """Tell the processes to stop, and kill those that have not ended after the limit or at a second signal."""
+        """Tell the processes to stop, to hurry at a second signal, and kill those that have not ended in time."""
         for child in children:
             child.tell(STOP)
         ended = asyncio.gather(*(asyncio.shield(child.ended) for child in children))
         await first_of(asyncio.shield(ended), self._hurry.wait(), asyncio.sleep(limit_s))
+        if self._hurry.is_set():
+            for child in children:
+                child.tell(HURRY)
+            await first_of(asyncio.shield(ended), asyncio.sleep(HURRY_S))
         for child in children:
             if not child.ended.done():
                 log.warning("killing %s (process %d)", child.name, child.pid)
                 child.kill()
         await ended
-
-
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do the work to its end, even if this task is cancelled meanwhile: then the cancellation comes afterwards.
-
-    `leafcutter up` hears the signals too, and cancels the gateway while it shuts down in order.
-    """
-    task, cancelled = asyncio.create_task(work), False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError

@@ -19,6 +19,7 @@ from prometheus_client.samples import Sample
 from router.config import configure
 from router.core.router import Router
 from router.gateway.app import create_app
+from router.gateway.server import server_config
 from router.types import EngineId, EngineInfo
 from tests.support.fake_engine import MODEL, FakeEngine, Script
 
@@ -92,7 +93,7 @@ async def served(
             router.set_health(engine, True)
             if known:
                 router.set_info(engine, EngineInfo(models=(MODEL,)))
-        url = await stack.enter_async_context(listening(app))
+        url = await stack.enter_async_context(listening(app, server_config(config, app, refused=app.refused)))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(), verify=False)
         )
