@@ -60,7 +60,9 @@ class Limits:
     pipelined: int = 16
     """Requests that may wait behind the one that is being answered."""
     linger_s: float = 5.0
-    """What comes after an early answer is read and dropped for so long."""
+    """What comes after an early answer is read and dropped for so long,"""
+    linger_bytes: int = 1 << 26
+    """and up to so many bytes; the same of what comes behind bytes that are no HTTP."""
 
     @property
     def look_s(self) -> float:
@@ -107,6 +109,7 @@ class ClientConnection(HttpToolsProtocol):
         """Why the parser was stopped."""
         self._deaf = False
         """What the client sends is dropped."""
+        self._dropped_bytes = 0
 
     # --- the connection -----------------------------------------------------------------------------------------
 
@@ -166,6 +169,9 @@ class ClientConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > self._limits.linger_bytes:
+                self.transport.abort()
             return
         self._unset_keepalive_if_required()
         self._idle_bytes += len(data)

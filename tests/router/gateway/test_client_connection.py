@@ -257,6 +257,41 @@ async def test_a_body_that_is_too_large_is_refused_and_its_rest_not_read() -> No
         assert not gateway.engines[0].requests
 
 
+@pytest.mark.parametrize("begin", [b"\x00", post() + b"\x00"])
+async def test_who_sends_on_and_on_after_a_refusal_is_cut_off(begin: bytes) -> None:
+    gate = asyncio.Event()  # it never opens
+    limits = replace(LIMITS, linger_s=600, linger_bytes=1 << 20)
+    door = Door(limits)
+    door.gate = gate
+    async with door.open() as url, peer(url) as client:
+        client.send(begin)
+        await until(lambda: len(door.refusals) == 1)
+
+        async def send_on_and_on() -> None:
+            while True:
+                client.send(b"x" * 65536)
+                await client.writer.drain()
+
+        with pytest.raises(ConnectionError):
+            await send_on_and_on()
+
+
+async def test_who_does_not_hang_up_after_a_refusal_is_let_go() -> None:
+    door = Door(replace(LIMITS, linger_s=0.05))
+    async with door.open() as url, peer(url) as client:
+        client.send(b"\x00")
+        await until(lambda: len(door.refusals) == 1)
+        await until(lambda: not door.connections.waiting)
+
+
+async def test_a_connection_that_says_nothing_is_closed_as_an_idle_one() -> None:
+    door = Door()
+    config = server_config(configure(keep_alive_timeout_secs=1), door, http=door.connections, lifespan="off")
+    async with listening(door, config) as url, peer(url) as client:
+        assert await client.ended()
+    assert not door.refusals
+
+
 # --- manners ----------------------------------------------------------------------------------------------------------
 
 JAVA = (
