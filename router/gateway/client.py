@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from router.errors import EngineTimeout, PayloadTooLarge, RequestError
+from router.errors import EngineTimeout, GatewayFull, PayloadTooLarge, RequestError
 from router.gateway.headers import Headers
 
 Scope = MutableMapping[str, Any]
@@ -21,6 +21,25 @@ LAST_WORD_S = 1.0  # the time allowed for sending an error inside a stream
 
 class ClientGone(Exception):
     """The client has left, so nobody waits for an answer. This exception never leaves the gateway."""
+
+
+class BodyMemory:
+    """The bodies of all requests that the gateway holds: no more than `most_bytes`. refused: gets the reason of each
+    refusal."""
+
+    def __init__(self, most_bytes: int, refused: Callable[[str], None]) -> None:
+        self._most_bytes, self._refused = most_bytes, refused
+        self.held_bytes = 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more. Raises GatewayFull, and then does not hold them."""
+        if self.held_bytes + size > self._most_bytes:
+            self._refused(GatewayFull.code)
+            raise GatewayFull("The gateway holds as many bytes of requests as it may.", 1.0)
+        self.held_bytes += size
+
+    def give_back(self, size: int) -> None:
+        self.held_bytes -= size
 
 
 class Client:
@@ -40,13 +59,18 @@ class Client:
         """The request has taken longer than its limit."""
         self.torn = False
         """What was written last ends inside an event of the stream."""
+        self.held_bytes = 0
+        """So many bytes of its body are counted in a `BodyMemory`."""
         self._receive, self._send = receive, send
         self._finished = False
         self._opening: Message | None = None
         self._streams = False
 
-    async def read_body(self, max_bytes: int) -> Body:
-        """Read the whole body. Raises PayloadTooLarge as soon as the length is known, and ClientGone."""
+    async def read_body(self, max_bytes: int, memory: BodyMemory | None = None) -> Body:
+        """Read the whole body. Raises PayloadTooLarge as soon as the length is known, GatewayFull and ClientGone.
+
+        memory: counts it, until the caller gives `held_bytes` back.
+        """
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > max_bytes:
             raise _too_large(max_bytes)
@@ -57,6 +81,9 @@ class Client:
                 self.gone = True
                 raise ClientGone
             chunk = message.get("body", b"")
+            if memory is not None:
+                memory.take(len(chunk))
+                self.held_bytes += len(chunk)
             if not body:
                 body = chunk
             elif isinstance(body, bytes):

@@ -20,7 +20,7 @@ from router.errors import GatewayFault, NoEngine, RequestError, RetryReason, Shu
 from router.gateway import headers
 from router.gateway.admission import Admission
 from router.gateway.body_reader import BodyReader
-from router.gateway.client import Client, ClientGone, Receive, Scope, Send
+from router.gateway.client import BodyMemory, Client, ClientGone, Receive, Scope, Send
 from router.gateway.decider import Decider
 from router.gateway.exchange import Exchange
 from router.gateway.metrics import Metrics
@@ -32,6 +32,7 @@ from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
 log = logging.getLogger("leafcutter.gateway")
+BODIES = 32  # so many of the largest bodies are held at a time, or more of smaller ones
 KEY_NAME = "leafcutter.key"
 """Where in its scope a request carries the name of its client's key, if that has one."""
 
@@ -60,6 +61,7 @@ class Gateway:
         self._upstream, self.metrics, self._trace_writer = upstream, metrics, trace_writer
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
         self._admission = Admission(config.server, metrics, clock)
+        self._memory = BodyMemory(BODIES * config.server.max_payload_size, metrics.refused)
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +69,7 @@ class Gateway:
         exchange = self._open(scope, Client(scope, receive, send))
         client, ending = exchange.client, Ending.CANCELLED  # this stays if the task is cancelled or the client leaves
         try:
-            exchange.body = await client.read_body(self._config.server.max_payload_size)
+            exchange.body = await client.read_body(self._config.server.max_payload_size, self._memory)
             exchange.request = await self._read(exchange)
             with client.waiting(self._config.reliability.request_timeout_secs):
                 outcome = await self._serve_in_turn(exchange, exchange.request)
@@ -84,6 +86,7 @@ class Gateway:
             log.exception("request %s failed by a fault of the gateway", exchange.request_id)
             await client.fail(GatewayFault("The gateway failed."), exchange.headers)
         finally:
+            self._memory.give_back(client.held_bytes)
             self._finish(exchange, ending)
 
     def _open(self, scope: Scope, client: Client) -> Exchange:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from router.config import configure
 from router.gateway.client import Message, Receive, Scope, Send
 from router.gateway.client_connection import Connections, Limits
+from router.gateway.handler import BODIES as LARGEST_BODIES
 from router.gateway.server import server_config
 from tests.support.fake_engine import Script
 from tests.support.gateway_server import BODIES, CHAT, listening, served, until
@@ -255,6 +256,20 @@ async def test_a_body_that_is_too_large_is_refused_and_its_rest_not_read() -> No
         client.send(b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", b"400\r\n" + b"x" * 1024)
         assert await client.refused() == (413, "payload_too_large")
         assert not gateway.engines[0].requests
+
+
+async def test_bodies_that_wait_for_their_rest_do_not_fill_the_memory() -> None:
+    size = 1 << 20
+    async with served(max_payload_size=size) as gateway, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(peer(gateway.url)) for _ in range(LARGEST_BODIES + 4)]
+        for client in clients:
+            client.send(post(b" " * size)[:-1])
+        await until(lambda: gateway.value("leafcutter_refusals_total", reason="gateway_full") == 4)
+        assert (await gateway.post()).status_code == 503
+        for client in clients:
+            client.writer.transport.abort()
+        await until(lambda: gateway.endings() == {"cancelled": LARGEST_BODIES, "rejected": 5})
+        assert (await gateway.post()).status_code == 200
 
 
 @pytest.mark.parametrize("begin", [b"\x00", post() + b"\x00"])
