@@ -17,7 +17,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -34,40 +33,13 @@ from router.errors import (
     RequestError,
     RequestTooSlow,
 )
+from router.gateway.client_limits import Limits
 from router.gateway.turn import Turn
 
 log = logging.getLogger("leafcutter.gateway")
 
 PROBE_S = (0.05, 10.0)  # the first and the longest pause between two looks at a half-closed connection
 TCP_CLOSE = 7  # the state of a connection that has been reset, as TCP_INFO tells it first
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a client may do before anybody knows who it is."""
-
-    connections: int
-    """So many are open at a time. With more, the one that has waited longest for its client is closed."""
-    head_bytes: int = 65_536
-    """Bytes of a head; so many may also come without any of a body, as trailers or extensions of chunks."""
-    head_lines: int = 128
-    head_s: float = 30.0
-    """From the first byte of a head to its last."""
-    body_silence_s: float = 30.0
-    """The longest pause inside a body."""
-    body_bytes_per_s: float = 1024.0
-    """A body must come as fast as this on average, once it has taken `body_silence_s`."""
-    pipelined: int = 16
-    """Requests that may wait behind the one that is being answered."""
-    linger_s: float = 5.0
-    """What comes after an early answer is read and dropped for so long,"""
-    linger_bytes: int = 1 << 26
-    """and up to so many bytes; the same of what comes behind bytes that are no HTTP."""
-
-    @property
-    def look_s(self) -> float:
-        """How often a request that is not complete is looked at."""
-        return min(self.head_s, self.body_silence_s) / 4
 
 
 class Connections:
@@ -203,6 +175,9 @@ class ClientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes, self._began_s = True, 0, self.loop.time()
+        if self in self._connections.waiting:  # its wait begins anew, with the request
+            del self._connections.waiting[self]
+            self._connections.waiting[self] = None
 
     def on_url(self, url: bytes) -> None:
         self._count_head(len(url))
@@ -288,7 +263,7 @@ class ClientConnection(HttpToolsProtocol):
             self.server_state.total_requests += 1
             return self._linger()
         super().on_response_complete()
-        if not self._turns():
+        if not (self._turns() or self.transport.is_closing()):
             self._connections.waiting[self] = None
 
     def _stop(self, error: RequestError) -> None:

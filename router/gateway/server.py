@@ -16,7 +16,8 @@ import uvicorn
 from router.config import Config
 from router.gateway import garbage
 from router.gateway.client import LAST_WORD_S
-from router.gateway.client_connection import Connections, Limits
+from router.gateway.client_connection import Connections
+from router.gateway.client_limits import Limits
 from router.gateway.front import App
 
 log = logging.getLogger("leafcutter.gateway")

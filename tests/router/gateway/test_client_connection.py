@@ -13,7 +13,8 @@ import pytest
 
 from router.config import configure
 from router.gateway.client import Message, Receive, Scope, Send
-from router.gateway.client_connection import Connections, Limits
+from router.gateway.client_connection import Connections
+from router.gateway.client_limits import Limits
 from router.gateway.handler import BODIES as LARGEST_BODIES
 from router.gateway.server import server_config
 from tests.support.fake_engine import Script
