@@ -40,11 +40,12 @@ class Turn(RequestResponseCycle):
     def _begin(self, message: Message) -> Message:
         if self.probed:
             self.transport: Any = _Rest(self.transport, self.probed)
-        if self.scope["http_version"] == "1.0" and all(name != b"content-length" for name, _ in message["headers"]):
+        headers = message.get("headers", ())
+        if self.scope["http_version"] == "1.0" and all(name != b"content-length" for name, _ in headers):
             self.unframed, self.chunked_encoding, self.expected_content_length = True, False, sys.maxsize
         if self.more_body:
             self.early = True
-            return {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            return {**message, "headers": [*headers, (b"connection", b"close")]}
         return message
 
     def probe(self) -> None:
