@@ -50,8 +50,19 @@ class Connections:
 
     def __init__(self, limits: Limits, count: Callable[[str], None]) -> None:
         self.limits, self.count = limits, count
-        self.waiting: dict[ClientConnection, None] = {}
-        """Those that wait for their client, the longest wait first: for a request, or for its rest."""
+        self.new: dict[ClientConnection, None] = {}
+        """Those that wait for their client, for its first request or the rest of it. The longest wait comes first."""
+        self.known: dict[ClientConnection, None] = {}
+        """The same of those that have had an answer."""
+
+    def longest_wait(self) -> ClientConnection:
+        """The connection that makes room for another one. There must be one that waits.
+
+        The larger group gives, so that strangers who say nothing displace each other and not the clients between two
+        requests, and new clients find room beside many idle ones.
+        """
+        larger = self.known if len(self.known) >= len(self.new) else self.new
+        return next(iter(larger))
 
     def __call__(self, *args: Any, **keywords: Any) -> ClientConnection:
         return ClientConnection(self, *args, **keywords)
@@ -63,6 +74,8 @@ class ClientConnection(HttpToolsProtocol):
     def __init__(self, connections: Connections, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self._connections, self._limits = connections, connections.limits
+        self._group = connections.new
+        """Where it is while it waits."""
         self._answering: Turn | None = None
         """The request that is being answered, or was answered last."""
         self._receiving: Turn | None = None
@@ -87,19 +100,19 @@ class ClientConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._connections.waiting[self] = None
+        self._group[self] = None
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         if len(self.connections) > self._limits.connections:
             self._connections.count("connections")
-            longest = next(iter(self._connections.waiting))
-            del self._connections.waiting[longest]
+            longest = self._connections.longest_wait()
+            del longest._group[longest]
             if longest is not self:
                 longest.transport.abort()
             else:  # all others are being answered
                 self._answer_and_close(GatewayFull("The gateway has too many connections.", 1.0))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.waiting.pop(self, None)
+        self._group.pop(self, None)
         for turn in self._turns():
             turn.gone()
         super().connection_lost(exc)
@@ -175,9 +188,9 @@ class ClientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes, self._began_s = True, 0, self.loop.time()
-        if self in self._connections.waiting:  # its wait begins anew, with the request
-            del self._connections.waiting[self]
-            self._connections.waiting[self] = None
+        if self in self._group:  # its wait begins anew, with the request
+            del self._group[self]
+            self._group[self] = None
 
     def on_url(self, url: bytes) -> None:
         self._count_head(len(url))
@@ -248,7 +261,7 @@ class ClientConnection(HttpToolsProtocol):
         if self._in_head:
             return  # as in `on_headers_complete`
         self._idle_bytes, self._receiving = 0, None
-        self._connections.waiting.pop(self, None)
+        self._group.pop(self, None)
         super().on_message_complete()
 
     # --- answers ------------------------------------------------------------------------------------------------
@@ -264,7 +277,8 @@ class ClientConnection(HttpToolsProtocol):
             return self._linger()
         super().on_response_complete()
         if not (self._turns() or self.transport.is_closing()):
-            self._connections.waiting[self] = None
+            self._group = self._connections.known
+            self._group[self] = None
 
     def _stop(self, error: RequestError) -> None:
         """Stop the parser, from within it."""
@@ -313,7 +327,7 @@ class ClientConnection(HttpToolsProtocol):
             return self.transport.close()
         self.transport.write_eof()
         self.flow.resume_reading()
-        self._connections.waiting[self] = None
+        self._group[self] = None
         self._deadline = self.loop.call_later(self._limits.linger_s, self.transport.close)
 
     # --- time ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ class Limits:
     """What a client may do before anybody knows who it is."""
 
     connections: int
-    """So many are open at a time. With more, the one that has waited longest for its client is closed."""
+    """So many are open at a time. With more, one is closed that waits for its client (`Connections.longest_wait`)."""
     head_bytes: int = 65_536
     """Bytes of a head; so many may also come without any of a body, as trailers or extensions of chunks."""
     head_lines: int = 128

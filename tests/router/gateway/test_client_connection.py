@@ -235,7 +235,33 @@ async def test_with_too_many_connections_the_longest_idle_one_makes_room() -> No
             first.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await first.answer())[0] == 200
     assert door.refusals == ["connections"]
-    await until(lambda: not door.connections.waiting)
+    await until(lambda: not (door.connections.new or door.connections.known))
+
+
+async def test_strangers_who_say_little_displace_each_other_and_no_client_between_two_requests() -> None:
+    door = Door(replace(LIMITS, connections=5))
+    async with door.open() as url, AsyncExitStack() as stack:
+        regulars = [await stack.enter_async_context(peer(url)) for _ in range(2)]
+        for regular in regulars:
+            regular.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await regular.answer())[0] == 200
+        for number in range(20):
+            stranger = await stack.enter_async_context(peer(url))
+            stranger.send(b"GET / HTTP/1.1\r\n")
+            await until(lambda most=number: len(door.refusals) == max(0, most - 2))  # type: ignore[misc]
+        for regular in regulars:
+            regular.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await regular.answer())[0] == 200
+
+
+async def test_a_new_client_finds_room_beside_many_idle_ones() -> None:
+    door = Door(replace(LIMITS, connections=3))
+    async with door.open() as url, AsyncExitStack() as stack:
+        for _ in range(10):
+            client = await stack.enter_async_context(peer(url))
+            client.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await client.answer())[0] == 200
+    assert door.refusals == ["connections"] * 7
 
 
 async def test_with_only_busy_connections_a_further_one_is_refused() -> None:
@@ -297,7 +323,7 @@ async def test_who_does_not_hang_up_after_a_refusal_is_let_go() -> None:
     async with door.open() as url, peer(url) as client:
         client.send(b"\x00")
         await until(lambda: len(door.refusals) == 1)
-        await until(lambda: not door.connections.waiting)
+        await until(lambda: not (door.connections.new or door.connections.known))
 
 
 async def test_a_connection_that_says_nothing_is_closed_as_an_idle_one() -> None:
@@ -504,4 +530,4 @@ async def test_random_bytes_never_leave_a_connection_open() -> None:
                     await client.reader.read()
 
         await asyncio.gather(*(one() for _ in range(200)))
-        await until(lambda: not door.connections.waiting)
+        await until(lambda: not (door.connections.new or door.connections.known))
