@@ -30,7 +30,7 @@ from benchmarks.live.gateway_process import running_gateway
 from benchmarks.live.load import replay
 from benchmarks.live.vllm_api import model_name, prefix_cache_counters, reset_prefix_caches
 from benchmarks.live.workload import WORKLOADS, add_options, fill_defaults
-from benchmarks.report import machine, markdown_table, write_json
+from benchmarks.report import machine, markdown_table, spread, write_json
 from engine_patches.orders import ORDERS
 from engine_patches.settings import OFF
 from router.config import configure_up
@@ -145,16 +145,12 @@ def table(visits: Sequence[Visit], cells: Sequence[tuple[str, str]]) -> str:
         cell: sorted((v for v in visits if (v.policy, v.order) == cell), key=lambda v: v.repetition) for cell in cells
     }
     for cell, mine in by_cell.items():
-        shown = [_spread([getattr(visit, column) for visit in mine], 3) for column in columns]
+        shown = [spread([getattr(visit, column) for visit in mine], 3) for column in columns]
         for column in ("mean_s", "p95_s"):
             pairs = zip(mine, by_cell[cells[0]], strict=True)
-            shown.append(_spread([getattr(visit, column) / getattr(base, column) for visit, base in pairs], 2))
+            shown.append(spread([getattr(visit, column) / getattr(base, column) for visit, base in pairs], 2))
         rows.append([" + ".join(cell), *shown])
     return markdown_table(heads, rows)
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
 
 
 def parse() -> argparse.Namespace:

@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import itertools
 import os
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ import uvloop
 from benchmarks.live.gateway_process import cpu_s, free_port, parts, running_gateway
 from benchmarks.live.lean_engine import lean_engines
 from benchmarks.live.lean_load import Chats, closed_loop, connected
-from benchmarks.report import machine, markdown_table, write_json
+from benchmarks.report import machine, markdown_table, spread, write_json
 from router.core.options import POLICIES
 
 CHUNKS, GAP_S, PROMPT_BYTES = 256, 0.002, 2_000
@@ -85,12 +84,10 @@ def compare(rounds: Sequence[Round]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    def shown(values: Sequence[float]) -> str:
-        return f"{statistics.median(values):,.0f} [{min(values):,.0f}-{max(values):,.0f}]"
-
     heads = ["processes", "part", "us a request", "us a chunk"]
     return markdown_table(
-        heads, [[str(row["processes"]), row["part"], shown(row["request"]), shown(row["chunk"])] for row in rows]
+        heads,
+        [[str(row["processes"]), row["part"], spread(row["request"], 0), spread(row["chunk"], 0)] for row in rows],
     )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.live.load import chat_body
+from benchmarks.report import spread
 from router.config import configure
 from router.core.options import POLICIES
 from router.core.router import Router
@@ -135,8 +136,8 @@ def main() -> None:
     for clients in args.clients:
         for what, absent in (("the whole", False), ("protocol", True)):
             rounds, rate = uvloop.run(measure(args, clients, absent=absent))
-            spread = f"{statistics.median(rounds):.0f} us [{min(rounds):.0f}-{max(rounds):.0f}]"
-            print(f"{what:10} {clients:4} at a time: {spread} CPU a request, {rate:.0f} requests/s", flush=True)
+            cost = spread(rounds, 0)
+            print(f"{what:10} {clients:4} at a time: {cost} us CPU a request, {rate:.0f} requests/s", flush=True)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from benchmarks.live.instant_engine import instant_engines
 from benchmarks.live.load import Answer, busy_client, closed_loop
 from benchmarks.micro.stall_gateway import CORES, Kind, running
 from benchmarks.micro.stall_processes import Figures
-from benchmarks.report import machine, markdown_table, write_json
+from benchmarks.report import machine, markdown_table, spread, write_json
 from router.types import EngineId
 
 GAP_S = 0.01
@@ -111,10 +111,13 @@ def compare(rounds: Sequence[Mapping[Kind, Mapping[str, Figures]]]) -> list[dict
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     def cells(row: Mapping[str, Any]) -> list[str]:
-        stalls = row["stalls_ms"]
         names = [str(row["processes"]), f"`{row['order']}`", row["memory"], row["process"]]
-        stall = f"{row['stall_ms']:.1f} [{min(stalls):.1f}-{max(stalls):.1f}]"
-        return [*names, f"{row['collection_max_ms']:.1f}", stall, f"{row['gap_p99_ms']:.1f}"]
+        return [
+            *names,
+            f"{row['collection_max_ms']:.1f}",
+            spread(row["stalls_ms"], 1),
+            f"{row['gap_p99_ms']:.1f}",
+        ]
 
     heads = [
         "edges",

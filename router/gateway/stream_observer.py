@@ -155,22 +155,27 @@ _decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
 
 
 def _read_plain(observed: ObservedAnswer, text: bytes) -> bool:
-    """Take in whole events that are written as engines write them. False, with nothing taken in: they are not so."""
-    if not (text.startswith(_BEGIN) and text.endswith(_END)):
+    """Take in whole events that are written as engines write them: each is one line of data, with one chunk in it.
+    False, with nothing taken in: they are not so."""
+    if not (text.startswith(_BEGIN) and text.endswith(_END)) or b"\r" in text:
+        return False
+    documents = text[len(_BEGIN) : -len(_END)].split(_END + _BEGIN)
+    if text.count(b"\n") != len(_END) * len(documents):  # a line end inside an event, or too many behind it
         return False
     try:
-        # No string in JSON has a bare line end, so what is replaced lies between two events.
-        chunks = _decode_chunks(b"[" + text[len(_BEGIN) : -len(_END)].replace(_END + _BEGIN, b",") + b"]")
+        chunks = _decode_chunks(b"[" + b",".join(documents) + b"]")
     except (msgspec.MsgspecError, RecursionError):
         return False
-    for chunk in chunks:
+    if len(chunks) != len(documents):  # some line has two chunks, which is no JSON, or none
+        return False
+    for chunk, data in zip(chunks, documents, strict=True):
         content = chunk.text
         if content is not None:
             observed.started = True
             observed.tokens += 1
             observed.message.add_text("content", content)
-        else:
-            observed.read(msgspec.to_builtins(chunk))
+        elif document := read_object(data):
+            observed.read(document)
     return True
 
 

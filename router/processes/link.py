@@ -78,9 +78,9 @@ class Link(asyncio.Protocol, Generic[M]):
     def data_received(self, data: bytes) -> None:
         try:
             self._waiting += self._frames.feed(data)
-            self._take_in()
         except ProtocolError as error:
-            self.cut(str(error))
+            return self.cut(str(error))
+        self._take_in()
         if self._waiting and self._transport is not None:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._go_on)

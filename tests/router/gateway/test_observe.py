@@ -243,6 +243,8 @@ ODD_CHUNKS = [
     {"choices": [{"index": 0, "delta": {"content": "e", "reasoning": "f"}}]},
     {"choices": [{"index": 0, "delta": {"content": 7}}]},
     {"choices": [{"index": 0, "delta": None, "text": "g"}]},
+    {"choices": [{"index": 0, "delta": {}, "message": {"content": "l"}}]},
+    {"choices": [{"index": 0, "delta": {}, "text": "m"}]},
     {"choices": [{"index": 0, "text": "h"}]},
     {"choices": [{"index": 0, "delta": {"content": "i"}}, {"index": 1, "delta": {"content": "j"}}]},
     {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "n", "arguments": "{}"}}]}}]},
@@ -254,8 +256,19 @@ ODD_CHUNKS = [
 ]
 
 
-@given(st.lists(st.sampled_from(ODD_CHUNKS), max_size=8), st.booleans())
-def test_chunks_read_together_tell_the_same_as_one_by_one(chunks: list[object], junk: bool) -> None:
+JUNK = [
+    b"",
+    b'data: {"choices": []}, {"choices": []}\n\n',
+    b'data: {"choices": [{"delta": {"content": "x"}}]}, {"choices": [{"delta": {"content": "y"}}]}\n\n',
+    b'data: {"choices":\n[{"delta": {"content": "x"}}]}\n\n',
+    b'data: {"choices":\r[{"delta": {"content": "x"}}]}\n\n',
+    b'{"choices": [{"delta": {"content": "x"}}]}\n\n',
+    b": a comment\n\n",
+]
+
+
+@given(st.lists(st.sampled_from(ODD_CHUNKS), max_size=8), st.sampled_from(JUNK))
+def test_chunks_read_together_tell_the_same_as_one_by_one(chunks: list[object], junk: bytes) -> None:
     together = StreamObserver(ObservedAnswer(), hide_usage=True)
     together.observed.started = True
     one_by_one = ObservedAnswer(started=True)
@@ -263,7 +276,6 @@ def test_chunks_read_together_tell_the_same_as_one_by_one(chunks: list[object], 
         together.feed(event(chunk))
         if isinstance(chunk, dict):
             one_by_one.read(chunk)
-    if junk:
-        together.feed(b'data: {"choices": []}, {"choices": []}\n\n')
+    together.feed(junk)
     together.read_rest()
     assert together.observed == one_by_one
