@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from router.errors import BadRequest
+from router.gateway.apis import CHAT
 from router.gateway.body_reader import LARGE_BYTES, LENGTH, BodyReader, serve
-from router.gateway.openai_request import CHAT, parse_request
+from router.gateway.openai_request import parse_request
 from router.prefix.blocks import MOST_BLOCKS
 from tests.support.gateway_server import served, until
 
