@@ -37,14 +37,16 @@ def apply(edit: Edit, body: Body) -> tuple[Piece, ...]:
         return (edit,)
     if not edit:
         return (body,)
-    view: Piece = body if len(body) < COPIED_BYTES else memoryview(body)
+    if len(body) < COPIED_BYTES:
+        for start, end, text in reversed(edit):  # from behind, so that the places hold
+            body = body[:start] + text + body[end:]
+        return (body,)
+    view, done = memoryview(body), 0
     pieces: list[Piece] = []
-    done = 0
     for splice in edit:
         pieces += view[done : splice.start], splice.text
         done = splice.end
-    pieces.append(view[done:])
-    return (b"".join(pieces),) if view is body else tuple(pieces)
+    return (*pieces, view[done:])
 
 
 def edit_json(body: Body, fields: Mapping[str, Any], *, ask_usage: bool, model: str | None) -> Edit:

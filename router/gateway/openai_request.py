@@ -103,7 +103,7 @@ def parse_request(
                 stream=stream,
                 max_tokens=api.max_tokens(fields),
                 choices=prompts * (positive(fields.get("n")) or 1),
-                session=_session(headers, api.sessions(fields)),
+                session=_session(headers, api, fields),
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
                 generates=api.generates,
@@ -121,7 +121,7 @@ def parse_request(
 
 def _fields(body: Body, content_type: bytes, api: Api) -> tuple[Mapping[str, Any], multipart.Form | None]:
     """The fields of the body, and the form that they stand in; None: it is JSON. Raises BadRequest and ValueError."""
-    if multipart.is_form(content_type):
+    if content_type != b"application/json" and multipart.is_form(content_type):
         form = multipart.read_form(body, content_type)
         return form.fields, form
     try:
@@ -160,18 +160,16 @@ def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
     return bound_ms / 1000
 
 
-def _session(headers: Mapping[bytes, bytes], named: Sequence[object]) -> str | None:
-    """The client's name for the session, from its headers or else from its body (`named`); None: it gave none.
+def _session(headers: Mapping[bytes, bytes], api: Api, fields: Mapping[str, Any]) -> str | None:
+    """The client's name for the session, from its headers or else from its body; None: it gave none.
 
     The request id is never taken, because it is new with each request.
     """
     for name in SESSION:
         if value := headers.get(name):
             return _short(value.decode("latin-1"))
-    for session in named:
-        if isinstance(session, str) and session:
-            return _short(session)
-    return None
+    name_in_body = api.session(fields)
+    return None if name_in_body is None else _short(name_in_body)
 
 
 def _short(name: str) -> str:

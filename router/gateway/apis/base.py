@@ -7,7 +7,7 @@ changes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from router.errors import BadRequest
@@ -49,11 +49,15 @@ class Api:
         """The bound on the output that holds for this request; None: there is none."""
         return positive(fields.get("max_completion_tokens")) or positive(fields.get("max_tokens"))
 
-    def sessions(self, fields: Fields) -> Sequence[object]:
-        """What may name the session of the client, the most telling first."""
+    def session(self, fields: Fields) -> str | None:
+        """The client's name for its session; None: the body has none."""
         params = fields.get("session_params")
-        first = params.get("session_id") if isinstance(params, dict) else None
-        return [first, *(fields.get(name) for name in SESSION_FIELDS)]
+        if isinstance(params, dict) and (name := named(params, "session_id")):
+            return name
+        for field in SESSION_FIELDS:
+            if field in fields and (name := named(fields, field)):
+                return name
+        return None
 
     def reply(self, message: Fields) -> bytes:
         """The bytes in which the next turn will repeat the answer, of which `message` is an assistant message."""
@@ -72,6 +76,12 @@ class ChatLike(Api):
         chat = self.chat(fields)
         content = transcript.conversation(chat)
         return blocks.chain(transcript.root(KIND, chat), content, block_tokens * BYTES_PER_TOKEN), 1
+
+
+def named(fields: Fields, field: str) -> str | None:
+    """The text in a field; None: it has none."""
+    value = fields.get(field)
+    return value if isinstance(value, str) and value else None
 
 
 def objects(value: object, name: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.gateway import transcript
-from router.gateway.apis.base import ChatLike, Fields, objects
+from router.gateway.apis.base import ChatLike, Fields, named, objects
 from router.gateway.observe import ObservedAnswer, count, dicts
 
 SAME = ("model", "cache_salt", "chat_template_kwargs")
@@ -112,10 +112,10 @@ class Messages(ChatLike):
             chat["messages"].extend(_turn(message))
         return chat
 
-    def sessions(self, fields: Fields) -> list[object]:
+    def session(self, fields: Fields) -> str | None:
         metadata = fields.get("metadata")
-        user = metadata.get("user_id") if isinstance(metadata, dict) else None
-        return [*super().sessions(fields), user]
+        user = named(metadata, "user_id") if isinstance(metadata, dict) else None
+        return super().session(fields) or user
 
     def reply(self, message: Fields) -> bytes:
         """The arguments of calls arrive as text, and the next turn repeats them as JSON in any form."""
