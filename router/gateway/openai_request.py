@@ -121,12 +121,12 @@ def parse_request(
 
 def _fields(body: Body, content_type: bytes, api: Api) -> tuple[Mapping[str, Any], multipart.Form | None]:
     """The fields of the body, and the form that they stand in; None: it is JSON. Raises BadRequest and ValueError."""
-    if content_type != b"application/json" and multipart.is_form(content_type):
-        form = multipart.read_form(body, content_type)
-        return form.fields, form
     try:
+        if content_type != b"application/json" and multipart.is_form(content_type):
+            form = multipart.read_form(body, content_type)
+            return form.fields, form
         fields = lenient_json.loads(body)
-    except ValueError:
+    except (ValueError, BadRequest):
         if api.lenient:
             return {}, None
         raise

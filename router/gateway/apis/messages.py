@@ -21,6 +21,7 @@ from router.gateway.observe import ObservedAnswer, count, dicts
 
 SAME = ("model", "cache_salt", "chat_template_kwargs")
 INPUT_TOKENS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+TOLD = (*INPUT_TOKENS, "output_tokens")
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ class MessagesAnswer(ObservedAnswer):
         """The engine counts the tokens that it found in its cache apart from the other tokens of the prompt."""
         if not isinstance(usage, dict):
             return
-        self.told.update({name: value for name, value in usage.items() if value is not None})
+        self.told.update({name: usage[name] for name in TOLD if usage.get(name) is not None})
         parts = [count(self.told[name]) for name in INPUT_TOKENS if name in self.told]
         total = sum(part for part in parts if part is not None) if None not in parts else None
         cached = {"cached_tokens": self.told.get("cache_read_input_tokens")}

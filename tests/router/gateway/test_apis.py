@@ -6,7 +6,9 @@ import asyncio
 import json
 from typing import Any
 
+import anthropic
 import httpx
+import openai
 import pytest
 
 from router.gateway.apis import CHAT, MESSAGES, RESPONSES, TABLE
@@ -131,6 +133,40 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_of_its_form(route: 
             assert document["code"] == document["error"]["code"] == "engine_lost"
             assert document["message"] == document["error"]["message"]
         await gateway.ended("engine_lost")
+
+
+async def test_the_official_clients_raise_when_a_stream_breaks() -> None:
+    async with served(Script(done=False)) as gateway:
+        async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="k", max_retries=0) as of_openai:
+            with pytest.raises(openai.APIError, match="broke off"):
+                async for _ in await of_openai.responses.create(model=MODEL, input="Hello", stream=True):
+                    pass
+        async with anthropic.AsyncAnthropic(base_url=gateway.url, api_key="k", max_retries=0) as of_anthropic:
+            with pytest.raises(anthropic.APIError, match="broke off"):
+                async for _ in await of_anthropic.messages.create(
+                    model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "Hello"}], stream=True
+                ):
+                    pass
+        await gateway.ended("engine_lost", 2)
+
+
+async def test_the_official_clients_read_calls_of_tools() -> None:
+    call = {"name": "search", "arguments": '{"query": "Paris"}'}
+    async with served(Script(tool_call=call)) as gateway:
+        async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="k", max_retries=0) as of_openai:
+            answer = await of_openai.responses.create(model=MODEL, input="Hello")
+            assert answer.output[0].type == "function_call"
+            assert answer.output[0].arguments == call["arguments"]
+        async with (
+            anthropic.AsyncAnthropic(base_url=gateway.url, api_key="k", max_retries=0) as of_anthropic,
+            of_anthropic.messages.stream(
+                model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "Hello"}]
+            ) as stream,
+        ):
+            message = await stream.get_final_message()
+            assert message.content[0].type == "tool_use"
+            assert message.content[0].input == {"query": "Paris"}
+        await gateway.ended("ok", 2)
 
 
 @pytest.mark.parametrize("route", STREAMS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,15 @@ def test_only_short_fields_with_a_name_are_read() -> None:
 def test_what_is_no_form_is_refused(body: bytes, content_type: bytes) -> None:
     with pytest.raises(BadRequest):
         read(body, content_type)
+
+
+def test_on_an_opened_path_anything_passes() -> None:
+    headers = {b"content-type": TYPE}
+    about: dict[str, Any] = {"route": "/v1/opened", "headers": headers, "request_id": "r", "block_tokens": 16}
+    for body in (b"no form", b"", b"[1]"):
+        request = parse_request(body, **about)
+        assert (request.parsed.model, request.body_for_engine(body)) == ("", (body,))
+    assert parse_request(named("model", b"m") + END, **about).parsed.model == "m"
 
 
 def test_forms_are_known_by_their_type() -> None:
