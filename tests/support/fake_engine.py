@@ -114,8 +114,11 @@ class FakeEngine:
         self.arrived.set()
         self.running += 1
         try:
-            is_json = request.content_type == "application/json" and self.requests[-1].body
-            return await self._answer(request, self.requests[-1].json if is_json else {})
+            try:
+                body = self.requests[-1].json
+            except ValueError:  # a form, or nothing
+                body = {}
+            return await self._answer(request, body if isinstance(body, dict) else {})
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
