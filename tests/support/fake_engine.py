@@ -88,6 +88,8 @@ class FakeEngine:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        for path in ("/metrics", "/version"):  # what the gateway itself asks is no request of the script
+            app.router.add_get(path, self._missing)
         app.router.add_route("*", "/{rest:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
@@ -102,6 +104,9 @@ class FakeEngine:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def _missing(self, request: web.Request) -> web.Response:
+        return web.Response(status=404)
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
