@@ -35,6 +35,11 @@ class ServerOptions:
     api_key: str | None = option(
         None, "key that every path but those for health and metrics wants as a bearer token; nothing: no check"
     )
+    allow_paths: tuple[str, ...] = option(
+        (),
+        "more paths of the engines that clients may ask for, e.g. /v1/responses/{response_id}; those that manage "
+        "engines stay closed",
+    )
     max_payload_size: int = option(67_108_864, "largest request body", unit="bytes", low=1)
     max_connections: int = option(
         8192,
@@ -82,6 +87,9 @@ class EngineOptions:
     worker_urls: tuple[str, ...] = option((), "base URLs of the engines, e.g. http://127.0.0.1:8000")
     worker_api_key: str | None = option(
         None, "key sent to the engines in place of the client's; nothing: the client's passes, unless it is api_key"
+    )
+    model_alias: tuple[str, ...] = option(
+        (), "more names for models, each as ALIAS=MODEL, e.g. gpt-4o=Qwen/Qwen3-8B; engines get the name of the model"
     )
     state_port_offset: int = option(
         1000,

@@ -89,6 +89,8 @@ class RequestError(LeafcutterError):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after_s: int | None = None
+    quotes_engine: ClassVar[bool] = False
+    """Whether `body` is the answer of an engine, which the client gets as it is."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -170,7 +172,7 @@ class EngineBusy(RequestError):
     """
 
     status, type, code = 503, "server_error", "engine_busy"
-    retry_reason = RetryReason.BUSY
+    retry_reason, quotes_engine = RetryReason.BUSY, True
 
     def __init__(self, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
         super().__init__("The engine is busy.")

@@ -166,6 +166,7 @@ async def _serve_alone(config: Config) -> None:
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
 
+    check_routes(config)
     for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
         if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
             raise ConfigError(name, file, "a file in a folder that can be written")
@@ -174,8 +175,17 @@ def run_up(config: UpConfig) -> int:
 
 
 def run_serve(config: Config) -> int:
+    check_routes(config)
     uvloop.run(serve(config))
     return 0
+
+
+def check_routes(config: Config) -> None:
+    """Raises ConfigError for options of routes that cannot be, before anything is started."""
+    from router.gateway.routes import OpenedPaths, read_aliases
+
+    OpenedPaths(config.server.allow_paths)
+    read_aliases(config.engines.model_alias)
 
 
 def run_record(config: Config) -> int:

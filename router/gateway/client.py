@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from router.errors import EngineTimeout, GatewayFull, PayloadTooLarge, RequestError
+from router.gateway import error_forms
 from router.gateway.headers import Headers
 
 Scope = MutableMapping[str, Any]
@@ -62,6 +63,7 @@ class Client:
         self.held_bytes = 0
         """So many bytes of its body are counted in a `BodyMemory`."""
         self._receive, self._send = receive, send
+        self._path: str = scope["path"]
         self._finished = False
         self._opening: Message | None = None
         self._streams = False
@@ -152,17 +154,18 @@ class Client:
     async def fail(self, error: RequestError, headers: Headers) -> None:
         """Tell the client of `error`.
 
-        The error is the answer if none has begun, and else an event of the stream, which then ends without [DONE].
-        After a whole answer, nothing is sent.
+        The error is the answer if none has begun, and else an event of the stream, which then ends without its end
+        mark. Its form is that of the API (`error_forms`). After a whole answer, nothing is sent.
         """
         if self._finished:
             return
         if not self.started:
-            await self.reply(error.status, [*error.headers, *headers], error.body())
+            await self.reply(error.status, [*error.headers, *headers], error_forms.body(error, self._path))
         elif self._streams:
             with suppress(TimeoutError):  # `server.cut_off_stuck` ends a client that takes no more bytes
                 async with asyncio.timeout(LAST_WORD_S):
-                    await self.write((b"\n\n" if self.torn else b"") + b"data: " + error.body() + b"\n\n", last=True)
+                    event = error_forms.event(error, self._path)
+                    await self.write(b"\n\n" + event if self.torn else event, last=True)
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

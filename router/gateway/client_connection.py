@@ -33,6 +33,7 @@ from router.errors import (
     RequestError,
     RequestTooSlow,
 )
+from router.gateway import error_forms
 from router.gateway.client_limits import Limits
 from router.gateway.turn import Turn
 
@@ -302,10 +303,11 @@ class ClientConnection(HttpToolsProtocol):
         elif broken is not None and broken.response_started:
             self.transport.close()
         else:
-            self._answer_and_close(error)
+            self._answer_and_close(error, "" if broken is None else broken.scope["path"])
 
-    def _answer_and_close(self, error: RequestError) -> None:
-        body = error.body()
+    def _answer_and_close(self, error: RequestError, path: str = "") -> None:
+        """path: what was asked for; empty: that is not known yet."""
+        body = error_forms.body(error, path)
         lines = [STATUS_LINE[error.status]]
         for name, value in (
             *self.server_state.default_headers,

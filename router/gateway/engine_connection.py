@@ -16,8 +16,8 @@ from typing import cast
 import httptools
 
 from router.errors import EngineLost, EngineTimeout
+from router.gateway.edits import Piece
 from router.gateway.headers import Headers
-from router.gateway.openai_request import Piece
 
 HEAD_BYTES = 1 << 16  # the most bytes of names and values in the head of an answer
 BUFFERED_BYTES = 1 << 18  # reading stops while so much of an answer waits to be passed on

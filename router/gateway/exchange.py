@@ -17,6 +17,10 @@ class Exchange:
 
     client: Client
     route: str
+    """The route as it is counted: never the path itself, if that has parts that clients choose."""
+    method: str
+    path: str
+    """The path that the engine gets."""
     query: bytes
     request_id: str
     arrived_s: float

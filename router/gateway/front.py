@@ -1,7 +1,8 @@
-"""The door of the gateway, where every request comes in: it checks the key and hands completions to the data path.
+"""The door of the gateway, where every request comes in: it checks the key and hands on what is for engines.
 
-A POST to one of `openai_request.ROUTES` goes straight to the `Gateway`, and every other request, which is rare, to the
-application `rest`. A data path through FastAPI and httpx would cost ten times the CPU.
+A POST to a route of `apis.TABLE`, and any request for a path that the operator has opened, go straight to the
+`Gateway`, and every other request, which is rare, to the application `rest`. A data path through FastAPI and httpx
+would cost ten times the CPU.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import Any
 
 from router.config import Config
 from router.errors import Unauthorized
+from router.gateway.apis import TABLE
 from router.gateway.client import Client, Receive, Scope, Send
 from router.gateway.handler import Gateway
 from router.gateway.headers import admits
-from router.gateway.openai_request import ROUTES
+from router.gateway.routes import OpenedPaths
 
 OPEN = frozenset(("/health", "/liveness", "/readiness", "/metrics"))  # every other path requires the key, if one is set
 
@@ -32,6 +34,7 @@ class App:
     def __init__(self, config: Config, gateway: Gateway, rest: Application) -> None:
         self._key = config.server.api_key
         self._gateway, self._rest = gateway, rest
+        self._opened = OpenedPaths(config.server.allow_paths)
         self.leaving = False
         """The gateway is about to end, and load balancers should notice."""
 
@@ -44,8 +47,10 @@ class App:
             if not (self._key is None or scope["path"] in OPEN or admits(scope["headers"], self._key)):
                 error = Unauthorized("Incorrect API key provided.")
                 return await Client(scope, receive, send).fail(error, [(b"www-authenticate", b"Bearer")])
-            if scope["method"] == "POST" and scope["path"] in ROUTES:
-                return await self._gateway.handle(scope, receive, send)
+            if scope["method"] == "POST" and scope["path"] in TABLE:
+                return await self._gateway.handle(scope["path"], scope, receive, send)
+            if template := self._opened.find(scope["method"], scope["raw_path"]):
+                return await self._gateway.handle(template, scope, receive, send)
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the server leaves the body out
             if self.leaving and scope["path"] == "/readiness":

@@ -27,6 +27,7 @@ from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
 from router.gateway.openai_request import OpenAIRequest
 from router.gateway.relay import relay_stream, relay_whole
+from router.gateway.routes import read_aliases
 from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
@@ -62,11 +63,13 @@ class Gateway:
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
         self._admission = Admission(config.server, metrics, clock)
         self._memory = BodyMemory(BODIES * config.server.max_payload_size, metrics.refused)
+        self._aliases = read_aliases(config.engines.model_alias)
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request to a path of `openai_request.ROUTES`, and count it, whatever happens."""
-        exchange = self._open(scope, Client(scope, receive, send))
+    async def handle(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request that goes to an engine, and count it, whatever happens. route: one of `apis.TABLE`, or the
+        template of a path that the operator has opened."""
+        exchange = self._open(route, scope, Client(scope, receive, send))
         client, ending = exchange.client, Ending.CANCELLED  # this stays if the task is cancelled or the client leaves
         try:
             exchange.body = await client.read_body(self._config.server.max_payload_size, self._memory)
@@ -89,10 +92,11 @@ class Gateway:
             self._memory.give_back(client.held_bytes)
             self._finish(exchange, ending)
 
-    def _open(self, scope: Scope, client: Client) -> Exchange:
+    def _open(self, route: str, scope: Scope, client: Client) -> Exchange:
         request_id = headers.request_id(client.headers, self._id_headers) or self._new_id()
         retries = Retries(self._config.reliability.retry_max_retries)
-        exchange = Exchange(client, scope["path"], scope["query_string"], request_id, self._clock(), retries)
+        asked = scope["method"], scope["path"], scope["query_string"]
+        exchange = Exchange(client, route, *asked, request_id, self._clock(), retries)
         exchange.key = scope.get(KEY_NAME)
         if self._trace_writer:
             exchange.trace_number = self._trace_writer.arrived(exchange.arrived_s)
@@ -105,6 +109,7 @@ class Gateway:
             headers=exchange.client.headers,
             request_id=exchange.request_id,
             block_tokens=self._config.routing.prefix_block_tokens,
+            aliases=self._aliases,
         )
 
     async def _serve_in_turn(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
@@ -145,17 +150,18 @@ class Gateway:
 
     async def _attempt(self, exchange: Exchange, request: OpenAIRequest, placement: Placement) -> Outcome:
         """Try one engine. Its load was booked with `placement` and is released here on every path."""
-        observed = ObservedAnswer()
+        observed = request.api.answer()
         answer: UpstreamAnswer | None = None
         ending = Ending.GATEWAY_FAULT  # this stays if the code below fails in a way that it does not expect
         try:
-            answer = await self._upstream.post(
+            answer = await self._upstream.send(
                 self._engines[placement.engine],
-                exchange.route,
+                exchange.path,
                 exchange.query,
                 exchange.client.raw_headers,
                 exchange.request_id,
                 request.body_for_engine(exchange.body),
+                exchange.method,
             )
             await self._relay(exchange, request, placement, answer, observed)
             ending = Ending.REJECTED if observed.failed or answer.status >= 400 else Ending.OK

@@ -25,6 +25,7 @@ HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding"
     b" upgrade host content-length expect".split()
 )
+KEYS = {b"authorization", b"x-api-key"}  # by which clients show a key
 # Headers of an engine's answer that the gateway sets anew.
 REPLACED = frozenset((b"date", b"server", REQUEST_ID, b"cache-control", b"x-accel-buffering"))
 STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may buffer a stream
@@ -44,7 +45,7 @@ def for_engine(
     They ask for an uncompressed answer, so that it can be read as it passes. engine_key: the key sent to the engine in
     place of the client's. own_key: the key of this gateway, which is never passed on.
     """
-    dropped = {REQUEST_ID, b"accept-encoding"} | ({b"authorization"} if engine_key or own_key else set())
+    dropped = {REQUEST_ID, b"accept-encoding"} | (KEYS if engine_key or own_key else set())
     passed = [(name, value) for name, value in end_to_end(headers) if name not in dropped]
     passed += [(REQUEST_ID, request_id.encode()), (b"accept-encoding", b"identity")]
     return [*passed, (b"authorization", b"Bearer " + engine_key.encode())] if engine_key else passed
@@ -80,7 +81,9 @@ def request_id(headers: Mapping[bytes, bytes], names: Sequence[bytes]) -> str | 
 
 
 def admits(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
-    """Whether the request carries the key as a bearer token. The name of the scheme may be in any case."""
-    given = next((value for name, value in headers if name == b"authorization"), b"")
-    scheme, _, token = given.partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), key.encode())
+    """Whether the request carries the key, as a bearer token or, as Anthropic's clients send it, in `x-api-key`. The
+    name of the scheme may be in any case."""
+    given, wanted = dict(headers), key.encode()
+    scheme, _, token = given.get(b"authorization", b"").partition(b" ")
+    as_token = scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), wanted)
+    return as_token or hmac.compare_digest(given.get(b"x-api-key", b""), wanted)

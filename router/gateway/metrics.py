@@ -132,7 +132,7 @@ class Metrics:
         ):
             if tokens is not None:
                 metric(engine).inc(tokens)
-        if outcome.ending is Ending.OK and placement.predicted_s is not None:
+        if outcome.ending is Ending.OK and placement.predicted_s is not None and placement.request.generates:
             actual_s = outcome.done_s - placement.dispatched_s
             self._error_s(engine).observe(placement.predicted_s - actual_s)
             if placement.predicted_s > 0:

@@ -42,7 +42,8 @@ async def relay_stream(
                 await client.write(visible)
         await _end(client, observer)
     except EngineLost:
-        if not observer.done:  # a stream that breaks after [DONE] is complete
+        observer.read_rest()
+        if not observed.done:  # a stream that breaks after its end mark is complete
             raise
         await _end(client, observer)
     finally:
@@ -50,10 +51,10 @@ async def relay_stream(
 
 
 async def _end(client: Client, observer: StreamObserver) -> None:
-    rest = observer.finish()
-    if not observer.done:
+    rest, observed = observer.finish(), observer.observed
+    if not observed.done:
         observer.read_rest()
-        if not observer.observed.failed:
+        if not observed.done and not observed.failed and observed.marks_end:
             raise EngineLost("The engine broke off its answer.")
     await client.write(rest, last=True)
 

@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 from router.config import Config
 from router.errors import EngineUnreachable
+from router.gateway.edits import Piece
 from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
-from router.gateway.openai_request import Piece
 
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
@@ -129,7 +129,7 @@ class Upstream:
             for engine in self._engines.values():
                 engine.close()
 
-    async def post(
+    async def send(
         self,
         url: str,
         path: str,
@@ -137,8 +137,9 @@ class Upstream:
         headers: Sequence[tuple[bytes, bytes]],
         request_id: str,
         body: Sequence[Piece],
+        method: str = "POST",
     ) -> UpstreamAnswer:
-        """Post `body`, which may be in several pieces, and return the answer once its head has arrived.
+        """Send a request with `body`, which may be in several pieces, and return the answer once its head has arrived.
 
         url, path: the engine's base URL, and the path after it. query: may be empty. headers: the client's, with names
         in lower case. Raises EngineUnreachable, EngineLost and EngineTimeout.
@@ -151,7 +152,7 @@ class Upstream:
         lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
         target = path.encode() + (b"?" + query if query else b"")
         lines.append(b"content-length: %d" % sum(map(len, body)))
-        head = b"POST " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
+        head = method.encode() + b" " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
         connection = await engine.connection()
         try:
             await connection.send(head, body, due_s)

@@ -22,7 +22,7 @@ class Wire:
         self.incoming = list(incoming)
         self.leaves = asyncio.Event()
         self.sent: list[Message] = []
-        self.client = Client({"headers": headers or []}, self.receive, self.send)
+        self.client = Client({"path": "/v1/completions", "headers": headers or []}, self.receive, self.send)
 
     async def receive(self) -> Message:
         if self.incoming:

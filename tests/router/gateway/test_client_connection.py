@@ -185,6 +185,13 @@ async def test_a_body_that_stops_or_drips_is_refused_in_time(drips: bool) -> Non
         await until(lambda: door.left == 1)
 
 
+async def test_a_slow_body_is_refused_in_the_form_of_its_api() -> None:
+    async with Door(replace(LIMITS, body_silence_s=0.2)).open() as url, peer(url) as client:
+        client.send(b"POST /v1/messages HTTP/1.1\r\ncontent-length: 9\r\n\r\n")
+        status, _, body = await client.answer()
+        assert (status, json.loads(body)["type"]) == (408, "error")
+
+
 async def test_an_answer_may_take_longer_than_a_request() -> None:
     door = Door(replace(LIMITS, head_s=0.05, body_silence_s=0.05))
     door.gate = asyncio.Event()

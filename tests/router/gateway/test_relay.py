@@ -5,6 +5,7 @@ import json
 import pytest
 
 from router.errors import EngineBusy, EngineLost
+from router.gateway.apis.messages import MessagesAnswer
 from router.gateway.client import Client, Message
 from router.gateway.headers import Headers
 from router.gateway.observe import ObservedAnswer
@@ -36,7 +37,7 @@ class Sink:
     def __init__(self) -> None:
         self.sent: list[Message] = []
         self.tokens_at: list[int] = []
-        self.client = Client({"headers": []}, self.receive, self.send)
+        self.client = Client({"path": "/v1/completions", "headers": []}, self.receive, self.send)
 
     async def receive(self) -> Message:
         raise AssertionError("a relay reads nothing of the client")
@@ -48,8 +49,10 @@ class Sink:
     def bodies(self) -> list[bytes]:
         return [message["body"] for message in self.sent if "body" in message]
 
-    async def stream(self, *pieces: bytes | Exception, hide_usage: bool = True) -> ObservedAnswer:
-        observed = ObservedAnswer()
+    async def stream(
+        self, *pieces: bytes | Exception, hide_usage: bool = True, observed: ObservedAnswer | None = None
+    ) -> ObservedAnswer:
+        observed = observed or ObservedAnswer()
         await relay_stream(
             self.client,
             Answer(*pieces),
@@ -74,6 +77,15 @@ async def test_a_connection_broken_after_the_end_mark_is_a_whole_answer() -> Non
     sink = Sink()
     await sink.stream(TOKEN, DONE, EngineLost("x"))
     assert sink.bodies[-1] == b""
+    assert not sink.sent[-1]["more_body"]
+
+
+@pytest.mark.parametrize("end", [[b"message_stop"], [b"content_block_start", b"message_stop"]])
+async def test_end_marks_that_are_read_late_count_too(end: list[bytes]) -> None:
+    events = [b'event: %b\ndata: {"type":"%b"}\n\n' % (kind, kind) for kind in (b"content_block_start", *end)]
+    sink = Sink()
+    await sink.stream(*events, EngineLost("x"), hide_usage=False, observed=MessagesAnswer())
+    assert b"".join(sink.bodies) == b"".join(events)
     assert not sink.sent[-1]["more_body"]
 
 
