@@ -7,6 +7,7 @@
     |- SetupError             an engine, model or tool that is not available    (exit status 1)
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
+       |- Forbidden 403       |- RateLimited 429
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  '- EngineUnreachable, its connection refused
        |- EngineBusy 503      |- EngineTimeout 504    |- RouterAway 503
@@ -18,6 +19,7 @@ No message holds the URL of an engine, because clients must not learn the addres
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -80,7 +82,7 @@ class RequestError(LeafcutterError):
     ending: ClassVar[Ending] = Ending.REJECTED
     retry_reason: ClassVar[RetryReason | None] = None
     status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after_s: ClassVar[int | None] = None
 
@@ -110,6 +112,12 @@ class Unauthorized(RequestError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    """The key is a client's, and the route is for operators."""
+
+    status, type, code = 403, "invalid_request_error", "insufficient_permissions"
+
+
 class NotFound(RequestError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
@@ -126,6 +134,21 @@ class UnknownRequest(NotFound):
 
 class PayloadTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
+
+
+class RateLimited(RequestError):
+    """A limit of the client's key is reached. type: what is limited (`requests`, `tokens` or `concurrency`). own:
+    headers that tell of the limits. wait_s: when the request may be tried again, seconds from now."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(self, message: str, type: str, wait_s: float, *, own: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(message)
+        self.type, self._wait_s, self._own = type, wait_s, own
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [*super().headers, (b"retry-after", b"%d" % max(1, math.ceil(self._wait_s))), *self._own]
 
 
 class EngineLost(RequestError):

@@ -16,18 +16,20 @@ from dataclasses import replace
 
 from router.config import Config
 from router.core.retries import Retries
-from router.errors import GatewayFault, NoEngine, RequestError, RetryReason
+from router.errors import GatewayFault, NoEngine, RateLimited, RequestError, RetryReason
 from router.gateway import headers
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
 from router.gateway.decider import Decider
 from router.gateway.exchange import Exchange
+from router.gateway.limits import SharedLimits
 from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
 from router.gateway.openai_request import OpenAIRequest
 from router.gateway.relay import relay_stream, relay_whole
 from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
+from router.gateway.usage_log import UsageLog
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
 log = logging.getLogger("leafcutter.gateway")
@@ -36,8 +38,9 @@ log = logging.getLogger("leafcutter.gateway")
 class Gateway:
     """Serves the requests that go to engines.
 
-    engines: the base URL of each engine. trace_writer: records the traffic; None: it is not recorded. clock: monotonic,
-    seconds. new_id: makes the id of a request whose client sent none.
+    engines: the base URL of each engine. trace_writer: records the traffic; None: it is not recorded. limits: those of
+    clients' keys; None: no other process shares them. usage_log: None: there is none. clock: monotonic, seconds.
+    new_id: makes the id of a request whose client sent none.
     """
 
     def __init__(
@@ -50,12 +53,15 @@ class Gateway:
         metrics: Metrics,
         *,
         trace_writer: Recorder | None = None,
+        limits: SharedLimits | None = None,
+        usage_log: UsageLog | None = None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
         self._config, self._decider, self._engines = config, decider, engines
         self._upstream, self._metrics, self._trace_writer = upstream, metrics, trace_writer
         self._body_reader, self._clock, self._new_id = body_reader, clock, new_id
+        self._limits, self._usage_log = limits or SharedLimits(clock), usage_log
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,13 +69,19 @@ class Gateway:
         exchange = self._open(scope, Client(scope, receive, send))
         client, ending = exchange.client, Ending.CANCELLED  # this stays if the task is cancelled or the client leaves
         try:
+            exchange.admission = self._limits.admit(client.key)
             exchange.body = await client.read_body(self._config.server.max_payload_size)
             exchange.request = await self._read(exchange)
+            exchange.admission.charge(exchange.request.prompt_estimate)
             with client.waiting(self._config.reliability.request_timeout_secs):
                 outcome = await self._serve(exchange, exchange.request)
             ending = outcome.ending
         except ClientGone:
             pass
+        except RateLimited as error:
+            ending = error.ending
+            self._metrics.limited(client.key, error.type)
+            await client.fail(error, exchange.headers)
         except RequestError as error:
             ending = error.ending
             await client.fail(error, exchange.headers)
@@ -95,6 +107,7 @@ class Gateway:
             headers=exchange.client.headers,
             request_id=exchange.request_id,
             block_tokens=self._config.routing.prefix_block_tokens,
+            salt=exchange.client.key.salt,
         )
 
     async def _serve(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
@@ -199,11 +212,14 @@ class Gateway:
         )
 
     def _finish(self, exchange: Exchange, ending: Ending) -> None:
-        """The client's request is over: count it, and write it into the trace."""
+        """The client's request is over: count it, and write it into the usage log and the trace."""
         done_s, last_try = self._clock(), exchange.outcome
         final = Outcome(ending, done_s) if last_try is None else last_try
         if final.ending is not ending:  # as when the client left between two tries
             final = replace(final, ending=ending, done_s=done_s)
+        exchange.admission.end(final)
         self._metrics.ended(exchange, final)
+        if self._usage_log:
+            self._usage_log.ended(exchange, final)
         if self._trace_writer:
             self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.placement, last_try)

@@ -1,13 +1,12 @@
 """Reading the body of a request. This is the only code that sees a request's raw JSON.
 
 It is lenient by intent: it refuses only what no engine could read (no JSON, no messages, no prompt). Everything else
-passes on to the engine byte for byte, with one exception: `_ask_usage` asks the engine to tell the usage at the end of
-a stream.
+passes on to the engine byte for byte, with two exceptions: `_ask_usage` asks the engine to tell the usage at the end of
+a stream, and a tenant's requests get its cache salt.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from typing import Any
 
 from router.errors import BadRequest
 from router.gateway import lenient_json, transcript
+from router.gateway.body_edit import Edit, Insertion, set_fields
 from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
+from router.gateway.tenants import SALT, salt_for
 from router.prefix import blocks
 from router.types import BlockKey, ParsedRequest, Prompt
 
@@ -28,14 +29,10 @@ SESSION_FIELDS = ("session_id", "user", "user_id")
 NAME_CHARS = 256  # a longer session name is replaced by its hash, because clients choose the names and maps keep them
 TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # the texts that the engine's own validation takes as true
 
-ASK_USAGE = b'"stream_options":{"include_usage":true},'
 COPIED_BYTES = 1 << 16  # a body of so many bytes and more is sent in pieces rather than copied
 
 Reply = bytes | tuple[int, ...]
 Piece = bytes | bytearray | memoryview
-Edit = int | bytes | None
-"""How the body for the engine differs from the client's: ASK_USAGE is inserted at this place, or the body is replaced
-by these bytes. None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +50,23 @@ class OpenAIRequest:
     continues: bool
     """Whether the answer continues the last message instead of starting a new one."""
 
+    @property
+    def prompt_estimate(self) -> float:
+        """About how many tokens the (first) prompt has."""
+        prompt = self.parsed.prompt
+        return float(prompt.units) if prompt.in_tokens else prompt.units / BYTES_PER_TOKEN
+
     def body_for_engine(self, body: bytes | bytearray) -> tuple[Piece, ...]:
         """The body that the engine gets, in pieces: a large one is not copied. body: the client's."""
-        if isinstance(self.edit, bytes):
-            return (self.edit,)
         if self.edit is None:
             return (body,)
+        if not isinstance(self.edit, Insertion):
+            return (self.edit,)
+        at, text = self.edit
         if len(body) < COPIED_BYTES:
-            return (body[: self.edit] + ASK_USAGE + body[self.edit :],)
+            return (body[:at] + text + body[at:],)
         view = memoryview(body)
-        return view[: self.edit], ASK_USAGE, view[self.edit :]
+        return view[:at], text, view[at:]
 
     def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
         """The reply in the units of the prompt, and in the form in which the next turn will repeat it.
@@ -83,20 +87,29 @@ class OpenAIRequest:
 
 
 def parse_request(
-    body: bytes | bytearray, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int
+    body: bytes | bytearray,
+    *,
+    route: str,
+    headers: Mapping[bytes, bytes],
+    request_id: str,
+    block_tokens: int,
+    salt: bytes | None = None,
 ) -> OpenAIRequest:
     """Read a request. Raises BadRequest.
 
     route: one of ROUTES. headers: with names in lower case. block_tokens: the size of a block of the prefix index.
+    salt: `ClientKey.salt` of the client.
     """
     try:
         fields = lenient_json.loads(body)
         if not isinstance(fields, dict):
             raise BadRequest("The request body must be a JSON object.")
-        prompt, prompts = _prompt(fields, route, block_tokens)
+        salts = {} if salt is None else {SALT: salt_for(salt, fields)}
+        prompt, prompts = _prompt({**fields, **salts} if salts else fields, route, block_tokens)
         stream = _truth(fields.get("stream"))
         options = fields.get("stream_options")
         wants_usage = isinstance(options, dict) and _truth(options.get("include_usage"))
+        asked = _ask_usage(options) if stream and not wants_usage else {}
         return OpenAIRequest(
             parsed=ParsedRequest(
                 request_id=request_id,
@@ -110,7 +123,7 @@ def parse_request(
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
             ),
-            edit=_ask_usage(body, fields) if stream and not wants_usage else None,
+            edit=set_fields(body, fields, {**asked, **salts}),
             hide_usage=stream and not wants_usage,
             echoes=_truth(fields.get("echo")),
             continues=_truth(fields.get("continue_final_message")),
@@ -121,18 +134,14 @@ def parse_request(
         raise BadRequest(f"The request body is not valid JSON: {error}") from None
 
 
-def _ask_usage(body: bytes | bytearray, fields: Mapping[str, Any]) -> Edit:
-    """The edit of `body` that sets `stream_options.include_usage` to true.
+def _ask_usage(options: object) -> dict[str, Any]:
+    """The fields that ask for the usage at the end of a stream. options: the stream options of the client.
 
-    If the body has no stream options, they are inserted before its first field, and no other byte changes. If it has
-    some, it is serialized anew, and without `continuous_usage_stats`: that option takes effect only together with
-    `include_usage`, which this client did not set.
+    They lose `continuous_usage_stats`: it takes effect only together with `include_usage`, which this client did not
+    set.
     """
-    options = fields.get("stream_options")
-    if "stream_options" not in fields and json.detect_encoding(body) == "utf-8":
-        return body.index(b"{") + 1
     kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"} if isinstance(options, dict) else {}
-    return json.dumps({**fields, "stream_options": {**kept, "include_usage": True}}).encode()
+    return {"stream_options": {**kept, "include_usage": True}}
 
 
 def _prompt(fields: Mapping[str, Any], route: str, block_tokens: int) -> tuple[Prompt, int]:

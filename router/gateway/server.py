@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import uvicorn
 
 from router.config import Config
 from router.gateway import garbage
+from router.gateway.beside import beside
 
 LOOK_S, STUCK_S = 2.0, 30.0
 
@@ -34,9 +35,10 @@ def server_config(config: Config, app: Any, **changes: Any) -> uvicorn.Config:
     return uvicorn.Config(app, **{**settings, **changes})
 
 
-async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> None:
-    """Serve an application until SIGINT or SIGTERM. idle: returns whether it has no request on its way."""
-    server = uvicorn.Server(server_config(config, app))
+async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool], **changes: Any) -> None:
+    """Serve an application until SIGINT or SIGTERM. idle: returns whether it has no request on its way. changes: as
+    `server_config` takes them."""
+    server = uvicorn.Server(server_config(config, app, **changes))
     with tended(idle), beside(cut_off_stuck(server.server_state.connections)):
         await server.serve()
 
@@ -44,16 +46,6 @@ async def serve_app(config: Config, app: Any, *, idle: Callable[[], bool]) -> No
 def tended(idle: Callable[[], bool]) -> AbstractContextManager[None]:
     """Keep the garbage collector of this process from pausing it. idle: as `garbage.tend` takes it."""
     return beside(garbage.tend(idle))
-
-
-@contextmanager
-def beside(work: Coroutine[Any, Any, NoReturn]) -> Iterator[None]:
-    """Run `work` beside the context."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 async def cut_off_stuck(connections: Collection[Any]) -> NoReturn:

@@ -1,0 +1,75 @@
+"""Setting fields of a JSON body without touching any other byte of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+SPACE = re.compile(r"[ \t\n\r]*")
+_decode_at = json.JSONDecoder().raw_decode  # gives a value, and the place after it
+
+
+class Insertion(NamedTuple):
+    """`text` is inserted at the place `at`."""
+
+    at: int
+    text: bytes
+
+
+Edit = Insertion | bytes | None
+"""How the body for the engine differs from the client's: by an insertion, or it is replaced by these bytes. None: it
+does not."""
+
+
+def set_fields(body: bytes | bytearray, fields: Mapping[str, Any], values: Mapping[str, Any]) -> Edit:
+    """The edit that gives these values to fields of an object.
+
+    body: the JSON of the object; fields: what is in it. A field that the object has gets its new value in its place,
+    and wherever the object repeats it, because readers differ in which of them they take. The others are inserted
+    before the first field.
+    """
+    if not values:
+        return None
+    if json.detect_encoding(body) != "utf-8":
+        return json.dumps({**fields, **values}).encode()
+    added = {name: value for name, value in values.items() if name not in fields}
+    text = msgspec.json.encode(added)[1:-1]
+    if added and fields:
+        text += b","
+    if len(added) == len(values):
+        return Insertion(body.index(b"{") + 1, text)
+    return _replaced(body.decode("utf-8", "surrogatepass"), text.decode(), values).encode("utf-8", "surrogatepass")
+
+
+def _replaced(body: str, inserted: str, values: Mapping[str, Any]) -> str:
+    begin = body.index("{") + 1
+    pieces, kept = [body[:begin], inserted], begin
+    for name, start, end in _fields(body, begin):
+        if name in values:
+            pieces += body[kept:start], json.dumps(values[name])
+            kept = end
+    return "".join((*pieces, body[kept:]))
+
+
+def _fields(body: str, at: int) -> Iterator[tuple[str, int, int]]:
+    """The fields of an object that has some: the name, and the place of the value. at: after its brace."""
+    while True:
+        name, at = _decode_at(body, _skip(body, at))
+        start = _skip(body, _skip(body, at) + 1)
+        _, end = _decode_at(body, start)
+        yield name, start, end
+        at = _skip(body, end)
+        if body[at] == "}":
+            return
+        at += 1
+
+
+def _skip(body: str, at: int) -> int:
+    """The place of what comes after spaces."""
+    found = SPACE.match(body, at)
+    assert found is not None, "it matches nothing at all too"
+    return found.end()
