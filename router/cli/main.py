@@ -177,11 +177,20 @@ async def _serve_alone(config: Config) -> None:
 
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
+    from router.gateway.access import Access
     from router.gateway.tenants import check_doors
+    from router.tls import engine_context, server_context
 
-    check_doors(config.server)  # before engines start
-    for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
-        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
+    # All that can be wrong is said before engines start, which takes minutes.
+    check_doors(config.server)
+    Access.of(config.server)
+    engine_context(config.engines)
+    if config.server.tls_cert is not None:
+        server_context(config.server)
+    recording = config.recording
+    files = {"record": recording.record, "usage_log": recording.usage_log, "snapshot": recording.snapshot}
+    for name, file in files.items():
+        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):
             raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
     return 0

@@ -82,6 +82,10 @@ class UsageLog:
         except queue.Full:
             self._lose("the queue is full")
 
+    def close(self) -> None:
+        """Nothing more is written. `running` calls this at its end."""
+        os.close(self._file)
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the thread that writes. At the end of this context, all lines are written."""
@@ -105,7 +109,7 @@ class UsageLog:
                 self._failing = False
             except OSError as error:
                 self._lose(str(error))
-        os.close(self._file)
+        self.close()
 
     def _lose(self, reason: str) -> None:
         self.lost += 1

@@ -23,6 +23,7 @@ from router.config import Config
 from router.engines.discovery import engines_of
 from router.errors import SetupError
 from router.gateway.access import Access
+from router.gateway.app import create_usage_log
 from router.gateway.key_file import encode
 from router.gateway.limits import LANES, SharedLimits
 from router.gateway.listeners import listen, url_of
@@ -56,8 +57,11 @@ async def supervise(config: Config) -> None:
     engines = engines_of(config.engines.worker_urls)
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in listen(config.server.host, config.server.port)]
-        ServerTls.of(config.server)  # before anything is started, it says what is wrong with the files
+        # What is wrong with these files is said before anything is started.
+        ServerTls.of(config.server)
         engine_context(config.engines)
+        if usage_log := create_usage_log(config, time.time):
+            usage_log.close()
         operators: list[socket.socket] = []
         if config.server.admin_port is not None:
             found = listen(config.server.admin_host, config.server.admin_port, "admin-port")
