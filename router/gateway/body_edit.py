@@ -36,12 +36,11 @@ def set_fields(body: bytes | bytearray, fields: Mapping[str, Any], values: Mappi
         return None
     if json.detect_encoding(body) != "utf-8":
         return json.dumps({**fields, **values}).encode()
+    if values.keys().isdisjoint(fields):
+        text = msgspec.json.encode(values)[1:-1]
+        return Insertion(body.index(b"{") + 1, text + b"," if fields else text)
     added = {name: value for name, value in values.items() if name not in fields}
-    text = msgspec.json.encode(added)[1:-1]
-    if added and fields:
-        text += b","
-    if len(added) == len(values):
-        return Insertion(body.index(b"{") + 1, text)
+    text = msgspec.json.encode(added)[1:-1] + b"," if added else b""
     return _replaced(body.decode("utf-8", "surrogatepass"), text.decode(), values).encode("utf-8", "surrogatepass")
 
 

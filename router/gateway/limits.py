@@ -38,6 +38,8 @@ MINUTE_S = 60.0
 BUSY_RETRY_S = 1.0  # nobody knows when a running request ends
 
 Headers = list[tuple[bytes, bytes]]
+Levels = tuple[float, float]
+"""How full the buckets of requests and of tokens are."""
 
 
 class SharedLimits:
@@ -91,7 +93,7 @@ class SharedLimits:
                 requests += 1
                 BUCKET.pack_into(self._map, row + REQUESTS, requests, now)
             self._add_running(row, 1)
-        return Admission(self, limits, row, _headers(limits, requests, tokens))
+        return Admission(self, limits, row, (requests, tokens))
 
     def _level(self, at: int, most: int | None, now: float) -> float:
         """How full a bucket is now."""
@@ -105,7 +107,7 @@ class SharedLimits:
         (count,) = COUNT.unpack_from(self._map, at)
         COUNT.pack_into(self._map, at, max(0, count + change))
 
-    def charge(self, row: int, limits: Limits, estimate: float) -> Headers:
+    def charge(self, row: int, limits: Limits, estimate: float) -> Levels:
         """Put the estimate of a prompt into the bucket of tokens. Raises RateLimited if there is no room for it."""
         most = limits.tokens_per_minute
         assert most is not None, "asked only of keys that have this limit"
@@ -116,7 +118,7 @@ class SharedLimits:
             if (wanted := tokens + min(estimate, most)) > most:
                 raise RateLimited(*_reached("tokens", wanted, most), own=_headers(limits, requests, tokens))
             BUCKET.pack_into(self._map, row + TOKENS, tokens + estimate, now)
-        return _headers(limits, requests, tokens + estimate)
+        return requests, tokens + estimate
 
     def end(self, row: int, limits: Limits, more_tokens: float) -> None:
         """A request is over. more_tokens: what it took beyond what was put in; below 0 if it took less."""
@@ -129,18 +131,23 @@ class SharedLimits:
 
 
 class Admission:
-    """A request that was let in. headers: what the answer tells of the limits. limits: None if there are none."""
+    """A request that was let in. limits: None if there are none. levels: how full the buckets are with it."""
 
-    __slots__ = ("_charged", "_limits", "_row", "_shared", "headers")
+    __slots__ = ("_charged", "_levels", "_limits", "_row", "_shared")
 
-    def __init__(self, shared: SharedLimits | None, limits: Limits | None, row: int, headers: Headers) -> None:
-        self._shared, self._limits, self._row, self.headers = shared, limits, row, headers
+    def __init__(self, shared: SharedLimits | None, limits: Limits | None, row: int, levels: Levels) -> None:
+        self._shared, self._limits, self._row, self._levels = shared, limits, row, levels
         self._charged = 0.0
+
+    @property
+    def headers(self) -> Headers:
+        """What the answer tells of the limits."""
+        return [] if self._limits is None else _headers(self._limits, *self._levels)
 
     def charge(self, estimate: float) -> None:
         """The prompt is known. estimate: of its tokens. Raises RateLimited."""
         if self._shared is not None and self._limits is not None and self._limits.tokens_per_minute is not None:
-            self.headers = self._shared.charge(self._row, self._limits, estimate)
+            self._levels = self._shared.charge(self._row, self._limits, estimate)
             self._charged = estimate
 
     def end(self, outcome: Outcome) -> None:
@@ -149,7 +156,7 @@ class Admission:
             self._shared.end(self._row, self._limits, _taken(outcome, self._charged) - self._charged)
 
 
-UNLIMITED = Admission(None, None, 0, [])
+UNLIMITED = Admission(None, None, 0, (0.0, 0.0))
 
 
 def _taken(outcome: Outcome, estimate: float) -> float:

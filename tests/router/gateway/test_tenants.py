@@ -90,6 +90,18 @@ async def test_a_path_that_climbs_out_leads_nowhere(path: str) -> None:
         assert b"engine-0" not in answer
 
 
+@pytest.mark.parametrize("key", ["key-a", "admin", "wrong"])
+async def test_no_other_site_is_let_in_by_a_browser(key: str) -> None:
+    asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+    async with served(admin_key="admin", client_keys=TWO) as gateway:
+        for path in (CHAT, "/workers", "/health"):
+            answer = await gateway.client.options(path, headers=bearer(key) | asked)
+            assert answer.status_code in (401, 403, 404, 405)
+            assert not [name for name in answer.headers if name.startswith("access-control-")]
+        answer = await gateway.client.post(CHAT, json=BODIES[CHAT], headers=bearer(key) | asked)
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 async def test_the_shared_key_alone_is_admin_too() -> None:
     async with served(api_key="shared") as gateway:
         assert await ask(gateway, "shared") == await ask(gateway, "shared", "/workers", "GET") == 200
