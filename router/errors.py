@@ -8,12 +8,12 @@
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
        |- BadMethod 405       |- RequestTooSlow 408  |- HeadTooLarge 431
+       |- Forbidden 403       |- RateLimited 429
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  '- EngineUnreachable, its connection refused
        |- EngineBusy 503      |- EngineTimeout 504    |- RouterAway 503
-       |- GatewayFull 503     |- ShuttingDown 503
-       |  '- KeyBusy 429      |
-       |- BadVersion 505      '- GatewayFault 500
+       |- GatewayFull 503     |- ShuttingDown 503    |- BadVersion 505
+       '- GatewayFault 500
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
@@ -86,7 +86,7 @@ class RequestError(LeafcutterError):
     ending: ClassVar[Ending] = Ending.REJECTED
     retry_reason: ClassVar[RetryReason | None] = None
     status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     code: ClassVar[str] = "internal_error"
     retry_after_s: int | None = None
     quotes_engine: ClassVar[bool] = False
@@ -116,6 +116,12 @@ class BadRequest(RequestError):
 
 class Unauthorized(RequestError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    """The key is a client's, and the route is for operators."""
+
+    status, type, code = 403, "invalid_request_error", "insufficient_permissions"
 
 
 class NotFound(RequestError):
@@ -150,6 +156,21 @@ class BadVersion(RequestError):
 
 class PayloadTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
+
+
+class RateLimited(RequestError):
+    """A limit of the client's key is reached. type: what is limited (`requests`, `tokens` or `concurrency`). own:
+    headers that tell of the limits. wait_s: when the request may be tried again, seconds from now."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(self, message: str, type: str, wait_s: float, *, own: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(message)
+        self.type, self.retry_after_s, self._own = type, max(1, math.ceil(wait_s)), own
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [*super().headers, *self._own]
 
 
 class EngineLost(RequestError):
@@ -194,12 +215,6 @@ class GatewayFull(RequestError):
     def __init__(self, message: str, wait_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = min(MOST_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
-
-
-class KeyBusy(GatewayFull):
-    """The client's key has as many requests running as it may."""
-
-    status, type, code = 429, "rate_limit_error", "concurrency_limit_exceeded"
 
 
 class ShuttingDown(RequestError):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from router.config import Config
+from router.tls import engine_context
 from router.types import EngineInfo
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)", re.MULTILINE)
@@ -47,7 +48,8 @@ def samples(page: str, prefix: str) -> dict[str, tuple[dict[str, str], float]]:
 def open_client(config: Config) -> httpx.AsyncClient:
     """Return the client that asks engines, with their key if they have one. It waits `health_check_timeout_secs`."""
     headers = {"authorization": f"Bearer {config.engines.worker_api_key}"} if config.engines.worker_api_key else {}
-    return httpx.AsyncClient(timeout=config.engines.health_check_timeout_secs, headers=headers)
+    tls = engine_context(config.engines)
+    return httpx.AsyncClient(timeout=config.engines.health_check_timeout_secs, headers=headers, verify=tls)
 
 
 async def healthy(client: httpx.AsyncClient, url: str) -> bool:

@@ -10,12 +10,15 @@ from typing import Any
 from router.errors import EngineTimeout, GatewayFull, PayloadTooLarge, RequestError
 from router.gateway import error_forms
 from router.gateway.headers import Headers
+from router.gateway.tenants import ANYONE, ClientKey
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+KEY = "leafcutter.client_key"
+"""Where `front` puts the `ClientKey` into the scope."""
 Body = bytes | bytearray
 LAST_WORD_S = 1.0  # the time allowed for sending an error inside a stream
 
@@ -52,6 +55,8 @@ class Client:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.raw_headers: Headers = scope["headers"]
         self.headers: dict[bytes, bytes] = dict(self.raw_headers)
+        self.key: ClientKey = scope.get(KEY, ANYONE)
+        """Who the client is."""
         self.started = False
         """Some of the answer has been sent."""
         self.gone = False

@@ -16,7 +16,7 @@ from typing import cast
 import httptools
 
 from router.errors import EngineLost, EngineTimeout
-from router.gateway.edits import Piece
+from router.gateway.body_edit import Piece
 from router.gateway.headers import Headers
 
 HEAD_BYTES = 1 << 16  # the most bytes of names and values in the head of an answer

@@ -1,7 +1,8 @@
 """START HERE: the life of a request, in the order in which it happens.
 
-    read body -> parse -> wait for a place -> [ route -> post -> relay and observe -> complete ] -> answer -> finish
-                                              '---- again on another engine, if `core.retries` allows ----'
+    limits of its key -> read body -> parse -> wait for a place
+        -> [ route -> send -> relay and observe -> complete ] -> answer -> finish
+           '---- again on another engine, if `core.retries` allows ----'
 
 An `Exchange` carries the request. For every `route`, `complete` runs exactly once, in a `finally`, and gives the try
 its `Outcome`. For every request, `_finish` runs exactly once, whatever happens.
@@ -16,13 +17,14 @@ from dataclasses import replace
 
 from router.config import Config
 from router.core.retries import Retries
-from router.errors import GatewayFault, NoEngine, RequestError, RetryReason, ShuttingDown
+from router.errors import GatewayFault, NoEngine, RateLimited, RequestError, RetryReason, ShuttingDown
 from router.gateway import headers
 from router.gateway.admission import Admission
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import BodyMemory, Client, ClientGone, Receive, Scope, Send
 from router.gateway.decider import Decider
 from router.gateway.exchange import Exchange
+from router.gateway.key_limits import SharedLimits
 from router.gateway.metrics import Metrics
 from router.gateway.observe import ObservedAnswer
 from router.gateway.openai_request import OpenAIRequest
@@ -30,19 +32,19 @@ from router.gateway.relay import relay_stream, relay_whole
 from router.gateway.routes import read_aliases
 from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
+from router.gateway.usage_log import UsageLog
 from router.types import BlockKey, Ending, EngineId, Outcome, Placement
 
 log = logging.getLogger("leafcutter.gateway")
 BODIES = 32  # so many of the largest bodies are held at a time, or more of smaller ones
-KEY_NAME = "leafcutter.key"
-"""Where in its scope a request carries the name of its client's key, if that has one."""
 
 
 class Gateway:
     """Serves the requests that go to engines.
 
-    engines: the base URL of each engine. trace_writer: records the traffic; None: it is not recorded. clock: monotonic,
-    seconds. new_id: makes the id of a request whose client sent none.
+    engines: the base URL of each engine. trace_writer: records the traffic; None: it is not recorded. limits: those of
+    clients' keys; None: no other process shares them. usage_log: None: there is none. clock: monotonic, seconds.
+    new_id: makes the id of a request whose client sent none.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Gateway:
         metrics: Metrics,
         *,
         trace_writer: Recorder | None = None,
+        limits: SharedLimits | None = None,
+        usage_log: UsageLog | None = None,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -64,6 +68,7 @@ class Gateway:
         self._admission = Admission(config.server, metrics, clock)
         self._memory = BodyMemory(BODIES * config.server.max_payload_size, metrics.refused)
         self._aliases = read_aliases(config.engines.model_alias)
+        self._limits, self._usage_log = limits or SharedLimits(clock), usage_log
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,13 +77,19 @@ class Gateway:
         exchange = self._open(route, scope, Client(scope, receive, send))
         client, ending = exchange.client, Ending.CANCELLED  # this stays if the task is cancelled or the client leaves
         try:
+            exchange.allowance = self._limits.admit(client.key)
             exchange.body = await client.read_body(self._config.server.max_payload_size, self._memory)
             exchange.request = await self._read(exchange)
+            exchange.allowance.charge(exchange.request.prompt_estimate)
             with client.waiting(self._config.reliability.request_timeout_secs):
                 outcome = await self._serve_in_turn(exchange, exchange.request)
             ending = outcome.ending
         except ClientGone:
             pass
+        except RateLimited as error:
+            ending = error.ending
+            self.metrics.limited(client.key, error.type)
+            await client.fail(error, exchange.headers)
         except RequestError as error:
             ending = error.ending
             await client.fail(error, exchange.headers)
@@ -97,7 +108,6 @@ class Gateway:
         retries = Retries(self._config.reliability.retry_max_retries)
         asked = scope["method"], scope["path"], scope["query_string"]
         exchange = Exchange(client, route, *asked, request_id, self._clock(), retries)
-        exchange.key = scope.get(KEY_NAME)
         if self._trace_writer:
             exchange.trace_number = self._trace_writer.arrived(exchange.arrived_s)
         return exchange
@@ -110,16 +120,17 @@ class Gateway:
             request_id=exchange.request_id,
             block_tokens=self._config.routing.prefix_block_tokens,
             aliases=self._aliases,
+            salt=exchange.client.key.salt,
         )
 
     async def _serve_in_turn(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
-        """Serve the request when there is a place for it. Raises KeyBusy and GatewayFull, and what `_serve` raises."""
-        await self._admission.enter(exchange.key)
+        """Serve the request when there is a place for it. Raises GatewayFull, and what `_serve` raises."""
+        await self._admission.enter(exchange.client.key)
         entered_s = self._clock()
         try:
             return await self._serve(exchange, request)
         finally:
-            self._admission.leave(exchange.key, self._clock() - entered_s)
+            self._admission.leave(self._clock() - entered_s)
 
     async def _serve(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
         """Try engines until one answers.
@@ -224,11 +235,14 @@ class Gateway:
         )
 
     def _finish(self, exchange: Exchange, ending: Ending) -> None:
-        """The client's request is over: count it, and write it into the trace."""
+        """The client's request is over: count it, and write it into the usage log and the trace."""
         done_s, last_try = self._clock(), exchange.outcome
         final = Outcome(ending, done_s) if last_try is None else last_try
         if final.ending is not ending:  # as when the client left between two tries
             final = replace(final, ending=ending, done_s=done_s)
+        exchange.allowance.end(final)
         self.metrics.ended(exchange, final)
+        if self._usage_log:
+            self._usage_log.ended(exchange, final)
         if self._trace_writer:
             self._trace_writer.ended(exchange.trace_number, exchange.arrived_s, exchange.placement, last_try)

@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from router.errors import BadRequest
-from router.gateway.edits import Body, Splice
+from router.gateway.body_edit import Body, Splice
 
 FIELD_BYTES = 1 << 16  # a longer field is no option; it passes unread
 MOST_PARTS = 1000
@@ -33,9 +33,9 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def rename(self, name: str, text: str) -> tuple[Splice, ...]:
+    def rename(self, name: str, text: str) -> Splice:
         """The edit that replaces a field."""
-        return (Splice(*self.places[name], text.encode("utf-8", "surrogatepass")),)
+        return Splice(*self.places[name], text.encode("utf-8", "surrogatepass"))
 
 
 def is_form(content_type: bytes) -> bool:

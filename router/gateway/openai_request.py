@@ -2,7 +2,7 @@
 the raw body; what its fields mean is in `apis`.
 
 It is lenient by intent: it refuses only what no engine could read (no JSON, no messages, no prompt). Everything else
-passes on to the engine byte for byte, but for what `edits` changes.
+passes on to the engine byte for byte, but for the fields that `parse_request` sets (`body_edit`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from types import MappingProxyType
 from typing import Any
 
 from router.errors import BadRequest
-from router.gateway import apis, edits, lenient_json, multipart
-from router.gateway.apis.base import Api, Reply, positive, truth
-from router.gateway.edits import Body, Edit, Piece
+from router.gateway import apis, body_edit, lenient_json, multipart
+from router.gateway.apis.base import BYTES_PER_TOKEN, Api, Reply, positive, truth
+from router.gateway.body_edit import Body, Edit, Piece
 from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
+from router.gateway.tenants import SALT, salt_for
 from router.prefix import blocks
 from router.types import BlockKey, ParsedRequest
 
@@ -45,9 +46,15 @@ class OpenAIRequest:
     def api(self) -> Api:
         return apis.find(self.parsed.route)
 
+    @property
+    def prompt_estimate(self) -> float:
+        """About how many tokens the (first) prompt has."""
+        prompt = self.parsed.prompt
+        return float(prompt.units) if prompt.in_tokens else prompt.units / BYTES_PER_TOKEN
+
     def body_for_engine(self, body: Body) -> tuple[Piece, ...]:
         """The body that the engine gets, in pieces: a large one is not copied. body: the client's."""
-        return edits.apply(self.edit, body)
+        return body_edit.apply(self.edit, body)
 
     def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
         """The reply in the units of the prompt, and in the form in which the next turn will repeat it.
@@ -73,27 +80,33 @@ def parse_request(
     request_id: str,
     block_tokens: int,
     aliases: Mapping[str, str] = NO_ALIASES,
+    salt: bytes | None = None,
 ) -> OpenAIRequest:
     """Read a request. Raises BadRequest.
 
     route: one of `apis.TABLE`, or a path that the operator has opened. headers: with names in lower case. block_tokens:
     the size of a block of the prefix index. aliases: the names of models by the names that clients may use for them.
+    salt: `ClientKey.salt` of the client.
     """
     api = apis.find(route)
     try:
         fields, form = _fields(body, headers.get(b"content-type", b""), api)
         alias = _model(fields)
         model = aliases.get(alias, alias)
-        stream, hide_usage = truth(fields.get("stream")), False
-        if stream and api.asks_usage:
-            options = fields.get("stream_options")
-            hide_usage = not (isinstance(options, dict) and truth(options.get("include_usage")))
-        edit: Edit = ()
+        stream, options = truth(fields.get("stream")), fields.get("stream_options")
+        wants_usage = isinstance(options, dict) and truth(options.get("include_usage"))
+        hide_usage = stream and api.asks_usage and not wants_usage
+        values: dict[str, Any] = {} if model == alias else {"model": model}
+        edit: Edit
         if form is not None:
-            edit = () if model == alias else form.rename("model", model)
-        elif hide_usage or model != alias:
-            edit = edits.edit_json(body, fields, ask_usage=hide_usage, model=None if model == alias else model)
-        prompt, prompts = api.prompt(fields if model == alias else {**fields, "model": model}, block_tokens)
+            edit = form.rename("model", model) if values else None
+        else:
+            if hide_usage:
+                values["stream_options"] = _asking_usage(options)
+            if salt is not None and fields:
+                values[SALT] = salt_for(salt, fields)
+            edit = body_edit.set_fields(body, fields, values)
+        prompt, prompts = api.prompt({**fields, **values} if values else fields, block_tokens)
         return OpenAIRequest(
             parsed=ParsedRequest(
                 request_id=request_id,
@@ -121,20 +134,34 @@ def parse_request(
 
 def _fields(body: Body, content_type: bytes, api: Api) -> tuple[Mapping[str, Any], multipart.Form | None]:
     """The fields of the body, and the form that they stand in; None: it is JSON. Raises BadRequest and ValueError."""
-    try:
-        if content_type != b"application/json" and multipart.is_form(content_type):
+    if content_type != b"application/json" and multipart.is_form(content_type):
+        try:
             form = multipart.read_form(body, content_type)
             return form.fields, form
+        except BadRequest:
+            if not api.lenient:
+                raise
+    try:
         fields = lenient_json.loads(body)
-    except (ValueError, BadRequest):
-        if api.lenient:
-            return {}, None
-        raise
+    except ValueError:
+        if not api.lenient:
+            raise
+        return {}, None
     if isinstance(fields, dict):
         return fields, None
     if api.lenient:
         return {}, None
     raise BadRequest("The request body must be a JSON object.")
+
+
+def _asking_usage(options: object) -> dict[str, Any]:
+    """The stream options that ask for the usage. options: those of the client.
+
+    They lose `continuous_usage_stats`: it takes effect only together with `include_usage`, which this client did not
+    set.
+    """
+    kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"} if isinstance(options, dict) else {}
+    return {**kept, "include_usage": True}
 
 
 def _model(fields: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ import uvicorn
 
 from router.config import Config
 from router.gateway import garbage
+from router.gateway.beside import beside
 from router.gateway.client import LAST_WORD_S
 from router.gateway.client_connection import Connections
 from router.gateway.client_limits import Limits
@@ -44,10 +45,10 @@ def server_config(
     return uvicorn.Config(app, **{**settings, **changes})
 
 
-async def serve_app(config: Config, app: App, *, idle: Callable[[], bool]) -> None:
+async def serve_app(config: Config, app: App, *, idle: Callable[[], bool], **changes: Any) -> None:
     """Serve an application until SIGINT or SIGTERM, and then end it in order. idle: returns whether it has no request
-    on its way."""
-    server = ClientServer(config, app)
+    on its way. changes: as `server_config` takes them."""
+    server = ClientServer(config, app, **changes)
     with tended(idle), beside(cut_off_stuck(server.server_state.connections)), _signals(server) as heard:
 
         def cancelled() -> None:
@@ -97,16 +98,6 @@ async def to_the_end(work: Coroutine[Any, Any, None], cancelled: Callable[[], No
 def tended(idle: Callable[[], bool]) -> AbstractContextManager[None]:
     """Keep the garbage collector of this process from pausing it. idle: as `garbage.tend` takes it."""
     return beside(garbage.tend(idle))
-
-
-@contextmanager
-def beside(work: Coroutine[Any, Any, NoReturn]) -> Iterator[None]:
-    """Run `work` beside the context."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 async def cut_off_stuck(connections: Collection[Any]) -> NoReturn:

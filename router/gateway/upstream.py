@@ -17,9 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 from router.config import Config
 from router.errors import EngineUnreachable
-from router.gateway.edits import Piece
+from router.gateway.body_edit import Piece
 from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
+from router.gateway.tenants import own_keys
+from router.tls import engine_context
 
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
@@ -66,13 +68,13 @@ class UpstreamAnswer:
 
 
 class _Engine:
-    """The connections to the engine at one base URL. A connection is in `idle` or carries a request."""
+    """The connections to the engine at one base URL. A connection is in `idle` or carries a request. tls: for https."""
 
-    def __init__(self, url: str, connect_s: float) -> None:
+    def __init__(self, url: str, connect_s: float, tls: ssl.SSLContext) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None, "the URLs of engines are checked at the start"
         self._host, self._connect_s = parts.hostname, connect_s
-        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._ssl = tls if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._ssl else 80)
         self.head = b" HTTP/1.1\r\nhost: " + parts.netloc.rpartition("@")[2].encode() + b"\r\n"
         """The part of each request's head that names the engine."""
@@ -118,7 +120,8 @@ class Upstream:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._keys = config.engines.worker_api_key, config.server.api_key
+        self._keys = config.engines.worker_api_key, own_keys(config)
+        self._tls = engine_context(config.engines)
         self._engines: dict[str, _Engine] = {}
 
     @asynccontextmanager
@@ -147,7 +150,7 @@ class Upstream:
         reliability = self._config.reliability
         engine = self._engines.get(url)
         if engine is None:
-            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs)
+            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs, self._tls)
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
         lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
         target = path.encode() + (b"?" + query if query else b"")

@@ -31,6 +31,9 @@ HURRY = "hurry"
 RESTARTS = "restarts"
 """To the router process: how often edges, and router processes, have died so far (two numbers)."""
 
+ROUTER = "router"
+"""The name of every router process; that of an edge is another."""
+
 LENGTH = struct.Struct("<I")
 
 
@@ -49,7 +52,10 @@ class Orders:
     edges: int = 1
     """How many edges there are."""
     listeners: tuple[int, ...] = ()
-    """File descriptors of the sockets on which clients connect, which the process has inherited."""
+    """File descriptors of the sockets on which clients (of a router process: operators) connect, which the process has
+    inherited."""
+    lane: int = 0
+    """Where an edge counts its running requests (`key_limits.SharedLimits`)."""
 
     @property
     def decisions(self) -> str:
@@ -65,6 +71,16 @@ class Orders:
     def connections(self) -> str:
         """The file in which edges count their connections."""
         return f"{self.folder}/connections"
+
+    @property
+    def limits(self) -> str:
+        """The file that holds the state of clients' limits."""
+        return f"{self.folder}/limits"
+
+    @property
+    def keys(self) -> str:
+        """The supervisor's copy of the clients' keys: those that were good last."""
+        return f"{self.folder}/keys"
 
     @property
     def metrics(self) -> str:

@@ -6,18 +6,24 @@ import asyncio
 import secrets
 import socket
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from router.config import Config
+from router.gateway.access import Access
+from router.gateway.app import create_usage_log
+from router.gateway.beside import beside
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Message, Receive, Scope, Send
 from router.gateway.front import App, Application
 from router.gateway.handler import Gateway
+from router.gateway.key_limits import SharedLimits
 from router.gateway.metrics import Metrics
-from router.gateway.server import ClientServer, beside, cut_off_stuck, tended
+from router.gateway.server import ClientServer, cut_off_stuck, tended
+from router.gateway.server_tls import ServerTls
 from router.gateway.upstream import Upstream
 from router.processes.acceptor import Acceptor, ConnectionCounts
 from router.processes.control import HURRY, LEAVE, RETIRE, STOP, Control, first_of
@@ -25,6 +31,7 @@ from router.processes.edge_rest import EdgeRest
 from router.processes.remote_decider import RemoteDecider
 
 DRAIN_POLL_S = 0.05
+HANDSHAKE_S = 10.0  # a client has so long to agree on TLS
 
 
 async def run(control: Control) -> None:
@@ -33,7 +40,8 @@ async def run(control: Control) -> None:
     config, engines, clock = share(orders.config, orders.slot, orders.edges), orders.engines, time.monotonic
     decider = RemoteDecider(orders.decisions, orders.name, engines, clock)
     upstream, body_reader = Upstream(config), BodyReader()
-    rest = EdgeRest(config, orders.rest, decider)
+    rest, access = EdgeRest(config, orders.rest, decider), Access.of_copy(config.server, orders.keys)
+    tls, usage_log = ServerTls.of(config.server), create_usage_log(config, time.time)
     gateway = Gateway(
         config,
         decider,
@@ -42,13 +50,20 @@ async def run(control: Control) -> None:
         body_reader,
         Metrics(CollectorRegistry()),
         trace_writer=decider if config.recording.record is not None else None,
+        limits=SharedLimits(clock, orders.limits, orders.lane),
+        usage_log=usage_log,
         clock=clock,
         new_id=lambda: secrets.token_hex(16),
     )
-    server = EdgeServer(config, App(config, gateway, rest), ConnectionCounts(orders.connections), orders.slot)
+    app = App(config, gateway, rest, access)
+    server = EdgeServer(config, app, ConnectionCounts(orders.connections), orders.slot, tls)
     verbs = {LEAVE: server.leave, STOP: server.stop, HURRY: server.hurry, RETIRE: server.retire}
     listening = asyncio.create_task(control.listen({word: lambda _, do=do: do() for word, do in verbs.items()}))  # type: ignore[misc]
-    async with decider.running(), upstream.running(), body_reader.running(), rest.running():
+    async with AsyncExitStack() as stack:
+        for each in (decider, upstream, body_reader, rest, access, *([tls] if tls else ())):
+            await stack.enter_async_context(each.running())
+        if usage_log is not None:
+            stack.enter_context(usage_log.running())
         with tended(lambda: decider.idle), beside(cut_off_stuck(server.server_state.connections)):
             await first_of(decider.known.wait(), server.stopped.wait())
             if not server.should_exit:
@@ -68,12 +83,10 @@ def share(config: Config, slot: int, edges: int) -> Config:
     def part(whole: int) -> int:
         return whole // edges + (slot < whole % edges)
 
-    key_places = server.max_concurrent_requests_per_key
     divided = replace(
         server,
         max_connections=max(1, part(server.max_connections)),
         max_concurrent_requests=max(1, part(server.max_concurrent_requests)),
-        max_concurrent_requests_per_key=None if key_places is None else max(1, part(key_places)),
         queue_size=part(server.queue_size),
     )
     return replace(config, server=divided)
@@ -82,10 +95,13 @@ def share(config: Config, slot: int, edges: int) -> Config:
 class EdgeServer(ClientServer):
     """A server with a way to end that no client notices."""
 
-    def __init__(self, config: Config, app: App, counts: ConnectionCounts, slot: int) -> None:
+    def __init__(
+        self, config: Config, app: App, counts: ConnectionCounts, slot: int, tls: ServerTls | None = None
+    ) -> None:
         self._app = _LastAnswers(app)
         super().__init__(config, app, wrapped=self._app, lifespan="off")
         self._counts, self._slot = counts, slot
+        self._tls = None if tls is None else tls.context
         self._acceptor: Acceptor | None = None
         self._opening: set[asyncio.Task[object]] = set()
         """The connections that were taken and are not among uvicorn's yet."""
@@ -105,7 +121,7 @@ class EdgeServer(ClientServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         assert self._acceptor is not None
         self._acceptor.close()
-        await asyncio.gather(*self._opening)
+        await asyncio.gather(*self._opening, return_exceptions=True)
         await super().shutdown(sockets)
 
     def _connections(self) -> int:
@@ -121,9 +137,16 @@ class EdgeServer(ClientServer):
             )
             return protocol
 
-        task = loop.create_task(loop.connect_accepted_socket(create_protocol, connection))
+        timeout = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_S}
+        opening = loop.connect_accepted_socket(create_protocol, connection, ssl=self._tls, **timeout)
+        task = loop.create_task(opening)
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[object]) -> None:
+        self._opening.discard(task)
+        if not task.cancelled():
+            task.exception()  # a client that fails to agree on TLS is nobody's fault here
 
     def stop(self) -> None:
         super().stop()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,11 +20,15 @@ from prometheus_client import CollectorRegistry
 
 from router.core.router import Router
 from router.engines.discovery import Discovery
+from router.gateway.access import Access
 from router.gateway.app import create_trace_writer
 from router.gateway.body_reader import BodyReader
+from router.gateway.front import AdminApp, Application
+from router.gateway.listeners import serving, tls_changes
 from router.gateway.metrics import RouterCollector
 from router.gateway.rest import create_rest
 from router.gateway.server import QuietServer, server_config, tended
+from router.gateway.server_tls import ServerTls
 from router.gateway.snapshot import Snapshot
 from router.processes import assignment
 from router.processes.control import GO, HURRY, RESTARTS, STOP, Control, Orders, first_of
@@ -89,6 +94,23 @@ async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[No
         await stack.enter_async_context(_task(rest_server.serve()))
         await rest_server.listening.wait()
         await stack.enter_async_context(server.running(orders.decisions))
+        await stack.enter_async_context(_admin_listener(orders, rest))
+        yield
+
+
+@asynccontextmanager
+async def _admin_listener(orders: Orders, rest: Application) -> AsyncIterator[None]:
+    """Serve operators on the sockets that the supervisor has opened for them, if there are any."""
+    async with AsyncExitStack() as stack:
+        if orders.listeners:
+            config = orders.config
+            access, tls = Access.of_copy(config.server, orders.keys), ServerTls.of(config.server)
+            await stack.enter_async_context(access.running())
+            if tls is not None:
+                await stack.enter_async_context(tls.running())
+            app = AdminApp(config, rest, access)
+            sockets = [socket.socket(fileno=descriptor) for descriptor in orders.listeners]
+            await stack.enter_async_context(serving(config, app, sockets, **tls_changes(tls)))
         yield
 
 

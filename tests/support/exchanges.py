@@ -27,7 +27,7 @@ def exchange_of(arrived_s: float, decision: Decision | None) -> Exchange:
     client = Client({"path": COMPLETIONS, "headers": []}, _receive, _send)
     exchange = Exchange(client, COMPLETIONS, "POST", COMPLETIONS, b"", "r", arrived_s, Retries(0), placement=decision)
     if decision is not None:
-        exchange.request = OpenAIRequest(decision.request, (), False, False, False)
+        exchange.request = OpenAIRequest(decision.request, None, False, False, False)
     return exchange
 
 

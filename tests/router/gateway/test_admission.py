@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.config import configure
-from router.errors import GatewayFull, KeyBusy
+from router.errors import GatewayFull
 from router.gateway.admission import Admission
 from router.gateway.metrics import Metrics
+from router.gateway.tenants import ClientKey
 from tests.support.fake_engine import Script
 from tests.support.gateway_server import BODIES, CHAT, error_of, served, until
 
@@ -30,26 +31,25 @@ class Gate:
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"leafcutter_{name}", labels) or 0.0
 
-    async def ask(self, name: str, key: str | None = None) -> asyncio.Task[None]:
+    async def ask(self, name: str, key: str = "", weight: float = 1.0) -> asyncio.Task[None]:
         """Ask for a place. The task is done when there is one."""
 
         async def enter() -> None:
-            await self.admission.enter(key)
+            await self.admission.enter(ClientKey(key, weight=weight))
             self.order.append(name)
 
         task = asyncio.create_task(enter())
         await settle()
         return task
 
-    async def leave(self, key: str | None = None, held_s: float = 1.0) -> None:
-        self.admission.leave(key, held_s)
-        await settle()
+    async def leave(self, times: int = 1, held_s: float = 1.0) -> None:
+        for _ in range(times):
+            self.admission.leave(held_s)
+            await settle()
 
     def is_empty(self) -> bool:
         admission = self.admission
-        return not (admission.running or admission.waiting or admission._keys or admission._turns) and (
-            self.value("queue_length") == 0
-        )
+        return not (admission.running or admission.waiting or admission._queue or self.value("queue_length"))
 
 
 async def settle() -> None:
@@ -62,8 +62,7 @@ async def test_who_finds_a_place_does_not_wait_and_is_not_counted() -> None:
     await gate.ask("a")
     await gate.ask("b", "key")
     assert (gate.order, gate.admission.running, gate.value("queue_seconds_count")) == (["a", "b"], 2, 0)
-    await gate.leave()
-    await gate.leave("key")
+    await gate.leave(2)
     assert gate.is_empty()
 
 
@@ -76,11 +75,69 @@ async def test_within_a_key_first_come_is_first_served_and_keys_take_turns() -> 
         await gate.ask(name, "b")
     await gate.ask("n1")
     assert gate.value("queue_length") == 7
-    for key in ("a", "a", "b", None, "a", "b", "a", "a"):
-        await gate.leave(key)
-    assert gate.order == ["running", "a1", "b1", "n1", "a2", "b2", "a3", "a4"]
+    await gate.leave(8)
+    assert gate.order == ["running", "b1", "n1", "a1", "b2", "a2", "a3", "a4"]
     assert gate.is_empty()
     assert gate.value("queue_seconds_count") == 7
+
+
+async def test_keys_that_always_wait_share_the_places_by_their_weights() -> None:
+    gate = Gate(queue_size=1000)
+    await gate.ask("")
+    weights = {"a": 1.0, "b": 2.0, "c": 0.5}
+    for key, weight in weights.items():
+        for _ in range(100):
+            await gate.ask(key, key, weight)
+    await gate.leave(70)
+    for key, weight in weights.items():
+        assert abs(gate.order[1:].count(key) - 20 * weight) <= 1
+    longest = max(len(run) for run in "".join(gate.order).replace("a", " ").replace("c", " ").split())
+    assert longest <= 4  # they alternate
+
+
+async def test_who_had_nothing_to_ask_for_saves_up_nothing_and_who_was_alone_owes_nothing() -> None:
+    gate = Gate()
+    for _ in range(50):
+        await gate.ask("alone", "a")
+        await gate.leave()
+    await gate.ask("running", "a")
+    for name in ("a1", "a2", "a3"):
+        await gate.ask(name, "a")
+    for name in ("b1", "b2", "b3"):
+        await gate.ask(name, "b")
+    await gate.leave(6)
+    assert gate.order[-6:] == ["b1", "a1", "b2", "a2", "b3", "a3"]
+
+
+async def test_a_key_that_comes_anew_after_each_request_gets_no_more_than_its_weight() -> None:
+    gate = Gate()
+    await gate.ask("b", "b")
+    for _ in range(60):
+        await gate.ask("b", "b")
+    for _ in range(30):
+        if "a" not in gate.admission._queue:
+            await gate.ask("a", "a", 0.25)
+        await gate.leave()
+    assert gate.order.count("a") <= 30 / 5 + 1
+
+
+async def test_the_predicted_wait_counts_the_turns_of_the_other_keys() -> None:
+    gate = Gate(queue_timeout_secs=100)
+    await gate.ask("x")
+    await gate.leave(held_s=1.0)
+    await gate.ask("running", "b", 2.0)
+    for _ in range(6):
+        await gate.ask("b", "b", 2.0)
+    for _ in range(2):
+        await gate.ask("a", "a")
+    share = gate.admission._shares["a"]
+    predicted = gate.admission._predicted_wait_s(share)
+    await gate.ask("last", "a")
+    turns = 0
+    while gate.order[-1] != "last":
+        await gate.leave(held_s=1.0)
+        turns += 1
+    assert predicted == turns < 9
 
 
 async def test_a_longer_wait_than_allowed_is_refused_at_once_with_the_predicted_one() -> None:
@@ -139,30 +196,6 @@ async def test_without_a_queue_nobody_waits() -> None:
     assert gate.is_empty()
 
 
-async def test_a_key_at_its_limit_waits_or_is_refused_and_disturbs_no_other() -> None:
-    gate = Gate(max_concurrent_requests=3, max_concurrent_requests_per_key=1, queue_timeout_secs=5)
-    await gate.ask("x", "a")
-    await gate.leave("a", 4.0)
-    await gate.ask("a1", "a")
-    assert not (await gate.ask("a2", "a")).done()
-    with pytest.raises(KeyBusy) as told:
-        (await gate.ask("a3", "a")).result()
-    assert (told.value.status, told.value.retry_after_s) == (429, 8)
-    for name, key in (("b1", "b"), ("n1", None)):
-        await gate.ask(name, key)
-    assert gate.order == ["x", "a1", "b1", "n1"]
-    await gate.leave("b")  # the key is still at its limit
-    assert gate.order[-1] == "n1"
-    await gate.ask("n2")  # a request without a key's name has no limit of its own, and overtakes
-    await gate.leave("a")
-    assert gate.order[-2:] == ["n2", "a2"]
-    await gate.leave()
-    await gate.leave()
-    await gate.leave("a")
-    assert gate.is_empty()
-    assert gate.value("refusals_total", reason="concurrency_limit_exceeded") == 1
-
-
 async def test_in_a_full_queue_a_key_with_fewer_waiting_pushes_out_the_newest_of_the_greediest() -> None:
     gate = Gate(queue_size=3)
     await gate.ask("running", "a")
@@ -176,11 +209,25 @@ async def test_in_a_full_queue_a_key_with_fewer_waiting_pushes_out_the_newest_of
         second.result()
     with pytest.raises(GatewayFull):
         (await gate.ask("a4", "a")).result()  # no fairer
-    for key in ("a", "a", "b", "c"):
-        await gate.leave(key)
-    assert gate.order == ["running", "a1", "b1", "c1"]
+    await gate.leave(4)
+    assert gate.order == ["running", "b1", "c1", "a1"]
     assert other.done()
     assert gate.is_empty()
+
+
+async def test_what_is_fair_in_a_full_queue_depends_on_the_weights() -> None:
+    gate = Gate(queue_size=3)
+    await gate.ask("running")
+    tasks = [await gate.ask("a", "a", 2.0) for _ in range(3)]
+    assert not (await gate.ask("b", "b", 0.5)).done()  # two of weight 2 are more than none
+    with pytest.raises(GatewayFull):
+        tasks[2].result()
+    with pytest.raises(GatewayFull):
+        (await gate.ask("b", "b", 0.5)).result()  # one of weight 2 is less than one of weight 0.5
+    assert not (await gate.ask("c", "c", 0.01)).done()  # but nobody's last one is taken
+    assert not tasks[0].done()
+    with pytest.raises(GatewayFull):
+        (await gate.ask("d", "d", 1000.0)).result()
 
 
 async def test_who_leaves_while_it_waits_gives_its_place_back_once() -> None:
@@ -202,7 +249,7 @@ async def test_who_leaves_at_the_moment_of_its_turn_passes_it_on() -> None:
     gate = Gate()
     await gate.ask("a")
     second, third = await gate.ask("b", "k"), await gate.ask("c")
-    gate.admission.leave(None, 1.0)  # the place is given to b
+    gate.admission.leave(1.0)  # the place is given to b
     second.cancel()  # before it knows
     await settle()
     assert gate.order == ["a", "c"]
@@ -217,39 +264,34 @@ async def test_who_has_left_when_its_turn_comes_is_passed_over() -> None:
     second = await gate.ask("b")
     await gate.ask("c")
     second.cancel()
-    gate.admission.leave(None, 1.0)  # before b's task has run
+    gate.admission.leave(1.0)  # before b's task has run
     await settle()
     assert gate.order == ["a", "c"]
     await gate.leave()
     assert gate.is_empty()
 
 
-async def test_after_any_course_of_events_nothing_is_left_and_no_limit_was_broken() -> None:
+async def test_after_any_course_of_events_nothing_is_left_and_the_limit_was_kept() -> None:
     chance = random.Random(5)
     for _ in range(60):
-        places, key_places = chance.randint(1, 4), chance.choice([None, 1, 2])
-        gate = Gate(
-            max_concurrent_requests=places, max_concurrent_requests_per_key=key_places, queue_size=chance.randint(0, 6)
-        )
-        running: dict[str | None, int] = {}
+        gate = Gate(max_concurrent_requests=chance.randint(1, 4), queue_size=chance.randint(0, 6))
 
-        async def request(
-            key: str | None, gate: Gate = gate, running: dict[str | None, int] = running, most: int | None = key_places
-        ) -> None:
+        async def request(key: ClientKey, gate: Gate = gate) -> None:
             await gate.admission.enter(key)
-            running[key] = running.get(key, 0) + 1
             try:
-                assert most is None or key is None or running[key] <= most
                 assert gate.admission.running <= gate.admission._places
                 for _ in range(chance.randint(0, 4)):
                     await asyncio.sleep(0)
             finally:
-                running[key] -= 1
-                gate.admission.leave(key, 0.01)
+                gate.admission.leave(0.01)
 
         tasks = []
         for _ in range(60):
-            tasks.append(asyncio.create_task(request(chance.choice([None, "a", "b", "c"]))))
+            tasks.append(
+                asyncio.create_task(
+                    request(ClientKey(chance.choice(["", "a", "b"]), weight=chance.choice([0.5, 1, 3])))
+                )
+            )
             if chance.random() < 0.3:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.7:

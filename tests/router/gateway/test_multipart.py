@@ -39,7 +39,7 @@ def test_the_fields_are_read_and_the_body_passes(kind: type[bytes] | type[bytear
     request = read(body)
     parsed = request.parsed
     assert (parsed.model, parsed.stream, parsed.session, parsed.prompt.keys) == ("m", True, "u", ())
-    assert (request.edit, request.hide_usage) == ((), False)
+    assert (request.edit, request.hide_usage) == (None, False)
     assert request.body_for_engine(body) == (body,)
 
 

@@ -21,7 +21,7 @@ class Answer(UpstreamAnswer):
 
     def __init__(self, *pieces: bytes | Exception, status: int = 200) -> None:
         self.pieces, self.status = list(pieces), status
-        self.headers: Headers = [(b"content-type", b"x"), (b"server", b"uvicorn"), (b"x-kept", b"1")]
+        self.headers: Headers = [(b"content-type", b"x"), (b"server", b"uvicorn"), (b"openai-kept", b"1")]
 
     async def read(self) -> bytes:
         piece = self.pieces.pop(0) if self.pieces else b""
@@ -70,7 +70,7 @@ async def test_events_leave_one_by_one_and_the_first_token_is_told_once_before()
     assert sink.bodies == [b": hi\n\n", TOKEN, TOKEN, DONE, b""]
     assert sink.tokens_at == [1]
     names = {name for name, _ in sink.sent[0]["headers"]}
-    assert names == {b"content-type", b"x-kept", b"x-own", b"cache-control", b"x-accel-buffering"}
+    assert names == {b"content-type", b"openai-kept", b"x-own", b"cache-control", b"x-accel-buffering"}
 
 
 async def test_a_connection_broken_after_the_end_mark_is_a_whole_answer() -> None:
@@ -124,7 +124,7 @@ async def test_busy_engines_words_are_kept() -> None:
     with pytest.raises(EngineBusy) as caught:
         await relay_whole(sink.client, Answer(b"later", status=503), ObservedAnswer(), [])
     assert caught.value.body() == b"later"
-    assert (b"x-kept", b"1") in caught.value.headers
+    assert (b"openai-kept", b"1") in caught.value.headers
     assert sink.sent == []
 
 

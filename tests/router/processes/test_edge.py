@@ -16,7 +16,7 @@ def parts(edges: int, **options: int) -> list[ServerOptions]:
 
 @pytest.mark.parametrize("edges", [1, 2, 3, 64])
 def test_the_parts_of_all_edges_sum_to_the_limit_of_the_gateway(edges: int) -> None:
-    limits = {"max_connections": 1000, "max_concurrent_requests": 100, "max_concurrent_requests_per_key": 70}
+    limits = {"max_connections": 1000, "max_concurrent_requests": 100}
     found = parts(edges, queue_size=5, **limits)
     assert sum(each.queue_size for each in found) == 5
     for name, limit in limits.items():
@@ -28,6 +28,5 @@ def test_the_parts_of_all_edges_sum_to_the_limit_of_the_gateway(edges: int) -> N
 def test_each_edge_can_serve_somebody_and_all_else_stays() -> None:
     for each in parts(4, max_concurrent_requests=1, max_connections=2):
         assert (each.max_concurrent_requests, each.max_connections) == (1, 1)
-        assert each.max_concurrent_requests_per_key is None
     whole = configure(port=1).server
     assert astuple(share(configure(port=1), 0, 1).server) == astuple(whole)

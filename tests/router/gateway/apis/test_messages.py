@@ -30,7 +30,7 @@ def test_what_routing_needs_is_read() -> None:
     parsed = request.parsed
     assert (parsed.model, parsed.stream, parsed.max_tokens, parsed.session) == ("m", True, 9, "u")
     assert parsed.prompt.units > len(LONG)
-    assert (request.edit, request.hide_usage) == ((), False)  # usage is always told
+    assert (request.edit, request.hide_usage) == (None, False)  # usage is always told
 
 
 def test_the_same_conversation_is_the_same_prompt_by_either_api() -> None:
@@ -143,7 +143,7 @@ def test_what_no_engine_could_read_is_refused(fields: dict[str, Any], param: str
 )
 def test_odd_bodies_pass_to_the_engine_which_judges_them(odd: dict[str, Any]) -> None:
     request = read(MESSAGES, {"messages": [USER], **odd})
-    assert request.edit == ()
+    assert request.edit is None
     assert request.parsed.session is None
 
 
