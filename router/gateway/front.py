@@ -59,11 +59,9 @@ class App:
                 return await refuse(error, scope, receive, send)
             if route is not None:
                 return await self._gateway.handle(route, scope, receive, send)
-            if method == "HEAD":
-                scope = {**scope, "method": "GET"}  # the server leaves the body out
             if self.leaving and path == "/readiness":
                 return await Client(scope, receive, send).reply(503, [JSON], json.dumps(LEAVING).encode())
-        await self._rest(scope, receive, send)
+        await self._rest(_with_get(scope), receive, send)
 
     def _refusal(self, scope: Scope, route: str | None) -> RequestError | None:
         """Why the client may not have what it asks for. Also puts its key into the scope.
@@ -98,7 +96,12 @@ class AdminApp:
                 return await refuse(Unauthorized("Incorrect API key provided."), scope, receive, send)
             if not key.admin:
                 return await refuse(Forbidden("This key is not for operators' routes."), scope, receive, send)
-        await self._rest(scope, receive, send)
+        await self._rest(_with_get(scope), receive, send)
+
+
+def _with_get(scope: Scope) -> Scope:
+    """GET in place of HEAD: the server leaves the body out."""
+    return {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
 
 
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:

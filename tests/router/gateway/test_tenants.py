@@ -411,6 +411,7 @@ async def test_operators_have_a_listener_of_their_own() -> None:
         async with serving(config, app.admin, [listener]), httpx.AsyncClient(base_url=url) as operator:
             assert (await operator.get("/metrics")).status_code == 200
             assert (await operator.get("/health")).status_code == 200
+            assert (await operator.head("/health")).status_code == 200
             assert (await operator.get("/workers")).status_code == 401
             assert (await operator.get("/workers", headers=bearer("key-a"))).status_code == 403
             assert (await operator.get("/workers", headers=bearer("admin"))).status_code == 200
