@@ -7,11 +7,14 @@
     |- SetupError             an engine, model or tool that is not available    (exit status 1)
     '- RequestError           answered to the client as an OpenAI error body
        |- BadRequest 400      |- Unauthorized 401    |- NotFound 404
+       |- BadMethod 405       |- RequestTooSlow 408  |- HeadTooLarge 431
+       |- Forbidden 403       |- RateLimited 429
        |- PayloadTooLarge 413 |- EngineLost 502      |- NoEngine 503
        |                      |  |- EngineUnreachable, its connection refused
        |                      |  |- EngineOut, taken out before the first byte
        |                      |  '- EngineGarbled, its answer is of no use
        |- EngineFailed 429 5xx|- EngineTimeout 504   |- RouterAway 503
+       |- GatewayFull 503     |- ShuttingDown 503    |- BadVersion 505
        |- GatewayFault 500    '- OutOfFiles 503
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
@@ -20,10 +23,13 @@ No message holds the URL of an engine, because clients must not learn the addres
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from router.types import Ending
+
+MOST_RETRY_AFTER_S = 600  # a prediction beyond this says no more than that it takes long
 
 
 class RetryReason(StrEnum):
@@ -88,9 +94,11 @@ class RequestError(LeafcutterError):
     ending: ClassVar[Ending] = Ending.REJECTED
     retry_reason: RetryReason | None = None
     status: int = 500
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     code: ClassVar[str] = "internal_error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
+    quotes_engine: ClassVar[bool] = False
+    """Whether `body` is the answer of an engine, which the client gets as it is."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -118,6 +126,12 @@ class Unauthorized(RequestError):
     status, type, code = 401, "invalid_request_error", "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    """The key is a client's, and the route is for operators."""
+
+    status, type, code = 403, "invalid_request_error", "insufficient_permissions"
+
+
 class NotFound(RequestError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
@@ -132,8 +146,39 @@ class UnknownRequest(NotFound):
     code = "request_not_found"
 
 
+class BadMethod(RequestError):
+    status, type, code = 405, "invalid_request_error", "unknown_url"
+
+
+class RequestTooSlow(RequestError):
+    status, type, code = 408, "invalid_request_error", "request_too_slow"
+
+
+class HeadTooLarge(RequestError):
+    status, type, code = 431, "invalid_request_error", "head_too_large"
+
+
+class BadVersion(RequestError):
+    status, type, code = 505, "invalid_request_error", "http_version_not_supported"
+
+
 class PayloadTooLarge(RequestError):
     status, type, code = 413, "invalid_request_error", "payload_too_large"
+
+
+class RateLimited(RequestError):
+    """A limit of the client's key is reached. type: what is limited (`requests`, `tokens` or `concurrency`). own:
+    headers that tell of the limits. wait_s: when the request may be tried again, seconds from now."""
+
+    status, code = 429, "rate_limit_exceeded"
+
+    def __init__(self, message: str, type: str, wait_s: float, *, own: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(message)
+        self.type, self.retry_after_s, self._own = type, max(1, math.ceil(wait_s)), own
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [*super().headers, *self._own]
 
 
 class EngineLost(RequestError):
@@ -171,6 +216,8 @@ class EngineFailed(RequestError):
 
     ending, code = Ending.ENGINE_FAILED, "engine_failed"
 
+    quotes_engine = True
+
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]], content: bytes) -> None:
         super().__init__(f"The engine answered {status}.")
         self.status, self._headers, self._content = status, headers, content
@@ -187,6 +234,23 @@ class EngineFailed(RequestError):
 
     def body(self) -> bytes:
         return self._content
+
+
+class GatewayFull(RequestError):
+    """The gateway has as many requests, or connections, as it may. wait_s: when there may be a place."""
+
+    status, type, code = 503, "server_error", "gateway_full"
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = min(MOST_RETRY_AFTER_S, max(1, math.ceil(wait_s)))
+
+
+class ShuttingDown(RequestError):
+    """The gateway ends, and the grace for running requests is over."""
+
+    status, type, code, retry_after_s = 503, "server_error", "shutting_down", 1
+    ending = Ending.CANCELLED
 
 
 class RouterAway(RequestError):

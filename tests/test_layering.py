@@ -16,7 +16,7 @@ TYPES = {"types", "errors", "options", "saved_state"}
 INNER = TYPES | {"prefix", "learners"}
 CORE = INNER | {"policies", "core"}
 EDGE = CORE | {"config"}
-OUTER = EDGE | {"descriptors"}
+OUTER = EDGE | {"descriptors", "tls"}
 ROOMS: dict[str, set[str]] = {
     "types": {"types"},
     "errors": {"types"},
@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "core": CORE,
     "config": CORE,
     "descriptors": set(),
+    "tls": EDGE,
     "gateway": OUTER | {"gateway"},
     "engines": OUTER | {"engines"},
     "sim": EDGE | {"sim"},

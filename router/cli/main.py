@@ -6,6 +6,7 @@ leafcutter record    the same, and its traffic written as a trace
 leafcutter doctor    say what is wrong with engines and options
 leafcutter bench     measure the eviction orders on traces
 leafcutter simulate compare policies, orders and fleets on a simulated one
+leafcutter keys      make a key for a client
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -27,7 +29,7 @@ import yaml
 
 from router import descriptors
 from router.cli import bench_eviction as bench
-from router.cli import simulate
+from router.cli import keys, simulate
 from router.cli.flags import add_options
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
@@ -89,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("simulate", help=words, description=words, allow_abbrev=False)
     command.set_defaults(start=simulate.run)
     simulate.add_arguments(command)
+    command = commands.add_parser("keys", help="make a key for a client", description="make a key for a client")
+    command.set_defaults(start=keys.run)
+    keys.add_arguments(command)
     return top
 
 
@@ -137,11 +142,13 @@ def read_document(path: str) -> dict[str, Any]:
 
 async def serve(config: Config) -> None:
     """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
+    from router.gateway.tenants import check_doors
     from router.processes.supervisor import process_count, supervise
 
     most = descriptors.raise_limit()
     if most < SCANT_FILES:
         log.warning("only %d file descriptors may be open (ulimit -n): a request takes two", most)
+    check_doors(config.server)
     if process_count(config) > 1:
         return await supervise(config)
     await _serve_alone(config)
@@ -152,38 +159,64 @@ async def _serve_alone(config: Config) -> None:
     from router.core.router import Router
     from router.engines.discovery import Discovery, engines_of
     from router.gateway.app import create_app
+    from router.gateway.listeners import listen, serving, tls_changes, url_of
     from router.gateway.server import serve_app
+    from router.gateway.server_tls import ServerTls
 
     engines = engines_of(config.engines.worker_urls)
     rng = random.Random(config.routing.seed)
     router = Router(config.routing, config.policies, rng=rng, timer=time.perf_counter)
     app = create_app(config, router, engines, discovery=Discovery(config, router, engines))
-    log.info(
-        "gateway on http://%s:%d, policy %s, %d engines",
-        config.server.host,
-        config.server.port,
-        config.routing.policy,
-        len(engines),
-    )
-    await serve_app(config, app, idle=lambda: router.in_flight == 0)
+    tls, server = ServerTls.of(config.server), config.server
+    async with AsyncExitStack() as stack:
+        if tls is not None:
+            await stack.enter_async_context(tls.running())
+        if server.admin_port is not None:
+            listeners = listen(server.admin_host, server.admin_port, "admin-port")
+            await stack.enter_async_context(serving(config, app.admin, listeners, **tls_changes(tls)))
+            log.info("operators' routes on %s", url_of(server, listeners[0]))
+        scheme, policy = "http" if tls is None else "https", config.routing.policy
+        log.info("gateway on %s://%s:%d, policy %s, %d engines", scheme, server.host, server.port, policy, len(engines))
+        await serve_app(config, app, idle=lambda: router.in_flight == 0, **tls_changes(tls))
 
 
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
+    from router.gateway.access import Access
     from router.gateway.regular_file import check_regular
+    from router.gateway.tenants import check_doors
+    from router.tls import engine_context, server_context
 
-    for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
+    # All that can be wrong is said before engines start, which takes minutes.
+    check_routes(config)
+    check_doors(config.server)
+    Access.of(config.server)
+    engine_context(config.engines)
+    if config.server.tls_cert is not None:
+        server_context(config.server)
+    recording = config.recording
+    files = {"record": recording.record, "usage_log": recording.usage_log, "snapshot": recording.snapshot}
+    for name, file in files.items():
         if file:
             check_regular(name, file)
-        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
+        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):
             raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
     return 0
 
 
 def run_serve(config: Config) -> int:
+    check_routes(config)
     uvloop.run(serve(config))
     return 0
+
+
+def check_routes(config: Config) -> None:
+    """Raises ConfigError for options of routes that cannot be, before anything is started."""
+    from router.gateway.routes import OpenedPaths, read_aliases
+
+    OpenedPaths(config.server.allow_paths)
+    read_aliases(config.engines.model_alias)
 
 
 def run_record(config: Config) -> int:

@@ -164,7 +164,7 @@ class Router:
             self._learn_lengths(decision.request, outcome)
         if decision.engine in self._fleet and not decision.resumed:
             self._experiment.learn(decision, released, outcome)
-            if answered and decision.predicted_s is not None:
+            if answered and decision.predicted_s is not None and decision.request.generates:
                 self._drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
         self._settle(decision, released, outcome)
         self._log.close(decision, outcome)

@@ -23,6 +23,7 @@ import httpx
 
 from router import descriptors
 from router.config import Config
+from router.tls import engine_context
 from router.types import EngineInfo
 
 MOST_BYTES = 1 << 21  # of one answer; reading it takes some 20 ms
@@ -91,6 +92,7 @@ def open_client(config: Config) -> httpx.AsyncClient:
         headers={**headers, "accept-encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         follow_redirects=False,
+        verify=engine_context(config.engines),
     )
 
 

@@ -26,10 +26,12 @@ from router.core.decision_log import pack
 from router.core.router import Router
 from router.core.status import EngineStatus
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
+from router.gateway import error_forms
+from router.gateway.apis import CHAT, TABLE
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Message
 from router.gateway.headers import EXPLAIN_ROUTE
-from router.gateway.openai_request import CHAT, ROUTES
+from router.gateway.routes import read_aliases
 from router.types import EngineId
 
 MOST_POLICY_BYTES = 65_536
@@ -46,6 +48,7 @@ def add_admin_routes(
 ) -> None:
     """Add the routes above. engines: the base URL of each engine. body_reader: runs as long as the application. clock:
     the clock of the decisions, seconds."""
+    aliases = read_aliases(config.engines.model_alias)
     app.add_exception_handler(RequestError, _answer_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
 
@@ -67,11 +70,11 @@ def add_admin_routes(
         client = Client(request.scope, request.receive, _unsendable)
         body = await client.read_body(config.server.max_payload_size)
         route = request.query_params.get("route") or client.headers.get(EXPLAIN_ROUTE, CHAT.encode()).decode("latin-1")
-        if route not in ROUTES:
-            raise BadRequest(f"`route` must be one of {', '.join(ROUTES)}.", param="route")
+        if route not in TABLE:
+            raise BadRequest(f"`route` must be one of {', '.join(TABLE)}.", param="route")
         block_tokens = config.routing.prefix_block_tokens
         openai_request = await body_reader.read(
-            body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens
+            body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens, aliases=aliases
         )
         now = clock()
         return ascii_json(pack(router.explain(openai_request.parsed, now), None).describe(now))
@@ -187,15 +190,15 @@ def ascii_json(content: object) -> Response:
     return Response(json.dumps(content, allow_nan=False), media_type="application/json")
 
 
-def answer_of(error: RequestError, status: int | None = None) -> Response:
-    """Return an error as an answer. status: replaces the status of the error."""
+def answer_of(error: RequestError, path: str, status: int | None = None) -> Response:
+    """Return an error as the answer to a request for `path`. status: replaces the status of the error."""
     headers = {name.decode(): value.decode() for name, value in error.headers}
-    return Response(error.body(), status_code=status or error.status, headers=headers)
+    return Response(error_forms.body(error, path), status_code=status or error.status, headers=headers)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return answer_of(error)
+    return answer_of(error, request.url.path)
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:

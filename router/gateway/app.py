@@ -13,17 +13,19 @@ from prometheus_client import CollectorRegistry
 
 from router.config import Config
 from router.core.router import Router
+from router.gateway.access import Access
+from router.gateway.beside import beside
 from router.gateway.body_reader import BodyReader
 from router.gateway.decider import LocalDecider
 from router.gateway.front import App
 from router.gateway.handler import Gateway
 from router.gateway.metrics import Metrics, RouterCollector, TraceCollector
 from router.gateway.rest import create_rest
-from router.gateway.server import beside
 from router.gateway.signs_of_life import tell_signs_of_life
 from router.gateway.snapshot import Snapshot
 from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream
+from router.gateway.usage_log import UsageLog
 from router.types import EngineId
 
 
@@ -51,9 +53,11 @@ def create_app(
     takes the metrics; None: a new one does. clock: monotonic, seconds. wall_clock: Unix time, seconds. new_id: makes
     the id of a request whose client sent none.
 
-    Raises ConfigError if the file of the recording or of the snapshot cannot be written.
+    Raises ConfigError if the file of the recording, the usage log or the snapshot cannot be written, or that of
+    clients' keys or of a certificate not be read.
     """
     registry = registry or CollectorRegistry()
+    access, usage_log = Access.of(config.server), create_usage_log(config, wall_clock)
     upstream, body_reader = upstream or Upstream(config), BodyReader()
     for engine in engines:
         router.add_engine(engine)
@@ -73,6 +77,7 @@ def create_app(
         body_reader,
         Metrics(registry),
         trace_writer=trace_writer,
+        usage_log=usage_log,
         clock=clock,
         new_id=new_id,
     )
@@ -80,6 +85,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(access.running())
+            if usage_log is not None:
+                stack.enter_context(usage_log.running())
             if trace_writer is not None:
                 stack.enter_context(trace_writer.running())
             if snapshot is not None:
@@ -94,7 +102,16 @@ def create_app(
     rest = create_rest(
         config, router, engines, registry, body_reader, clock=clock, wall_clock=wall_clock, lifespan=lifespan
     )
-    return App(config, gateway, rest)
+    return App(config, gateway, rest, access)
+
+
+def create_usage_log(config: Config, wall_clock: Callable[[], float]) -> UsageLog | None:
+    """The usage log that the options ask for. Raises ConfigError if it cannot be written."""
+    options = config.recording
+    if options.usage_log is None:
+        return None
+    size, files = options.record_max_bytes, options.record_files
+    return UsageLog(options.usage_log, max_bytes=size, files=files, wall_clock=wall_clock)
 
 
 def create_trace_writer(config: Config, registry: CollectorRegistry) -> TraceWriter | None:

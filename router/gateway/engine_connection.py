@@ -16,8 +16,8 @@ from typing import cast
 import httptools
 
 from router.errors import EngineGarbled, EngineLost, EngineOut, EngineTimeout
+from router.gateway.body_edit import Piece
 from router.gateway.headers import Headers
-from router.gateway.openai_request import Piece
 
 HEAD_BYTES = 1 << 16  # the most bytes of names and values in the head of an answer
 BARE_BYTES = 2 * HEAD_BYTES  # the most in a row that bring nothing of a body: heads, trailers, extensions of chunks

@@ -5,8 +5,9 @@ What is of an unknown shape is ignored. `stream_observer` reads streams.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 REPLY_CHARS = 1 << 20  # a longer reply is kept up to here, and the prefix index does without the rest
 MOST_TOKENS = 1 << 24  # a count beyond this cannot be true: no model has so long a context
@@ -26,13 +27,15 @@ class Usage:
 
     def read(self, usage: object) -> None:
         """Take in a `usage` object. It replaces an earlier one."""
-        if not isinstance(usage, dict):
-            return
-        details = usage.get("prompt_tokens_details")
-        self.prompt_tokens = _count(usage.get("prompt_tokens"), 1, MOST_TOKENS)
-        self.output_tokens = _count(usage.get("completion_tokens"), 1, MOST_TOKENS)
+        if isinstance(usage, dict):
+            self.set(usage.get("prompt_tokens"), usage.get("prompt_tokens_details"), usage.get("completion_tokens"))
+
+    def set(self, prompt: object, details: object, output: object) -> None:
+        """Take in what an engine tells under any names. details: the object that has the cached tokens."""
+        self.prompt_tokens = count(prompt, 1)
+        self.output_tokens = count(output, 1)
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        self.cached_tokens = _count(cached, 0, self.prompt_tokens or -1)
+        self.cached_tokens = count(cached, 0, self.prompt_tokens or -1)
 
 
 @dataclass(slots=True)
@@ -49,7 +52,7 @@ class Message:
         for name in TEXT_FIELDS:
             if isinstance(text := delta.get(name), str):
                 self.add_text(name, text)
-        for position, call in enumerate(_dicts(delta.get("tool_calls"))):
+        for position, call in enumerate(dicts(delta.get("tool_calls"))):
             self._add_call(position, call)
 
     def add_text(self, name: str, text: str) -> None:
@@ -93,7 +96,8 @@ class Message:
 
 @dataclass(slots=True)
 class ObservedAnswer:
-    """What has been observed of one answer so far."""
+    """What has been observed of one answer so far. This class reads chats and completions; `apis` has those that read
+    other answers."""
 
     usage: Usage = field(default_factory=Usage)
     message: Message = field(default_factory=Message)
@@ -103,10 +107,14 @@ class ObservedAnswer:
     """Tokens of the first choice that have arrived: the token ids of each chunk, or one for a chunk without ids."""
     error: object = None
     """The error that the engine sent instead of the answer or of its rest."""
+    done: bool = False
+    """Whether a stream has said that it is complete."""
+    marks_end: ClassVar[bool] = True
+    """Whether such streams say so. If not, they are complete where they end."""
 
     @property
     def failed(self) -> bool:
-        """Whether it sent one."""
+        """Whether the engine sent an error."""
         return self.error is not None
 
     @property
@@ -115,13 +123,17 @@ class ObservedAnswer:
         code = self.error.get("code") if isinstance(self.error, dict) else None
         return code if isinstance(code, int) and 400 <= code <= 599 else 500
 
+    def error_body(self) -> bytes:
+        """The error as a whole answer of its API."""
+        return json.dumps({"error": self.error}).encode()
+
     def read(self, document: dict[str, Any]) -> None:
         """Take in a whole answer, or one chunk of a stream."""
         if document.get("error"):
             self.error = document["error"]
         if document.get("usage"):
             self.usage.read(document["usage"])
-        for choice in _dicts(document.get("choices")):
+        for choice in dicts(document.get("choices")):
             self._read_choice(choice)
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
@@ -138,7 +150,8 @@ class ObservedAnswer:
             self.message.add_tokens(ids)
 
 
-def _dicts(value: object) -> list[dict[str, Any]]:
+def dicts(value: object) -> list[dict[str, Any]]:
+    """The objects in the value, if it is a list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
@@ -146,6 +159,6 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _count(value: object, low: int, high: int) -> int | None:
+def count(value: object, low: int = 0, high: int = MOST_TOKENS) -> int | None:
     """The value if it is an integer from `low` to `high`, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from router.errors import EngineFailed, EngineLost
@@ -40,14 +39,15 @@ async def relay_stream(
                 first_token_seen = True
                 on_first_token()
             if observed.failed and not client.started and EngineFailed.of(observed.error_status):
-                content = json.dumps({"error": observed.error}).encode()
-                raise EngineFailed(observed.error_status, [(b"content-type", b"application/json")], content)
+                json_answer = [(b"content-type", b"application/json")]
+                raise EngineFailed(observed.error_status, json_answer, observed.error_body())
             client.torn = observer.torn
             if visible:
                 await client.write(visible)
         await _end(client, observer)
     except EngineLost:
-        if not observer.done:  # a stream that breaks after [DONE] is complete
+        observer.read_rest()
+        if not observed.done:  # a stream that breaks after its end mark is complete
             raise
         await _end(client, observer)
     finally:
@@ -55,10 +55,10 @@ async def relay_stream(
 
 
 async def _end(client: Client, observer: StreamObserver) -> None:
-    rest = observer.finish()
-    if not observer.done:
+    rest, observed = observer.finish(), observer.observed
+    if not observed.done:
         observer.read_rest()
-        if not observer.observed.failed:
+        if not observed.done and not observed.failed and observed.marks_end:
             raise EngineLost("The engine broke off its answer.")
     await client.write(rest, last=True)
 

@@ -18,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 from router import descriptors
 from router.config import Config
 from router.errors import EngineGarbled, EngineUnreachable, OutOfFiles
+from router.gateway.body_edit import Piece
 from router.gateway.engine_connection import EngineConnection
 from router.gateway.headers import Headers, end_to_end, for_engine
-from router.gateway.openai_request import Piece
+from router.gateway.tenants import own_keys
+from router.tls import engine_context
 
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
@@ -68,13 +70,13 @@ class UpstreamAnswer:
 
 
 class _Engine:
-    """The connections to the engine at one base URL. A connection is in `idle` or carries a request."""
+    """The connections to the engine at one base URL. A connection is in `idle` or carries a request. tls: for https."""
 
-    def __init__(self, url: str, connect_s: float) -> None:
+    def __init__(self, url: str, connect_s: float, tls: ssl.SSLContext) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None, "the URLs of engines are checked at the start"
         self._host, self._connect_s = parts.hostname, connect_s
-        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._ssl = tls if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._ssl else 80)
         self.head = b" HTTP/1.1\r\nhost: " + parts.netloc.rpartition("@")[2].encode() + b"\r\n"
         """The part of each request's head that names the engine."""
@@ -136,7 +138,8 @@ class Upstream:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._keys = config.engines.worker_api_key, config.server.api_key
+        self._keys = config.engines.worker_api_key, own_keys(config)
+        self._tls = engine_context(config.engines)
         self._engines: dict[str, _Engine] = {}
 
     @asynccontextmanager
@@ -156,7 +159,7 @@ class Upstream:
         """The base URLs of the engines from which bytes have come since this was asked last."""
         return [url for url, engine in self._engines.items() if engine.take_heard()]
 
-    async def post(
+    async def send(
         self,
         url: str,
         path: str,
@@ -164,8 +167,9 @@ class Upstream:
         headers: Sequence[tuple[bytes, bytes]],
         request_id: str,
         body: Sequence[Piece],
+        method: str = "POST",
     ) -> UpstreamAnswer:
-        """Post `body`, which may be in several pieces, and return the answer once its head has arrived.
+        """Send a request with `body`, which may be in several pieces, and return the answer once its head has arrived.
 
         url, path: the engine's base URL, and the path after it. query: may be empty. headers: the client's, with names
         in lower case. Raises EngineUnreachable, EngineLost, EngineTimeout and OutOfFiles.
@@ -173,12 +177,12 @@ class Upstream:
         reliability = self._config.reliability
         engine = self._engines.get(url)
         if engine is None:
-            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs)
+            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs, self._tls)
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
         lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
         target = path.encode() + (b"?" + query if query else b"")
         lines.append(b"content-length: %d" % sum(map(len, body)))
-        head = b"POST " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
+        head = method.encode() + b" " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
         connection = await engine.connection()
         try:
             await connection.send(head, body, due_s)

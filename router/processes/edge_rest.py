@@ -13,13 +13,12 @@ from yarl import URL
 from router.config import Config
 from router.errors import RequestError, RouterAway
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
-from router.gateway.front import readiness
+from router.gateway.front import JSON, readiness
 from router.gateway.headers import end_to_end, for_client
 from router.gateway.upstream import KEEP_ALIVE_S
 from router.processes.remote_decider import RemoteDecider
 
 ANSWER_S = 30.0  # the router process has so long to answer
-JSON = (b"content-type", b"application/json")
 
 
 class EdgeRest:

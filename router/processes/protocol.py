@@ -73,6 +73,7 @@ class Request(Struct, array_like=True, gc=False):
     session: bytes | None
     slo_ttft_s: float | None
     slo_tpot_s: float | None
+    generates: bool = True
 
 
 class Hello(Struct, array_like=True, tag=0, gc=False):

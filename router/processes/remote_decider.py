@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from router.errors import BadRequest, GatewayFault, NoEngine, NotFound, RequestError
-from router.gateway.openai_request import BYTES_PER_TOKEN
+from router.gateway.apis.base import BYTES_PER_TOKEN
 from router.gateway.trace_writer import summarize
 from router.processes import protocol
 from router.processes.link import Link

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,14 +19,18 @@ from prometheus_client import CollectorRegistry
 
 from router.core.router import Router
 from router.engines.discovery import Discovery
+from router.gateway.access import Access
 from router.gateway.app import create_trace_writer
 from router.gateway.body_reader import BodyReader
+from router.gateway.front import AdminApp, Application
+from router.gateway.listeners import serving, tls_changes
 from router.gateway.metrics import RouterCollector
 from router.gateway.rest import create_rest
 from router.gateway.server import QuietServer, server_config, tended
+from router.gateway.server_tls import ServerTls
 from router.gateway.snapshot import Snapshot
 from router.processes import assignment
-from router.processes.control import GO, RESTARTS, STOP, Control, Orders, first_of
+from router.processes.control import GO, HURRY, RESTARTS, STOP, Control, Orders, first_of
 from router.processes.decision_server import DecisionServer
 from router.processes.shared_metrics import EdgesCollector, SharedMetrics
 
@@ -40,7 +45,7 @@ async def run(control: Control) -> None:
     def count(words: list[str]) -> None:
         restarts.update(zip(restarts, map(int, words), strict=True))
 
-    verbs = {GO: lambda _: going.set(), STOP: lambda _: stopping.set(), RESTARTS: count}
+    verbs = {GO: lambda _: going.set(), STOP: lambda _: stopping.set(), RESTARTS: count, HURRY: lambda _: None}
     listening = asyncio.create_task(control.listen(verbs))
     await first_of(going.wait(), stopping.wait())
     if not stopping.is_set():
@@ -83,10 +88,27 @@ async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[No
         stack.enter_context(tended(lambda: router.in_flight == 0))
         await stack.enter_async_context(_task(assignment.keep(router, kept_policies)))
         await stack.enter_async_context(Discovery(config, router, engines).running())
-        rest_server = QuietServer(server_config(config, rest, lifespan="off", uds=orders.rest))
+        rest_server = QuietServer(server_config(config, rest, http="httptools", lifespan="off", uds=orders.rest))
         await stack.enter_async_context(_task(rest_server.serve()))
         await rest_server.listening.wait()
         await stack.enter_async_context(server.running(orders.decisions))
+        await stack.enter_async_context(_admin_listener(orders, rest))
+        yield
+
+
+@asynccontextmanager
+async def _admin_listener(orders: Orders, rest: Application) -> AsyncIterator[None]:
+    """Serve operators on the sockets that the supervisor has opened for them, if there are any."""
+    async with AsyncExitStack() as stack:
+        if orders.listeners:
+            config = orders.config
+            access, tls = Access.of_copy(config.server, orders.keys), ServerTls.of(config.server)
+            await stack.enter_async_context(access.running())
+            if tls is not None:
+                await stack.enter_async_context(tls.running())
+            app = AdminApp(config, rest, access)
+            sockets = [socket.socket(fileno=descriptor) for descriptor in orders.listeners]
+            await stack.enter_async_context(serving(config, app, sockets, **tls_changes(tls)))
         yield
 
 

@@ -14,9 +14,9 @@ from router import descriptors
 from router.config import configure
 from router.engines import probe
 from router.errors import EngineUnreachable, OutOfFiles
+from router.gateway.apis import CHAT
 from router.gateway.body_reader import LARGE_BYTES, BodyReader
 from router.gateway.client import Client, Receive, Scope, Send
-from router.gateway.openai_request import CHAT
 from router.gateway.server import server_config
 from tests.support.few_descriptors import few_descriptors
 from tests.support.gateway_server import BODIES, error_of, listening, served, until
@@ -59,6 +59,7 @@ async def test_a_request_for_which_no_descriptor_is_left_is_told_to_come_again_a
     stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served() as gateway:
+        await gateway.client.get("/health")  # the client is connected
         with few_descriptors(descriptors.RESERVE - 4):
             for _ in range(3):
                 answer = await gateway.post(stream=stream)
@@ -75,33 +76,48 @@ async def test_a_request_for_which_no_descriptor_is_left_is_told_to_come_again_a
     assert told[0].startswith("this machine: ")
 
 
-async def test_no_client_is_let_into_the_reserve(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("busy", [False, True])
+async def test_without_descriptors_an_idle_client_makes_room_or_else_the_new_one_is_let_go(
+    busy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = asyncio.Event()
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if busy:
+            await release.wait()
         await Client(scope, receive, send).reply(200, [], b"here")
 
-    writers: list[asyncio.StreamWriter] = []
-
-    async def ask(url: str) -> bytes:
-        """Ask over a new connection, which stays open; return the beginning of the answer."""
+    async def ask(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Ask over a new connection, which stays open."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-        writers.append(writer)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.sleep(0.02)
+        return reader, writer
+
+    async def beginning(reader: asyncio.StreamReader) -> bytes:
         try:
-            return await reader.read(8)
+            return await asyncio.wait_for(reader.read(12), 5)
         except ConnectionError:
             return b""
 
     async with listening(app, server_config(configure(), app, lifespan="off")) as url:
         with few_descriptors(descriptors.RESERVE + 10):
-            answers = [await ask(url) for _ in range(20)]
-        for writer in writers:
+            clients = [await ask(url) for _ in range(20)]
+            if busy:
+                assert await beginning(clients[-1][0]) == b""
+            else:
+                assert await beginning(clients[-1][0]) == b"HTTP/1.1 200"
+                await clients[0][0].read()  # its answer, and then the end
+        release.set()
+        if busy:
+            assert await beginning(clients[0][0]) == b"HTTP/1.1 200"
+        for _, writer in clients:
             writer.transport.abort()
         await asyncio.sleep(0.05)
-        assert await ask(url) == b"HTTP/1.1"
-        writers[-1].transport.abort()
+        reader, writer = await ask(url)
+        assert await beginning(reader) == b"HTTP/1.1 200"
+        writer.transport.abort()
         await asyncio.sleep(0.05)
-    assert answers[0] == b"HTTP/1.1"
-    assert answers[-1] == b""
     assert sum("no file descriptor is left for further clients" in message for message in caplog.messages) == 1
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support import api_answers
+
 MODEL = "tiny"
 REFUSAL = {"message": "prompt too long", "type": "invalid_request_error", "param": None, "code": 400}
 
@@ -47,6 +49,7 @@ class Script:
 class Request:
     """A request that the engine has received."""
 
+    method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
@@ -85,9 +88,11 @@ class FakeEngine:
 
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 28)
-        app.router.add_post("/v1/{rest:.*}", self._handle)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        for path in ("/metrics", "/version"):  # what the gateway itself asks is no request of the script
+            app.router.add_get(path, self._missing)
+        app.router.add_route("*", "/{rest:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
         port = int(self.url.rpartition(":")[2]) if self.url else 0
@@ -102,6 +107,9 @@ class FakeEngine:
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
 
+    async def _missing(self, request: web.Request) -> web.Response:
+        return web.Response(status=404)
+
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
@@ -109,11 +117,15 @@ class FakeEngine:
         assert request.transport is not None
         peer = request.transport.get_extra_info("peername")
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append(Request(request.path_qs, headers, await request.read(), peer))
+        self.requests.append(Request(request.method, request.path_qs, headers, await request.read(), peer))
         self.arrived.set()
         self.running += 1
         try:
-            return await self._answer(request, self.requests[-1].json)
+            try:
+                body = self.requests[-1].json
+            except ValueError:  # a form, or nothing
+                body = {}
+            return await self._answer(request, body if isinstance(body, dict) else {})
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -164,6 +176,8 @@ class FakeEngine:
 
     def _whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         text = "".join(self.script.tokens)
+        if (other := api_answers.whole(path, self.script)) is not None:
+            return other
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         if "chat" in path:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None, "tool_calls": []}
@@ -185,11 +199,13 @@ class FakeEngine:
                 await self._fault(request)
             if script.gate is not None and index:
                 await script.gate.wait()
-            await response.write(b"data: " + chunk + b"\n\n")
+            await response.write(chunk)
         await response.write_eof()
         return response
 
     def _chunks(self, path: str, body: dict[str, Any]) -> list[bytes]:
+        if (other := api_answers.events(path, self.script)) is not None:
+            return other
         options = body.get("stream_options") or {}
         continuous = {"usage": self._usage()} if options.get("continuous_usage_stats") else {}
         deltas: list[dict[str, Any]] = [{"delta": {"role": "assistant", "content": ""}}] if "chat" in path else []
@@ -199,4 +215,5 @@ class FakeEngine:
             chunks.append({"error": self.script.error})
         if options.get("include_usage"):
             chunks.append({"id": "x", "choices": [], "usage": self._usage()})
-        return [json.dumps(chunk).encode() for chunk in chunks] + ([b"[DONE]"] if self.script.done else [])
+        data = [json.dumps(chunk) for chunk in chunks] + (["[DONE]"] if self.script.done else [])
+        return [f"data: {each}\n\n".encode() for each in data]

@@ -19,6 +19,8 @@ from prometheus_client.samples import Sample
 from router.config import configure
 from router.core.router import Router
 from router.gateway.app import create_app
+from router.gateway.front import App
+from router.gateway.server import server_config
 from router.types import EngineId, EngineInfo
 from tests.support.fake_engine import MODEL, FakeEngine, Script
 
@@ -39,6 +41,7 @@ class Served:
     router: Router
     registry: CollectorRegistry
     engines: Sequence[FakeEngine]
+    app: App
 
     async def post(self, route: str = CHAT, *, stream: bool = False, **fields: Any) -> httpx.Response:
         return await self.client.post(route, json={**BODIES[route], "stream": stream, **fields})
@@ -92,11 +95,11 @@ async def served(
             router.set_health(engine, True)
             if known:
                 router.set_info(engine, EngineInfo(models=(MODEL,)))
-        url = await stack.enter_async_context(listening(app))
+        url = await stack.enter_async_context(listening(app, server_config(config, app, refused=app.refused)))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(), verify=False)
         )
-        yield Served(url, client, router, registry, engines)
+        yield Served(url, client, router, registry, engines, app)
 
 
 @asynccontextmanager

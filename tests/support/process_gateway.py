@@ -105,7 +105,7 @@ async def launch(*flags: str, folder: Path, log: Path) -> asyncio.subprocess.Pro
     env = {name: value for name, value in os.environ.items() if not name.startswith("LEAFCUTTER_")}
     with log.open("wb") as out:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router", "serve", "--port", "0", *flags),
+            *(sys.executable, "-m", "router", "serve", "--port", "0", "--shutdown-pause-secs", "0", *flags),
             cwd=ROOT,
             env={**env, "TMPDIR": str(folder)},
             stdout=out,

@@ -16,7 +16,10 @@ from router.config import configure
 from router.core.decision_log import pack
 from router.core.router import Router
 from router.errors import BadRequest
-from router.gateway.openai_request import CHAT, COMPLETIONS, MOST_COUNT, parse_request
+from router.gateway.apis import CHAT
+from router.gateway.apis import TABLE as APIS
+from router.gateway.apis.base import MOST_COUNT
+from router.gateway.openai_request import parse_request
 from router.policies.table import TABLE
 from router.processes.messages import pack_request, unpack_request
 from router.processes.protocol import Request
@@ -51,7 +54,7 @@ HEADERS = st.dictionaries(
 )
 
 
-@given(FIELDS, st.sampled_from([CHAT, COMPLETIONS]), HEADERS, st.booleans(), ANYTHING, st.sampled_from(tuple(TABLE)))
+@given(FIELDS, st.sampled_from(tuple(APIS)), HEADERS, st.booleans(), ANYTHING, st.sampled_from(tuple(TABLE)))
 def test_any_body_is_refused_or_served_to_its_end(
     fields: dict[str, Any], route: str, headers: dict[bytes, bytes], streams: bool, other: Any, policy: str
 ) -> None:

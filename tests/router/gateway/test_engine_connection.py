@@ -61,7 +61,7 @@ async def asked(engine: Engine, talk: Talk | None = None, **options: float) -> A
     upstream = Upstream(configure(**options))
 
     async def post(body: bytes = b"{}") -> UpstreamAnswer:
-        return await upstream.post(engine.url, "/v1/completions", b"a=1", [(b"x-mine", b"1")], "r", [body])
+        return await upstream.send(engine.url, "/v1/completions", b"a=1", [(b"x-mine", b"1")], "r", [body])
 
     async with upstream.running():
         yield post
