@@ -11,7 +11,7 @@
        |                      |  |- EngineUnreachable, its connection refused
        |                      |  '- EngineOut, taken out before the first byte
        |- EngineFailed 429 5xx|- EngineTimeout 504   |- RouterAway 503
-       '- GatewayFault 500
+       '- GatewayFault 500     '- WorkerConflict 409
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
@@ -129,6 +129,16 @@ class UnknownRequest(NotFound):
     """The decision log holds no decision for that request id."""
 
     code = "request_not_found"
+
+
+class UnknownWorker(NotFound):
+    code = "worker_not_found"
+
+
+class WorkerConflict(RequestError):
+    """What is asked of a server of engines does not go with its present state."""
+
+    status, type, code = 409, "invalid_request_error", "worker_conflict"
 
 
 class PayloadTooLarge(RequestError):

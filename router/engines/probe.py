@@ -14,9 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from router.config import Config
+from router.core.worker_url import split_address
 from router.types import EngineInfo
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)", re.MULTILINE)
+_RANK = re.compile(r'[{,]engine="(\d{1,4})"')
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -60,15 +62,28 @@ async def healthy(client: httpx.AsyncClient, url: str) -> bool:
         return False
 
 
-async def computes(client: httpx.AsyncClient, url: str, models: Sequence[str], timeout_s: float) -> bool:
-    """Whether the engine still computes: it answers a request for one token in time. An engine that refuses the
-    request, as one that only embeds does, has answered."""
+async def computes(client: httpx.AsyncClient, address: str, models: Sequence[str], timeout_s: float) -> bool:
+    """Whether the engine at an address (`core.worker_url`) still computes: it answers a request for one token in time.
+    An engine that refuses the request, as one that only embeds does, has answered."""
+    url, rank = split_address(address)
+    headers = {} if rank is None else {"x-data-parallel-rank": str(rank)}
     asked = {"model": models[0] if models else "", "prompt": "Hi", "max_tokens": 1}
     try:
         async with asyncio.timeout(timeout_s):
-            return (await client.post(f"{url}/v1/completions", json=asked, timeout=timeout_s)).status_code < 500
+            answer = await client.post(f"{url}/v1/completions", json=asked, headers=headers, timeout=timeout_s)
+            return answer.status_code < 500
     except (httpx.HTTPError, TimeoutError):
         return False
+
+
+async def read_ranks(client: httpx.AsyncClient, url: str) -> tuple[int, ...]:
+    """The data-parallel ranks that the server at `url` reports, rising; empty if it tells none.
+
+    vLLM has a line for each rank on its page of metrics, even if there is one rank only.
+    """
+    page = await _text(client, f"{url}/metrics")
+    labels = (_RANK.search(line) for line in page.splitlines() if line.startswith("vllm:cache_config_info{"))
+    return tuple(sorted({int(found[1]) for found in labels if found}))
 
 
 async def read_info(client: httpx.AsyncClient, url: str, state: str | None) -> EngineInfo:

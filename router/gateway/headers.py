@@ -19,6 +19,8 @@ EXPLAIN_ROUTE = b"x-leafcutter-route"
 REQUEST_ID = b"x-request-id"
 REQUEST_ID_CHARS = 128
 
+DATA_PARALLEL_RANK = b"x-data-parallel-rank"  # tells vLLM which of its ranks gets the request
+
 # Headers that belong to one connection and not to the message (RFC 9110, section 7.6.1), or that are set anew for the
 # next connection.
 HOP_BY_HOP = frozenset(
@@ -44,7 +46,9 @@ def for_engine(
     They ask for an uncompressed answer, so that it can be read as it passes. engine_key: the key sent to the engine in
     place of the client's. own_key: the key of this gateway, which is never passed on.
     """
-    dropped = {REQUEST_ID, b"accept-encoding"} | ({b"authorization"} if engine_key or own_key else set())
+    dropped = {REQUEST_ID, b"accept-encoding", DATA_PARALLEL_RANK}
+    if engine_key or own_key:
+        dropped.add(b"authorization")
     passed = [(name, value) for name, value in end_to_end(headers) if name not in dropped]
     passed += [(REQUEST_ID, request_id.encode()), (b"accept-encoding", b"identity")]
     return [*passed, (b"authorization", b"Bearer " + engine_key.encode())] if engine_key else passed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -13,11 +13,13 @@ from starlette.exceptions import HTTPException
 
 from router.config import Config
 from router.core.router import Router
+from router.core.workers import Workers
 from router.errors import UnknownUrl
 from router.gateway.admin import add_admin_routes, answer_of
 from router.gateway.body_reader import BodyReader
 from router.gateway.front import readiness
-from router.types import EngineId
+from router.gateway.metrics import PresentEngines
+from router.gateway.worker_routes import add_worker_routes
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -25,7 +27,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 def create_rest(
     config: Config,
     router: Router,
-    engines: Mapping[EngineId, str],
+    workers: Workers,
     registry: CollectorRegistry,
     body_reader: BodyReader,
     *,
@@ -33,17 +35,19 @@ def create_rest(
     wall_clock: Callable[[], float],
     lifespan: Lifespan | None = None,
 ) -> FastAPI:
-    """Make the application. engines, clock, wall_clock: as `app.create_app` takes them. registry: has the metrics.
+    """Make the application. clock, wall_clock: as `app.create_app` takes them. registry: has the metrics.
     body_reader, lifespan: run as long as the application."""
     rest = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
     rest.add_exception_handler(HTTPException, _answer_unknown)
     _add_health(rest, router)
     _add_models(rest, router, round(wall_clock()))
-    add_admin_routes(rest, config, router, engines, body_reader, clock)
+    add_admin_routes(rest, config, router, workers, body_reader, clock)
+    add_worker_routes(rest, workers)
+    present = PresentEngines(registry, workers.addresses)
 
     @rest.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(present), media_type=CONTENT_TYPE_LATEST)
 
     return rest
 
@@ -57,9 +61,9 @@ def _add_health(rest: FastAPI, router: Router) -> None:
 
     @rest.get("/readiness")
     async def ready() -> Response:
-        """The gateway can serve requests, because at least one engine is healthy."""
+        """The gateway can serve requests, because at least one engine is healthy and does not drain."""
         engines = router.status().engines
-        status, content = readiness(sum(engine.healthy for engine in engines.values()), len(engines))
+        status, content = readiness(sum(engine.ready for engine in engines.values()), len(engines))
         return JSONResponse(content, status_code=status)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from router.config import Config
+from router.gateway.config_file import ConfigFile
 from router.types import EngineId
 
 READY = "ready"
@@ -24,6 +25,8 @@ RETIRE = "retire"
 """To an edge: take no new connections, and end when the present ones are done."""
 STOP = "stop"
 """Shut down in order."""
+RELOAD = "reload"
+"""To a router process: read the file of options again."""
 RESTARTS = "restarts"
 """To the router process: how often edges, and router processes, have died so far (two numbers)."""
 
@@ -37,9 +40,11 @@ class Orders:
     name: str
     config: Config
     engines: Mapping[EngineId, str]
-    """The base URL of each engine."""
+    """The base URL of each engine at the start."""
     folder: str
     """The private folder of all processes."""
+    file: ConfigFile | None = None
+    """The file that the options come from, if it is to be followed."""
     slot: int = 0
     """Which of the edges the process is."""
     listeners: tuple[int, ...] = ()

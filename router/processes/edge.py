@@ -30,15 +30,16 @@ DRAIN_POLL_S = 0.05
 async def run(control: Control) -> None:
     """Serve clients until the supervisor says STOP, or RETIRE and all connections are done."""
     orders = control.orders
-    config, engines, clock = orders.config, orders.engines, time.monotonic
-    decider = RemoteDecider(orders.decisions, orders.name, engines, clock)
+    config, clock = orders.config, time.monotonic
+    decider = RemoteDecider(orders.decisions, orders.name, clock)
     upstream, body_reader = Upstream(config), BodyReader()
-    decider.on_out = lambda engine: upstream.give_up(engines[engine])
+    decider.on_out = lambda engine: upstream.give_up(decider.addresses[engine])
+    decider.on_fleet = upstream.keep_only
     rest = EdgeRest(config, orders.rest, decider)
     gateway = Gateway(
         config,
         decider,
-        engines,
+        decider.addresses,
         upstream,
         body_reader,
         Metrics(CollectorRegistry()),
@@ -52,7 +53,7 @@ async def run(control: Control) -> None:
         with (
             tended(lambda: decider.idle),
             beside(cut_off_stuck(server.server_state.connections)),
-            beside(tell_signs_of_life(upstream, decider, engines)),
+            beside(tell_signs_of_life(upstream, decider, decider.addresses)),
         ):
             await first_of(decider.known.wait(), server.stopped.wait())
             if not server.should_exit:

@@ -1,7 +1,8 @@
 """The supervisor: it listens, starts the router process and the edges, and starts again whatever dies.
 
 It takes no part in any request. Signals are for it alone: SIGTERM and SIGINT end all processes in order, the edges
-first; SIGHUP replaces the edges one by one. If it is killed outright, its processes notice and end.
+first; SIGHUP replaces the edges one by one, and lets the file of options be read again. If it is killed outright, its
+processes notice and end.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Any, NoReturn
 from router.config import Config
 from router.engines.discovery import engines_of
 from router.errors import SetupError
+from router.gateway.config_file import ConfigFile
 from router.processes.acceptor import ConnectionCounts
 from router.processes.child import Child
-from router.processes.control import GO, RESTARTS, RETIRE, STOP, Orders, first_of
+from router.processes.control import GO, RELOAD, RESTARTS, RETIRE, STOP, Orders, first_of
 
 log = logging.getLogger("leafcutter.processes")
 MOST_AUTO = 8  # `auto` starts at most so many edges
@@ -43,8 +45,8 @@ def process_count(config: Config) -> int:
     return min(MOST_AUTO, len(os.sched_getaffinity(0)))
 
 
-async def supervise(config: Config) -> None:
-    """Serve with several processes until SIGINT or SIGTERM.
+async def supervise(config: Config, file: ConfigFile | None = None) -> None:
+    """Serve with several processes until SIGINT or SIGTERM. file: the file of options, which is followed.
 
     Raises SetupError if the port is taken or a process does not start, and ConfigError for engines that cannot be.
     """
@@ -52,7 +54,7 @@ async def supervise(config: Config) -> None:
     with ExitStack() as stack:
         listeners = [stack.enter_context(listener) for listener in listen(config.server.host, config.server.port)]
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="leafcutter-", ignore_cleanup_errors=True))
-        orders = Orders("", config, engines, folder)
+        orders = Orders("", config, engines, folder, file)
         edges = process_count(config)
         os.mkdir(orders.metrics)
         ConnectionCounts.create(orders.connections, edges)
@@ -209,6 +211,7 @@ class Supervisor:
         while True:
             await self._replace.wait()
             self._replace.clear()
+            self._routers[0].tell(RELOAD)
             log.info("replacing the edges")
             if all([await self._replace_edge(slot) for slot in self._slots]):
                 log.info("all edges are replaced")

@@ -16,7 +16,7 @@ from router.types.decision import (
     PrefixExpectation,
     ShadowChoice,
 )
-from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking
+from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking, WorkerId
 from router.types.request import BlockKey, ParsedRequest, Prompt
 from router.types.scores import PLAIN, Score, Scores, Unit
 
@@ -41,4 +41,5 @@ __all__ = [
     "Scores",
     "ShadowChoice",
     "Unit",
+    "WorkerId",
 ]

@@ -39,6 +39,8 @@ class Script:
     headers: Mapping[str, str] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     """Each token waits for this event."""
+    ranks: tuple[int, ...] = ()
+    """The data-parallel ranks that its page of metrics names."""
 
 
 @dataclass
@@ -86,6 +88,7 @@ class FakeEngine:
         app.router.add_post("/v1/{rest:.*}", self._handle)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
         port = int(self.url.rpartition(":")[2]) if self.url else 0
@@ -99,6 +102,10 @@ class FakeEngine:
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        line = 'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="65"} 1.0\n'
+        return web.Response(text="".join(line % rank for rank in self.script.ranks))
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
