@@ -38,7 +38,7 @@ class State(StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """One server of engines. joined: it came when the gateway was running already."""
+    """One server of engines. joined: it came when this router was running already."""
 
     name: WorkerId
     url: str
@@ -192,7 +192,7 @@ class Workers:
     def dump(self) -> SavedState:
         """All of it as JSON types, for `load`."""
         workers = [
-            {"name": w.name, "url": w.url, "joined": w.joined, "state": w.state.value, "ranks": list(w.ranks)}
+            {"name": w.name, "url": w.url, "state": w.state.value, "ranks": list(w.ranks)}
             for w in self._workers.values()
         ]
         return {"next": self._next, "listed": list(self._listed), "workers": workers}
@@ -208,8 +208,8 @@ class Workers:
         for place, value in state.items("workers", MOST_WORKERS):
             saved = SavedFields(value, place)
             ranks = tuple(int(number(rank, where, low=0)) for where, rank in saved.items("ranks", MOST_RANKS))
-            url, joined = base_url(saved.text("url")), saved.flag("joined")
-            found.append(Worker(WorkerId(saved.text("name")), url, joined, State(saved.text("state")), ranks))
+            url = base_url(saved.text("url"))
+            found.append(Worker(WorkerId(saved.text("name")), url, False, State(saved.text("state")), ranks))
         for worker in self._workers.copy().values():
             self._take_away(worker)
         self._listed, self._next = listed, next_number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -50,9 +51,14 @@ class Place:
         self.router = make_router()
         self._serving = AsyncExitStack()
 
-    async def serve(self, router: Router | None = None, recording: TraceWriter | None = None) -> DecisionServer:
+    async def serve(
+        self,
+        router: Router | None = None,
+        recording: TraceWriter | None = None,
+        addresses: Mapping[EngineId, str] = ADDRESSES,
+    ) -> DecisionServer:
         self.router = router or self.router
-        server = DecisionServer(self.router, ADDRESSES, time.monotonic, recording)
+        server = DecisionServer(self.router, addresses, time.monotonic, recording)
         await self._serving.enter_async_context(server.running(self.path))
         return server
 

@@ -318,6 +318,7 @@ def test_another_router_process_goes_on_with_the_same_workers() -> None:
     assert other.workers.addresses == fleet.workers.addresses
     assert other.names() == fleet.names() == ["engine-0", "engine-1", "engine-3"]
     other.well()
+    assert {engine.share for engine in other.router.status().engines.values()} == {"full"}, "all are new to it"
     assert {other.route().engine for _ in range(2)} == {"engine-0-dp0", "engine-0-dp1"}
     other.workers.sweep()
     assert other.names() == ["engine-0", "engine-3"]
@@ -334,9 +335,9 @@ def test_another_router_process_goes_on_with_the_same_workers() -> None:
         {"listed": None},
         {"listed": ["nowhere"]},
         {"workers": [{"name": "x"}]},
-        {"workers": [{"name": "x", "url": "nowhere", "joined": True, "state": "active", "ranks": []}]},
-        {"workers": [{"name": "x", "url": A, "joined": True, "state": "gone", "ranks": []}]},
-        {"workers": [{"name": "x", "url": A, "joined": True, "state": "active", "ranks": ["1"]}]},
+        {"workers": [{"name": "x", "url": "nowhere", "state": "active", "ranks": []}]},
+        {"workers": [{"name": "x", "url": A, "state": "gone", "ranks": []}]},
+        {"workers": [{"name": "x", "url": A, "state": "active", "ranks": ["1"]}]},
     ],
 )
 def test_what_cannot_be_loaded_changes_nothing(change: dict[str, object]) -> None:
