@@ -15,7 +15,7 @@
        |                      |  '- EngineGarbled, its answer is of no use
        |- EngineFailed 429 5xx|- EngineTimeout 504   |- RouterAway 503
        |- GatewayFull 503     |- ShuttingDown 503    |- BadVersion 505
-       |- GatewayFault 500    '- OutOfFiles 503
+       |- WorkerConflict 409  |- OutOfFiles 503      '- GatewayFault 500
 
 No message holds the URL of an engine, because clients must not learn the addresses inside the fleet.
 """
@@ -144,6 +144,16 @@ class UnknownRequest(NotFound):
     """The decision log holds no decision for that request id."""
 
     code = "request_not_found"
+
+
+class UnknownWorker(NotFound):
+    code = "worker_not_found"
+
+
+class WorkerConflict(RequestError):
+    """What is asked of a server of engines does not go with its present state."""
+
+    status, type, code = 409, "invalid_request_error", "worker_conflict"
 
 
 class BadMethod(RequestError):

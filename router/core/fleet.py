@@ -34,6 +34,7 @@ class _Engine:
     capacity_tokens: float
     info: EngineInfo = EngineInfo()  # noqa: RUF009 -- frozen
     healthy: bool = False
+    draining: bool = False
     waiting: dict[int, Booking] = field(default_factory=dict)  # streamed and without a first token, oldest first
     unstreamed: dict[int, Booking] = field(default_factory=dict)  # oldest first
     in_flight: int = 0
@@ -117,7 +118,7 @@ class _Open:
 
 
 class _Ready(NamedTuple):
-    """The healthy engines, in the order in which they were added.
+    """The engines that may get requests, which are healthy and do not drain, in the order in which they were added.
 
     It is made anew when an engine comes, goes or reports something else. In between, only the candidates whose load has
     changed are replaced.
@@ -169,7 +170,7 @@ class Fleet:
         return tuple(self._engines)
 
     def healthy(self, engine: EngineId) -> bool:
-        """Whether the engine may get requests. Raises KeyError for an unknown engine, as `view` and the setters do."""
+        """Whether the engine is well. Raises KeyError for an unknown engine, as `view` and the setters do."""
         return self._engines[engine].healthy
 
     def set_health(self, engine: EngineId, healthy: bool) -> None:
@@ -178,6 +179,18 @@ class Fleet:
         state.healthy, self._ready = healthy, None
         if returned:
             self._listener(engine, Change.RETURNED)
+
+    def draining(self, engine: EngineId) -> bool:
+        """Whether the engine gets no new requests, because somebody wants it so."""
+        return self._engines[engine].draining
+
+    def set_draining(self, engine: EngineId, draining: bool) -> None:
+        self._engines[engine].draining, self._ready = draining, None
+
+    def drained(self, engine: EngineId) -> bool:
+        """Whether the engine is draining and has no request left. False for an unknown one."""
+        state = self._engines.get(engine)
+        return state is not None and state.draining and not state.in_flight
 
     def set_info(self, engine: EngineId, info: EngineInfo) -> None:
         state = self._engines[engine]
@@ -202,12 +215,12 @@ class Fleet:
         return self._engines[engine].candidate().view
 
     def views(self) -> list[EngineView]:
-        """The views of the healthy engines, in the order in which they were added."""
+        """The views of the engines that may get requests, in the order in which they were added."""
         return [view for view, _ in self.candidates()[0]]
 
     def candidates(self) -> tuple[list[Candidate], Mapping[EngineId, int]]:
-        """The healthy engines as candidates without hits: a list that the caller may change, and each engine's place in
-        it."""
+        """The engines that may get requests, as candidates without hits: a list that the caller may change, and each
+        engine's place in it."""
         ready = self._ready or self._gather()
         for engine in self._changed:
             if engine in ready.places:
@@ -216,16 +229,16 @@ class Fleet:
         return ready.candidates.copy(), ready.places
 
     def all_serve(self, model: str) -> bool:
-        """Whether every healthy engine that reports its models serves this one."""
+        """Whether every engine that may get requests and reports its models serves this one."""
         models = (self._ready or self._gather()).models
         return models is None or model in models
 
     def _gather(self) -> _Ready:
-        healthy = [engine for engine in self._engines.values() if engine.healthy]
-        reported = [frozenset(engine.info.models) for engine in healthy if engine.info.models]
+        ready = [engine for engine in self._engines.values() if engine.healthy and not engine.draining]
+        reported = [frozenset(engine.info.models) for engine in ready if engine.info.models]
         self._ready = _Ready(
-            [engine.candidate() for engine in healthy],
-            {engine.engine: place for place, engine in enumerate(healthy)},
+            [engine.candidate() for engine in ready],
+            {engine.engine: place for place, engine in enumerate(ready)},
             frozenset.intersection(*reported) if reported else None,
         )
         return self._ready

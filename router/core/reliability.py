@@ -9,9 +9,9 @@ fleet. So every failure of an engine counts here:
 
 An engine is left out (ejected) when the weights of its failures add up to STREAK without an answer in between, or when
 r is beyond MOST_RATE after RATE_OUTCOMES outcomes. It is left out for BASE_S, and for twice as long each time that it
-fails again on its return, up to MOST_S. Then it returns, and so does an engine whose health has returned: it may have
-one request at a time, and one more for each answer, until that is more than the others have. So its share grows
-smoothly, and a single request finds out whether it still fails.
+fails again on its return, up to MOST_S. Then it returns, and so does an engine whose health has returned. A returned
+engine, and one that joins a running fleet, may have one request at a time, and one more for each answer, until that is
+more than the others have. So its share grows smoothly, and a single request finds out whether it fails.
 
 The weight of a failure says how likely it is the engine's and not the request's. A broken connection or a timeout
 before the first byte counts 1. An engine that answers with an error counts DOUBT until another engine has answered the
@@ -66,7 +66,7 @@ class Reliability:
         self._limited: dict[EngineId, _Record] = {}
         """The engines that are left out or that have returned and do not have their full share yet."""
         self._known: set[EngineId] = set()
-        """The engines that have been healthy before."""
+        """The engines that have been healthy before, or that joined later."""
         self._now = self._faded_s = 0.0
         self.ejections: dict[EngineId, int] = {}
         """How often each engine has been left out so far."""
@@ -88,10 +88,15 @@ class Reliability:
         return known if decision.engine in known else [*known, decision.engine]
 
     def healthy(self, engine: EngineId) -> None:
-        """The engine has become healthy. Not for the first time, it may have restarted, and begins slowly."""
+        """The engine has become healthy. Unless it was there at the start and this is the first time, it begins slowly:
+        it may have restarted, or is new."""
         if engine in self._known:
             record = self._records[engine] = self._limited[engine] = _Record()
             record.until_s = self._now
+        self._known.add(engine)
+
+    def joins(self, engine: EngineId) -> None:
+        """The engine joins a fleet that has served requests, and will begin slowly when it becomes healthy."""
         self._known.add(engine)
 
     def forget(self, engine: EngineId) -> None:

@@ -90,6 +90,8 @@ class Router:
         self._experiment.assign({options.policy: 1.0}, options.shadow)
         self.on_out: Callable[[EngineId], None] = lambda _: None
         """Called when an engine was taken out whose requests other engines can serve (`take_out`)."""
+        self.on_drained: Callable[[EngineId], None] = lambda _: None
+        """Called when the last request of an engine that is draining has ended (`set_draining`)."""
         self.learned = LearnedState(self._lengths, self._ratios, self._index, self._experiment, self._fleet.ids)
         """What the router has learned, for whoever keeps it across restarts."""
 
@@ -168,11 +170,21 @@ class Router:
                 self._drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
         self._settle(decision, released, outcome)
         self._log.close(decision, outcome)
+        if self._fleet.drained(decision.engine):
+            self.on_drained(decision.engine)
 
     # --- the engines --------------------------------------------------------------------------------------------
 
-    def add_engine(self, engine: EngineId) -> None:
-        """Add an engine. It is idle, and not healthy until `set_health` says so. Adding a known one changes nothing."""
+    def __contains__(self, engine: EngineId) -> bool:
+        return engine in self._fleet
+
+    def add_engine(self, engine: EngineId, *, joins: bool = False) -> None:
+        """Add an engine. It is idle, and not healthy until `set_health` says so. Adding a known one changes nothing.
+
+        joins: the fleet is serving already, so the engine's share shall grow slowly.
+        """
+        if joins and engine not in self._fleet:
+            self._reliability.joins(engine)
         self._fleet.add(engine)
 
     def remove_engine(self, engine: EngineId) -> None:
@@ -180,12 +192,20 @@ class Router:
         self._fleet.remove(engine)
 
     def healthy(self, engine: EngineId) -> bool:
-        """Whether the engine may get requests. Raises KeyError for an unknown engine, as the setters do."""
+        """Whether the engine is well. Raises KeyError for an unknown engine, as the setters do."""
         return self._fleet.healthy(engine)
 
     def set_health(self, engine: EngineId, healthy: bool) -> None:
-        """Say whether the engine may get requests."""
+        """Say whether the engine is well: only then it may get requests."""
         self._fleet.set_health(engine, healthy)
+
+    def set_draining(self, engine: EngineId, draining: bool) -> None:
+        """Say whether the engine shall get no new requests, however well it is. Those that run go on."""
+        self._fleet.set_draining(engine, draining)
+
+    def drained(self, engine: EngineId) -> bool:
+        """Whether the engine is draining and no request is left on it. False for an unknown one."""
+        return self._fleet.drained(engine)
 
     def take_out(self, engine: EngineId) -> None:
         """The engine is found to be down or to hang: it gets no requests until `set_health` says so.
@@ -290,6 +310,7 @@ class Router:
             self._reliability.share(engine),
             view.failure_odds / (1.0 + view.failure_odds),
             self._reliability.ejections.get(engine, 0),
+            self._fleet.draining(engine),
         )
 
     def describe(self, engine: EngineId) -> dict[str, object]:
@@ -329,8 +350,8 @@ class Router:
     ) -> tuple[list[Candidate], Mapping[EngineId, int]]:
         """Return the engines that may get the request, and the place of each in that list.
 
-        These are the healthy engines that are not excluded and that serve the model, or do not report what they serve,
-        without those that `reliability` leaves out. Raises NotFound and NoEngine as `route` does.
+        These are the healthy engines that do not drain, are not excluded, and serve the model or do not report what
+        they serve, without those that `reliability` leaves out. Raises NotFound and NoEngine as `route` does.
         """
         candidates, places = self._fleet.candidates()
         if exclude or self._reliability.limits or (model and not self._fleet.all_serve(model)):

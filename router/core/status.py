@@ -16,7 +16,7 @@ class EngineStatus(NamedTuple):
 
     engine: EngineId
     healthy: bool
-    """Whether it gets requests."""
+    """Whether it is well. Then it gets requests, unless it is draining."""
     info: EngineInfo
     in_flight: int
     """Requests that are dispatched and not yet complete."""
@@ -30,6 +30,13 @@ class EngineStatus(NamedTuple):
     """The running rate of its requests that failed by its own fault, 0 to 1."""
     ejections: int = 0
     """How often it has been left out for its failures so far."""
+    draining: bool = False
+    """Whether it gets no new requests because an operator wants it so."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it gets requests."""
+        return self.healthy and not self.draining
 
 
 class ArmStatus(NamedTuple):

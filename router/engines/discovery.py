@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 import httpx
 
 from router.config import Config
 from router.core.failure_log import FailureLog
-from router.core.router import Router
+from router.core.worker_url import base_urls
+from router.core.workers import Worker, Workers
 from router.engines import probe
-from router.errors import ConfigError
 from router.types import EngineId
 
 log = logging.getLogger("leafcutter.discovery")
@@ -33,23 +32,13 @@ QUIET_S = 60.0  # A check that goes on failing is logged so often.
 def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
     """Name the engines at `urls` in their order engine-0, engine-1, and so on, and return their base URLs by name.
 
-    Raises ConfigError if there is none, if one is no base URL, and if one is given twice.
+    Raises ConfigError as `base_urls` does.
     """
-    if not urls:
-        raise ConfigError("worker_urls", (), "at least one engine, e.g. --worker-urls http://127.0.0.1:8000")
-    engines = {}
-    for index, url in enumerate(urls):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ConfigError("worker_urls", url, "a base URL such as http://127.0.0.1:8000")
-        engines[EngineId(f"engine-{index}")] = url.rstrip("/")
-    if len(set(engines.values())) < len(engines):
-        raise ConfigError("worker_urls", tuple(urls), "every engine once")
-    return engines
+    return {EngineId(f"engine-{index}"): url for index, url in enumerate(base_urls(urls))}
 
 
 class Discovery:
-    """The watch over `engines`, which maps ids to base URLs. Use it as `async with discovery.running():`.
+    """The watch over all workers, those that come later too. Use it as `async with discovery.running():`.
 
     clock: that of the router's decisions, seconds.
     """
@@ -57,12 +46,12 @@ class Discovery:
     def __init__(
         self,
         config: Config,
-        router: Router,
-        engines: Mapping[EngineId, str],
+        workers: Workers,
         client: httpx.AsyncClient | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.router, self.engines, self.clock = config, router, engines, clock
+        self.config, self.workers, self.clock = config, workers, clock
+        self._watchers: dict[Worker, _Watcher] = {}
         self._client = client
         self.failures = FailureLog(log, lambda s, call: asyncio.get_running_loop().call_later(s, call), quiet_s=QUIET_S)
         self._warned: set[EngineId] = set()
@@ -73,24 +62,40 @@ class Discovery:
         """Watch the engines until the context ends. It begins when each has been checked once, or after FIRST_ROUND_S:
         one that does not answer holds up nobody."""
         async with self._client or probe.open_client(self.config) as client:
-            watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
-            tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
+
+            def follow() -> None:
+                self._follow(client)
+
+            follow()
+            self.workers.listeners.append(follow)
             try:
-                checked = [asyncio.create_task(watcher.checked.wait()) for watcher in watchers]
+                checked = [asyncio.create_task(watcher.checked.wait()) for watcher in self._watchers.values()]
                 await asyncio.wait(checked, timeout=FIRST_ROUND_S)
                 for task in checked:
                     task.cancel()
-                log.info("%d of %d engines are healthy", sum(map(self.router.healthy, self.engines)), len(self.engines))
+                log.info("%d of %d engines are healthy", *self.workers.healthy_engines())
                 yield
             finally:
+                self.workers.listeners.remove(follow)
+                tasks = [watcher.task for watcher in self._watchers.values()]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _follow(self, client: httpx.AsyncClient) -> None:
+        """Watch the workers that are there now, and no others."""
+        present, engines = set(self.workers), self.workers.addresses.keys()
+        for worker in self._watchers.keys() - present:
+            self._watchers.pop(worker).task.cancel()
+        for worker in present - self._watchers.keys():
+            self._watchers[worker] = _Watcher(self, client, worker)
+        self._warned &= engines
+        self._oddities = {engine: odd for engine, odd in self._oddities.items() if engine in engines}
+
     def learned(self, engine: EngineId, report: probe.Report) -> None:
         """Take in what an engine reports. Log once for each engine that it has no plugin, which makes routing worse,
         and what it reports that cannot be true whenever that changes."""
-        self.router.set_info(engine, report.info)
+        self.workers.set_info(engine, report.info)
         if report.oddities != self._oddities.get(engine, ()):
             self._oddities[engine] = report.oddities
             if report.oddities:
@@ -106,53 +111,66 @@ class Discovery:
 
 
 class _Watcher:
-    """The checks of one engine. `_run` counts its last passes in a row (positive) or its last failures (negative)."""
+    """The checks of one worker. `_run` counts its last passes in a row (positive) or its last failures (negative)."""
 
-    def __init__(self, owner: Discovery, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
-        self._owner, self._client, self._engine, self._url = owner, client, engine, url
-        self._state = probe.state_url(url, owner.config.engines.state_port_offset)
+    def __init__(self, owner: Discovery, client: httpx.AsyncClient, worker: Worker) -> None:
+        self._owner, self._client, self._worker = owner, client, worker
         self._run = 0
         self._hangs = False  # it passes its health checks, but gives no other sign of life
         self.checked = asyncio.Event()
         """The first check is over."""
+        self.task = asyncio.create_task(self._watch())
 
-    async def watch(self) -> NoReturn:
+    async def _watch(self) -> NoReturn:
         while True:
             try:
                 await self.check()
             except Exception:  # A fault of ours in one check must not end the watch over the engine, nor the start.
-                log.exception("%s: the check itself failed", self._engine)
+                log.exception("%s: the check itself failed", self._worker.name)
             self.checked.set()
             await asyncio.sleep(self._owner.config.engines.health_check_interval_secs)
 
     async def check(self) -> None:
-        config, router = self._owner.config, self._owner.router
-        was = router.healthy(self._engine)
+        config, workers, worker = self._owner.config, self._owner.workers, self._worker
+        was = workers.healthy(worker)
         due = not was or self._run < 0 or self._run % REFRESH_CHECKS == 0
         try:
-            await probe.check_health(self._client, self._url)
+            await probe.check_health(self._client, worker.url)
             await self._check_computes()
             if due:
-                self._owner.learned(self._engine, await probe.read_report(self._client, self._url, self._state))
+                await self._read_facts()
         except probe.BadAnswer as error:
-            self._owner.failures.tell(self._engine, error.kind, f"a check failed: {error}")
+            self._owner.failures.tell(worker.name, error.kind, f"a check failed: {error}")
             if error.ours:
                 return
             self._run = min(-1, self._run - 1)
         else:
             self._run = max(1, self._run + 1)
         if self._run >= config.engines.health_success_threshold and not was:
-            router.set_health(self._engine, True)
-            log.info("%s is healthy", self._engine)
+            workers.set_health(worker, True)
+            log.info("%s is healthy", worker.name)
         elif -self._run == (1 if self._hangs else config.engines.health_failure_threshold):
-            router.take_out(self._engine)
-            log.warning("%s is out: %s", self._engine, "it hangs" if self._hangs else f"{-self._run} failed checks")
+            workers.take_out(worker)
+            log.warning("%s is out: %s", worker.name, "it hangs" if self._hangs else f"{-self._run} failed checks")
 
     async def _check_computes(self) -> None:
-        """Raise BadAnswer if the engine, whose health check has passed, computes nothing any more."""
-        router, owner = self._owner.router, self._owner
-        if self._hangs or router.is_silent(self._engine, owner.clock()):
-            self._hangs = True
-            await probe.check_computes(self._client, self._url, router.models(self._engine), HANGS_S)
+        """Raise BadAnswer if an engine of the worker, whose health check has passed, computes nothing any more."""
+        workers, worker, clock = self._owner.workers, self._worker, self._owner.clock
+        asked = dict(worker.engines) if self._hangs else workers.silent(worker, clock())
+        if asked:
+            self._hangs, models = True, workers.models(worker)
+            checks = (probe.check_computes(self._client, address, models, HANGS_S) for address in asked.values())
+            for found in await asyncio.gather(*checks, return_exceptions=True):
+                if found is not None:
+                    raise found
             self._hangs = False
-            router.heard(self._engine, owner.clock())
+            workers.heard(asked, clock())
+
+    async def _read_facts(self) -> None:
+        """Read how many engines the worker has, and what each of them reports. Raises BadAnswer."""
+        worker, offset = self._worker, self._owner.config.engines.state_port_offset
+        if ranks := await probe.read_ranks(self._client, worker.url):
+            self._owner.workers.set_ranks(worker, ranks)
+        for engine, rank in zip(list(worker.engines), worker.ranks or (0,), strict=True):
+            state = probe.state_url(worker.url, offset + rank)
+            self._owner.learned(engine, await probe.read_report(self._client, worker.url, state))

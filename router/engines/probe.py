@@ -23,6 +23,7 @@ import httpx
 
 from router import descriptors
 from router.config import Config
+from router.core.worker_url import split_address
 from router.tls import engine_context
 from router.types import EngineInfo
 
@@ -33,6 +34,7 @@ MOST_LINE = 1 << 14  # a longer line of a Prometheus page is none of those that 
 
 _SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _LABEL = re.compile(r'\b(\w++)="((?:[^"\\]|\\.)*+)"')  # it never goes back, so that no page takes long
+_RANK = re.compile(r'[{,]engine="(\d{1,4})"', re.ASCII)
 _WORD = re.compile(r"[\w.+!~-]{1,128}", re.ASCII)  # an order, a version
 
 
@@ -110,14 +112,16 @@ async def healthy(client: httpx.AsyncClient, url: str) -> bool:
     return True
 
 
-async def check_computes(client: httpx.AsyncClient, url: str, models: Sequence[str], timeout_s: float) -> None:
-    """Raise BadAnswer unless the engine still computes: it answers a request for one token in time. An engine that
-    refuses the request, as one that only embeds does, has answered."""
+async def check_computes(client: httpx.AsyncClient, address: str, models: Sequence[str], timeout_s: float) -> None:
+    """Raise BadAnswer unless the engine at an address (`core.worker_url`) still computes: it answers a request for one
+    token in time. An engine that refuses the request, as one that only embeds does, has answered."""
+    url, rank = split_address(address)
+    headers = {} if rank is None else {"x-data-parallel-rank": str(rank)}
     asked = {"model": models[0] if models else "", "prompt": "Hi", "max_tokens": 1}
     try:
         async with (
             asyncio.timeout(timeout_s),
-            client.stream("POST", f"{url}/v1/completions", json=asked, timeout=timeout_s) as answer,
+            client.stream("POST", f"{url}/v1/completions", json=asked, headers=headers, timeout=timeout_s) as answer,
         ):
             if answer.status_code >= 500:
                 raise BadAnswer(
@@ -126,6 +130,17 @@ async def check_computes(client: httpx.AsyncClient, url: str, models: Sequence[s
     except (httpx.HTTPError, TimeoutError) as error:
         ours = descriptors.exhausted(error)
         raise BadAnswer("hangs", f"it computes nothing: no token came within {timeout_s:g} s", ours=ours) from error
+
+
+async def read_ranks(client: httpx.AsyncClient, url: str) -> tuple[int, ...]:
+    """The data-parallel ranks that the server at `url` reports, rising; empty if it tells none.
+
+    vLLM has a line for each rank on its page of metrics, even if there is one rank only.
+    """
+    page = await _page(client, f"{url}/metrics")
+    lines = (line for line in page.splitlines() if line.startswith("vllm:cache_config_info{"))
+    labels = (_RANK.search(line) for line in lines if len(line) <= MOST_LINE)
+    return tuple(sorted({int(found[1]) for found in labels if found}))
 
 
 async def read_report(client: httpx.AsyncClient, url: str, state: str | None) -> Report:

@@ -1,6 +1,7 @@
 """The routes for operators, about engines, decisions and policies.
 
-GET  /workers               every engine: what it reports of itself, and what was learned of it
+GET  /workers               every engine: what it reports of itself, and what was learned of it;
+                            `worker_routes` has those that change them
 GET  /explain/{request_id}  why that request went where it did: every try, with its outcome
 POST /explain               takes the body of a request and tells where it would go now and why; nothing is sent or
                             booked. The route that the body is meant for is given by `?route=` or the header
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -25,6 +26,7 @@ from router.config import Config
 from router.core.decision_log import pack
 from router.core.router import Router
 from router.core.status import EngineStatus
+from router.core.workers import Workers
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
 from router.gateway import error_forms
 from router.gateway.apis import CHAT, TABLE
@@ -32,7 +34,6 @@ from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Message
 from router.gateway.headers import EXPLAIN_ROUTE
 from router.gateway.routes import read_aliases
-from router.types import EngineId
 
 MOST_POLICY_BYTES = 65_536
 DECISIONS, MOST_DECISIONS = 20, 1000
@@ -42,19 +43,18 @@ def add_admin_routes(
     app: FastAPI,
     config: Config,
     router: Router,
-    engines: Mapping[EngineId, str],
+    workers: Workers,
     body_reader: BodyReader,
     clock: Callable[[], float],
 ) -> None:
-    """Add the routes above. engines: the base URL of each engine. body_reader: runs as long as the application. clock:
-    the clock of the decisions, seconds."""
+    """Add the routes above. body_reader: runs as long as the application. clock: that of the decisions, seconds."""
     aliases = read_aliases(config.engines.model_alias)
     app.add_exception_handler(RequestError, _answer_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
 
     @app.get("/workers")
-    async def workers() -> list[dict[str, Any]]:
-        return [_describe_engine(router, engine, engines.get(name)) for name, engine in router.status().engines.items()]
+    async def all_engines() -> list[dict[str, Any]]:
+        return [_describe_engine(router, engine, workers) for engine in router.status().engines.values()]
 
     @app.get("/explain/{request_id:path}")
     async def explain(request_id: str) -> Response:
@@ -157,12 +157,12 @@ def _describe_policies(router: Router) -> dict[str, object]:
     }
 
 
-def _describe_engine(router: Router, engine: EngineStatus, url: str | None) -> dict[str, Any]:
+def _describe_engine(router: Router, engine: EngineStatus, workers: Workers) -> dict[str, Any]:
     """An engine as operators see it, so with its URL."""
     info, error = engine.info, engine.prediction_error
     return {
         "engine": engine.engine,
-        "url": url,
+        **workers.describe(engine.engine),
         "healthy": engine.healthy,
         "share": engine.share,
         "failure_rate": round(engine.failure_rate, 4),

@@ -63,7 +63,8 @@ class LocalDecider:
         self._router.complete(self._open.pop(booking), outcome)
 
     def unreachable(self, engine: EngineId) -> None:
-        self._router.set_health(engine, False)
+        if engine in self._router:  # it may have left meanwhile
+            self._router.set_health(engine, False)
 
     def heard(self, engine: EngineId) -> None:
         self._router.heard(engine, self._clock())

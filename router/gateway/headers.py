@@ -18,6 +18,8 @@ EXPLAIN_ROUTE = b"x-leafcutter-route"
 REQUEST_ID = b"x-request-id"
 REQUEST_ID_CHARS = 128
 
+DATA_PARALLEL_RANK = b"x-data-parallel-rank"  # tells vLLM which of its ranks gets the request
+
 # Headers that belong to one connection and not to the message (RFC 9110, section 7.6.1), or that are set anew for the
 # next connection.
 HOP_BY_HOP = frozenset(
@@ -25,7 +27,7 @@ HOP_BY_HOP = frozenset(
     b" upgrade host content-length expect".split()
 )
 # Headers that are between the client and the gateway.
-NOT_FOR_ENGINES = frozenset((REQUEST_ID, b"accept-encoding", b"cookie", b"x-api-key"))
+NOT_FOR_ENGINES = frozenset((REQUEST_ID, b"accept-encoding", b"cookie", b"x-api-key", DATA_PARALLEL_RANK))
 NOT_FOR_ENGINES_FAMILY = b"x-leafcutter-"
 # The headers of an engine's answer that pass. All others are the engine's own business (server, set-cookie), set anew
 # here (date, x-request-id), or would be wrong at another address (location, access-control-*).

@@ -8,7 +8,7 @@ those of the last try, or `none` if there was no try.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -44,6 +44,32 @@ class Children(Generic[M]):
         if child is None:
             child = self._children[values] = self._metric.labels(*values) if values else self._metric
         return child
+
+    def keep_only(self, engines: Container[str]) -> None:
+        """Forget the children whose label `engine` names none of these."""
+        place = self._metric._labelnames.index("engine")
+        for values in [values for values in self._children if not _is_present(values[place], engines)]:
+            self._metric.remove(*values)
+            del self._children[values]
+
+
+def _is_present(engine: str, engines: Container[str]) -> bool:
+    return engine == NONE or engine in engines
+
+
+class PresentEngines(Collector):
+    """What a registry collects, without the samples of engines that are not among `engines`.
+
+    Their last requests may be counted after they have left, and the files in which edges count keep everything.
+    """
+
+    def __init__(self, registry: CollectorRegistry, engines: Container[str]) -> None:
+        self._registry, self._engines = registry, engines
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [s for s in metric.samples if _is_present(s.labels.get("engine", NONE), self._engines)]
+            yield metric
 
 
 class Metrics:
@@ -116,6 +142,11 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """A client was turned away."""
         self._refused(reason).inc()
+
+    def keep_only(self, engines: Container[str]) -> None:
+        """Forget what was counted of engines that are not among these."""
+        for metric in (self._requests, self._prompt, self._cached, self._output, self._error_s, self._error_ratio):
+            metric.keep_only(engines)
 
     def decided(self, placement: Placement, elapsed_s: float) -> None:
         """An engine was chosen. elapsed_s: how long the choice took."""
@@ -203,7 +234,10 @@ class RouterCollector(Collector):
 
 def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
     in_flight = GaugeMetricFamily("leafcutter_in_flight", "Requests at an engine now.", labels=["engine"])
-    healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: gets requests. 0: is left out.", labels=["engine"])
+    healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: is well. 0: is left out.", labels=["engine"])
+    draining = GaugeMetricFamily(
+        "leafcutter_engine_draining", "1: gets no new requests, because an operator wants it so.", labels=["engine"]
+    )
     drift = GaugeMetricFamily(
         "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
     )
@@ -224,9 +258,10 @@ def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
         rate.add_metric([engine.engine], engine.failure_rate)
         in_flight.add_metric([engine.engine], engine.in_flight)
         healthy.add_metric([engine.engine], float(engine.healthy))
+        draining.add_metric([engine.engine], float(engine.draining))
         if engine.drifts is not None:
             drift.add_metric([engine.engine], float(engine.drifts))
-    return in_flight, healthy, drift, share, ejections, rate
+    return in_flight, healthy, draining, drift, share, ejections, rate
 
 
 def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:

@@ -13,12 +13,14 @@ from starlette.exceptions import HTTPException
 
 from router.config import Config
 from router.core.router import Router
+from router.core.workers import Workers
 from router.errors import NotFound, UnknownUrl
 from router.gateway.admin import add_admin_routes, answer_of
 from router.gateway.body_reader import BodyReader
 from router.gateway.front import readiness
+from router.gateway.metrics import PresentEngines
 from router.gateway.routes import read_aliases
-from router.types import EngineId
+from router.gateway.worker_routes import add_worker_routes
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -26,7 +28,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 def create_rest(
     config: Config,
     router: Router,
-    engines: Mapping[EngineId, str],
+    workers: Workers,
     registry: CollectorRegistry,
     body_reader: BodyReader,
     *,
@@ -34,17 +36,19 @@ def create_rest(
     wall_clock: Callable[[], float],
     lifespan: Lifespan | None = None,
 ) -> FastAPI:
-    """Make the application. engines, clock, wall_clock: as `app.create_app` takes them. registry: has the metrics.
+    """Make the application. clock, wall_clock: as `app.create_app` takes them. registry: has the metrics.
     body_reader, lifespan: run as long as the application."""
     rest = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
     rest.add_exception_handler(HTTPException, _answer_unknown)
     _add_health(rest, router)
     _add_models(rest, router, read_aliases(config.engines.model_alias), round(wall_clock()))
-    add_admin_routes(rest, config, router, engines, body_reader, clock)
+    add_admin_routes(rest, config, router, workers, body_reader, clock)
+    add_worker_routes(rest, workers)
+    present = PresentEngines(registry, workers.addresses)
 
     @rest.get("/metrics")
     async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(present), media_type=CONTENT_TYPE_LATEST)
 
     return rest
 
@@ -58,9 +62,9 @@ def _add_health(rest: FastAPI, router: Router) -> None:
 
     @rest.get("/readiness")
     async def ready() -> Response:
-        """The gateway can serve requests, because at least one engine is healthy."""
+        """The gateway can serve requests, because at least one engine is healthy and does not drain."""
         engines = router.status().engines
-        status, content = readiness(sum(engine.healthy for engine in engines.values()), len(engines))
+        status, content = readiness(sum(engine.ready for engine in engines.values()), len(engines))
         return JSONResponse(content, status_code=status)
 
 

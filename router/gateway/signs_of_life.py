@@ -18,10 +18,10 @@ PERIOD_S = 1.0
 
 
 async def tell_signs_of_life(upstream: Upstream, decider: Decider, engines: Mapping[EngineId, str]) -> NoReturn:
-    """Tell them until this task is cancelled. engines: the base URL of each."""
+    """Tell them until this task is cancelled. engines: the address of each."""
     while True:
         await asyncio.sleep(PERIOD_S)
         heard = set(upstream.heard())
-        for engine, url in engines.items():
-            if url in heard:
+        for engine, address in engines.items():
+            if address in heard:
                 decider.heard(engine)

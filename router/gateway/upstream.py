@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
 from router import descriptors
 from router.config import Config
-from router.errors import EngineGarbled, EngineUnreachable, OutOfFiles
+from router.core.worker_url import split_address
+from router.errors import EngineGarbled, EngineOut, EngineUnreachable, OutOfFiles
 from router.gateway.body_edit import Piece
 from router.gateway.engine_connection import EngineConnection
-from router.gateway.headers import Headers, end_to_end, for_engine
+from router.gateway.headers import DATA_PARALLEL_RANK, Headers, end_to_end, for_engine
 from router.gateway.tenants import own_keys
 from router.tls import engine_context
 
@@ -70,9 +71,10 @@ class UpstreamAnswer:
 
 
 class _Engine:
-    """The connections to the engine at one base URL. A connection is in `idle` or carries a request. tls: for https."""
+    """The connections to the engine at one address. A connection is in `idle` or carries a request. tls: for https."""
 
-    def __init__(self, url: str, connect_s: float, tls: ssl.SSLContext) -> None:
+    def __init__(self, address: str, connect_s: float, tls: ssl.SSLContext) -> None:
+        url, rank = split_address(address)
         parts = urlsplit(url)
         assert parts.hostname is not None, "the URLs of engines are checked at the start"
         self._host, self._connect_s = parts.hostname, connect_s
@@ -83,12 +85,15 @@ class _Engine:
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self.head += b"authorization: Basic " + b64encode(pair) + b"\r\n"
+        if rank is not None:
+            self.head += DATA_PARALLEL_RANK + b": %d\r\n" % rank
         self._idle: list[EngineConnection] = []
         self._open: set[EngineConnection] = set()
+        self._gone = False
 
     async def connection(self) -> EngineConnection:
-        """A connection that carries no request. Raises EngineUnreachable, and OutOfFiles where only the descriptors
-        are left that health checks need."""
+        """A connection that carries no request. Raises EngineUnreachable, EngineOut if the engine has left, and
+        OutOfFiles where only the descriptors are left that health checks need."""
         while self._idle:
             connection = self._idle.pop()
             if not (connection.closed or connection.transport.is_closing()):
@@ -106,9 +111,13 @@ class _Engine:
                 raise OutOfFiles(OUT_OF_FILES) from error.with_traceback(None)
             raise EngineUnreachable("The engine could not be reached.") from error.with_traceback(None)
         self._open.add(connection)
+        if self._gone:
+            connection.abort()
+            raise EngineOut("The engine was taken out.")
         return connection
 
     def close(self) -> None:
+        self._gone = True
         for connection in list(self._open):
             connection.abort()
 
@@ -150,18 +159,25 @@ class Upstream:
             for engine in self._engines.values():
                 engine.close()
 
-    def give_up(self, url: str) -> None:
+    def give_up(self, address: str) -> None:
         """The engine was taken out: requests to it that have not had a byte of their answer's body get EngineOut."""
-        if url in self._engines:
-            self._engines[url].give_up()
+        if address in self._engines:
+            self._engines[address].give_up()
+
+    def keep_only(self, addresses: Collection[str]) -> None:
+        """These engines are there now: what still runs on others is cut off, by EngineOut if nothing has come of it."""
+        for address in self._engines.keys() - set(addresses):
+            engine = self._engines.pop(address)
+            engine.give_up()
+            engine.close()
 
     def heard(self) -> list[str]:
-        """The base URLs of the engines from which bytes have come since this was asked last."""
-        return [url for url, engine in self._engines.items() if engine.take_heard()]
+        """The addresses of the engines from which bytes have come since this was asked last."""
+        return [address for address, engine in self._engines.items() if engine.take_heard()]
 
     async def send(
         self,
-        url: str,
+        address: str,
         path: str,
         query: bytes,
         headers: Sequence[tuple[bytes, bytes]],
@@ -171,13 +187,14 @@ class Upstream:
     ) -> UpstreamAnswer:
         """Send a request with `body`, which may be in several pieces, and return the answer once its head has arrived.
 
-        url, path: the engine's base URL, and the path after it. query: may be empty. headers: the client's, with names
-        in lower case. Raises EngineUnreachable, EngineLost, EngineTimeout and OutOfFiles.
+        address: that of the engine (`core.worker_url`). path: what comes after its base URL. query: may be empty.
+        headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost (EngineOut is one),
+        EngineTimeout and OutOfFiles.
         """
         reliability = self._config.reliability
-        engine = self._engines.get(url)
+        engine = self._engines.get(address)
         if engine is None:
-            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs, self._tls)
+            engine = self._engines[address] = _Engine(address, reliability.connect_timeout_secs, self._tls)
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
         lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
         target = path.encode() + (b"?" + query if query else b"")

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from router.config import Config
+from router.gateway.config_file import ConfigFile
 from router.types import EngineId
 
 READY = "ready"
@@ -28,6 +29,8 @@ STOP = "stop"
 """Shut down in order."""
 HURRY = "hurry"
 """After STOP: wait for no running request. A router process never does."""
+RELOAD = "reload"
+"""To a router process: read the file of options again."""
 RESTARTS = "restarts"
 """To the router process: how often edges, and router processes, have died so far (two numbers)."""
 
@@ -44,9 +47,11 @@ class Orders:
     name: str
     config: Config
     engines: Mapping[EngineId, str]
-    """The base URL of each engine."""
+    """The base URL of each engine at the start."""
     folder: str
     """The private folder of all processes."""
+    file: ConfigFile | None = None
+    """The file that the options come from, if it is to be followed."""
     slot: int = 0
     """Which of the edges the process is."""
     edges: int = 1

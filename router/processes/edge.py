@@ -38,16 +38,17 @@ HANDSHAKE_S = 10.0  # a client has so long to agree on TLS
 async def run(control: Control) -> None:
     """Serve clients until the supervisor says STOP, or RETIRE and all connections are done."""
     orders = control.orders
-    config, engines, clock = share(orders.config, orders.slot, orders.edges), orders.engines, time.monotonic
-    decider = RemoteDecider(orders.decisions, orders.name, engines, clock)
+    config, clock = share(orders.config, orders.slot, orders.edges), time.monotonic
+    decider = RemoteDecider(orders.decisions, orders.name, clock)
     upstream, body_reader = Upstream(config), BodyReader()
-    decider.on_out = lambda engine: upstream.give_up(engines[engine])
+    decider.on_out = lambda engine: upstream.give_up(decider.addresses[engine])
+    decider.on_fleet = upstream.keep_only
     rest, access = EdgeRest(config, orders.rest, decider), Access.of_copy(config.server, orders.keys)
     tls, usage_log = ServerTls.of(config.server), create_usage_log(config, time.time)
     gateway = Gateway(
         config,
         decider,
-        engines,
+        decider.addresses,
         upstream,
         body_reader,
         Metrics(CollectorRegistry()),
@@ -69,7 +70,7 @@ async def run(control: Control) -> None:
         with (
             tended(lambda: decider.idle),
             beside(cut_off_stuck(server.server_state.connections)),
-            beside(tell_signs_of_life(upstream, decider, engines)),
+            beside(tell_signs_of_life(upstream, decider, decider.addresses)),
         ):
             await first_of(decider.known.wait(), server.stopped.wait())
             if not server.should_exit:

@@ -26,7 +26,6 @@ class EdgeRest:
 
     def __init__(self, config: Config, path: str, decider: RemoteDecider) -> None:
         self._most_bytes = config.server.max_payload_size
-        self._engines = len(config.engines.worker_urls)
         self._path, self._decider = path, decider
         self._session: aiohttp.ClientSession | None = None
 
@@ -55,7 +54,7 @@ class EdgeRest:
             await client.fail(error, [])
 
     async def _tell_readiness(self, client: Client) -> None:
-        status, content = readiness(self._decider.healthy, self._engines)
+        status, content = readiness(*self._decider.engines)
         await client.reply(status, [JSON], json.dumps(content).encode())
 
     async def _pass_on(self, client: Client, scope: Scope) -> None:

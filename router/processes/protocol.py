@@ -26,6 +26,9 @@ Times are seconds on CLOCK_MONOTONIC, so both ends are on one machine. Texts tha
 field, with lone surrogates as WTF-8 has them, because JSON allows those. Keys of blocks are 8 bytes each, little
 endian, in one bin field; at most MOST_KEYS are sent of a longer chain, from its beginning.
 
+Engines come and go. What an edge tells of one that has left meanwhile is ignored, and so is its `Resume`. `Fleet` has
+told of a new one before anything is placed there.
+
 A peer that breaks a rule is cut off (`ProtocolError`).
 """
 
@@ -184,14 +187,20 @@ class Welcome(Struct, array_like=True, tag=16, gc=False):
 
 
 class Engine(Struct, array_like=True, gc=False):
-    """One healthy engine, a part of `Fleet`. models: those that it serves; empty if it does not tell."""
+    """One engine, a part of `Fleet`."""
 
-    engine: str
+    engine: Annotated[str, Meta(pattern=r"\A[\w.-]{1,64}\Z")]
+    address: Annotated[str, Meta(max_length=2048)]
+    """Where it is, as `core.worker_url` writes it."""
+    ready: bool
+    """Whether it may get requests: it is healthy and not draining."""
     models: list[str]
+    """Those that it serves; empty if it does not tell."""
 
 
 class Fleet(Struct, array_like=True, tag=17, gc=False):
-    """All healthy engines. policy: the one with the largest share of the decisions."""
+    """All engines: what an edge has open on others is to be cut off. policy: the one with the largest share of the
+    decisions."""
 
     policy: str
     engines: list[Engine]

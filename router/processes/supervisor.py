@@ -1,7 +1,8 @@
 """The supervisor: it listens, starts the router process and the edges, and starts again whatever dies.
 
 It takes no part in any request. Signals are for it alone: SIGTERM and SIGINT end all processes in order, the edges
-first; SIGHUP replaces the edges one by one. If it is killed outright, its processes notice and end.
+first; SIGHUP replaces the edges one by one, and lets the file of options be read again. If it is killed outright, its
+processes notice and end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from router.engines.discovery import engines_of
 from router.errors import SetupError
 from router.gateway.access import Access
 from router.gateway.app import create_usage_log
+from router.gateway.config_file import ConfigFile
 from router.gateway.key_file import encode
 from router.gateway.key_limits import LANES, SharedLimits
 from router.gateway.listeners import listen, url_of
@@ -31,7 +33,7 @@ from router.gateway.server import to_the_end
 from router.gateway.server_tls import ServerTls
 from router.processes.acceptor import ConnectionCounts
 from router.processes.child import Child
-from router.processes.control import GO, HURRY, LEAVE, RESTARTS, RETIRE, ROUTER, STOP, Orders, first_of
+from router.processes.control import GO, HURRY, LEAVE, RELOAD, RESTARTS, RETIRE, ROUTER, STOP, Orders, first_of
 from router.tls import engine_context
 
 log = logging.getLogger("leafcutter.processes")
@@ -51,8 +53,8 @@ def process_count(config: Config) -> int:
     return min(MOST_AUTO, len(os.sched_getaffinity(0)))
 
 
-async def supervise(config: Config) -> None:
-    """Serve with several processes until SIGINT or SIGTERM.
+async def supervise(config: Config, file: ConfigFile | None = None) -> None:
+    """Serve with several processes until SIGINT or SIGTERM. file: the file of options, which is followed.
 
     Raises SetupError if the port is taken or a process does not start, and ConfigError for engines that cannot be.
     """
@@ -70,7 +72,7 @@ async def supervise(config: Config) -> None:
             operators += [stack.enter_context(listener) for listener in found]
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="leafcutter-", ignore_cleanup_errors=True))
         edges = process_count(config)
-        orders = Orders("", config, engines, folder, edges=edges)
+        orders = Orders("", config, engines, folder, file, edges=edges)
         os.mkdir(orders.metrics)
         ConnectionCounts.create(orders.connections, edges)
         SharedLimits.create(orders.limits)
@@ -251,6 +253,7 @@ class Supervisor:
         while True:
             await self._replace.wait()
             self._replace.clear()
+            self._routers[0].tell(RELOAD)
             log.info("replacing the edges")
             if all([await self._replace_edge(slot) for slot in self._slots]):
                 log.info("all edges are replaced")

@@ -17,7 +17,7 @@ from router.types.decision import (
     ShadowChoice,
     Telling,
 )
-from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking
+from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking, WorkerId
 from router.types.request import BlockKey, ParsedRequest, Prompt
 from router.types.scores import PLAIN, Score, Scores, Unit
 
@@ -43,4 +43,5 @@ __all__ = [
     "ShadowChoice",
     "Telling",
     "Unit",
+    "WorkerId",
 ]

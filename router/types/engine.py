@@ -8,6 +8,9 @@ from typing import NamedTuple, NewType
 EngineId = NewType("EngineId", str)
 """The stable short name of an engine, such as `engine-0`. Unlike its URL, it may be shown to clients."""
 
+WorkerId = NewType("WorkerId", str)
+"""The name of a server of engines, at one base URL. If it has one engine, that has the same name."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:

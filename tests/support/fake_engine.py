@@ -43,6 +43,8 @@ class Script:
     headers: Mapping[str, str] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     """Each token waits for this event."""
+    ranks: tuple[int, ...] = ()
+    """The data-parallel ranks that its page of metrics names."""
 
 
 @dataclass
@@ -90,8 +92,8 @@ class FakeEngine:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
-        for path in ("/metrics", "/version"):  # what the gateway itself asks is no request of the script
-            app.router.add_get(path, self._missing)
+        app.router.add_get("/metrics", self._metrics)  # what the gateway itself asks is no request of the script
+        app.router.add_get("/version", self._missing)
         app.router.add_route("*", "/{rest:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
@@ -109,6 +111,10 @@ class FakeEngine:
 
     async def _missing(self, request: web.Request) -> web.Response:
         return web.Response(status=404)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        line = 'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="65"} 1.0\n'
+        return web.Response(text="".join(line % rank for rank in self.script.ranks))
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})

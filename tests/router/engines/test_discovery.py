@@ -11,6 +11,7 @@ import pytest
 
 from router.config import configure
 from router.core.router import Router
+from router.core.workers import Workers
 from router.engines import probe
 from router.engines.discovery import REFRESH_CHECKS, Discovery
 from router.types import EngineId
@@ -50,8 +51,7 @@ def watch(engine: Engine, **options: object) -> tuple[Discovery, Router]:
     config = configure(**options)
     config = replace(config, engines=replace(config.engines, health_check_interval_secs=0.01))  # less than is allowed
     router = Router(config.routing, rng=random.Random(0))
-    router.add_engine(E0)
-    return Discovery(config, router, {E0: "http://e:1"}, engine.client()), router
+    return Discovery(config, Workers(router, {E0: "http://e:1"}), engine.client()), router
 
 
 async def test_an_engine_is_known_as_soon_as_the_watch_runs() -> None:
@@ -132,10 +132,8 @@ async def test_an_engine_that_never_answers_does_not_hold_up_the_others_nor_the_
     config = configure(health_check_timeout_secs=600)
     router = Router(config.routing, rng=random.Random(0))
     engines = {E0: "http://slow:1", EngineId("engine-1"): "http://e:1"}
-    for name in engines:
-        router.add_engine(name)
     client = httpx.AsyncClient(transport=httpx.MockTransport(answer), timeout=600)
-    async with Discovery(config, router, engines, client).running():
+    async with Discovery(config, Workers(router, engines), client).running():
         assert [router.healthy(name) for name in engines] == [False, True]
 
 
@@ -152,7 +150,7 @@ async def test_a_fault_in_the_check_itself_ends_neither_the_start_nor_the_watch(
 
     engine = Engine()
     sound, router = watch(engine)
-    discovery = Faulty(sound.config, router, sound.engines, engine.client())
+    discovery = Faulty(sound.config, sound.workers, engine.client())
     async with discovery.running():
         assert not router.healthy(E0)
         discovery.broken = False
@@ -251,3 +249,97 @@ async def test_requests_of_an_engine_whose_checks_fail_are_moved_once(monkeypatc
         engine.up = False
         await engine.checked(6)
     assert out == [E0]
+
+
+# --- engines that come and go, and ranks --------------------------------------------------------------------------
+
+
+async def test_an_engine_that_comes_later_is_watched_and_one_that_is_gone_is_not() -> None:
+    engine = Engine()
+    discovery, router = watch(engine)
+    workers = discovery.workers
+    async with discovery.running():
+        worker = workers.add("http://f:1")
+        while not workers.healthy(worker):
+            await asyncio.sleep(0.001)
+        assert router.models(E1) == ("m",)
+        for each in list(workers):
+            workers.remove(each, force=True)
+        await asyncio.sleep(0.02)
+        checks = engine.checks
+        await asyncio.sleep(0.05)
+        assert engine.checks == checks
+    assert not discovery.workers.listeners
+
+
+class Ranked(Engine):
+    """A server of data-parallel ranks. silent: those that answer no request for a completion."""
+
+    def __init__(self, *ranks: int) -> None:
+        super().__init__()
+        self.ranks, self.silent = ranks, set[str]()
+        self.states: list[int] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        if url.path == "/v1/completions" and request.headers.get("x-data-parallel-rank") in self.silent:
+            raise httpx.ReadTimeout("silence")
+        if url.path != "/metrics" or not self.up:
+            return super().__call__(request)
+        if url.port != 1:
+            self.states.append(url.port or 0)
+            return httpx.Response(200, text=f'leafcutter_engine_info{{order="o{url.port}",plugin_version="1"}} 1\n')
+        lines = [f'vllm:cache_config_info{{block_size="16",engine="{n}",num_gpu_blocks="9"}} 1.0\n' for n in self.ranks]
+        return httpx.Response(200, text='vllm:other{engine="77"} 1\n' + "".join(lines))
+
+
+async def test_each_rank_is_an_engine_with_the_state_on_its_own_port() -> None:
+    engine = Ranked(0, 1, 2, 10)
+    discovery, router = watch(engine)
+    async with discovery.running():
+        found = router.status().engines
+        assert {name: (each.healthy, each.info.order) for name, each in found.items()} == {
+            "engine-0-dp0": (True, "o1001"),
+            "engine-0-dp1": (True, "o1002"),
+            "engine-0-dp2": (True, "o1003"),
+            "engine-0-dp10": (True, "o1011"),
+        }
+        assert discovery.workers.addresses[EngineId("engine-0-dp10")] == "http://e:1#3"
+
+
+async def test_one_rank_of_an_external_balancer_is_one_engine() -> None:
+    engine = Ranked(3)
+    discovery, router = watch(engine)
+    async with discovery.running():
+        assert router.status().engines[E0].info.order == "o1004"
+        assert discovery.workers.addresses == {E0: "http://e:1"}
+
+
+async def test_ranks_follow_an_engine_that_restarts_with_others() -> None:
+    engine = Ranked(0, 1)
+    discovery, router = watch(engine, health_failure_threshold=1)
+    async with discovery.running():
+        engine.up = False
+        await engine.checked(2)
+        assert discovery.workers.healthy_engines() == (0, 2)
+        engine.up, engine.ranks = True, ()
+        await engine.checked(2)
+        assert discovery.workers.healthy_engines() == (2, 2), "a page without ranks says nothing"
+        engine.up, engine.ranks = False, (0,)
+        await engine.checked(2)
+        engine.up = True
+        await engine.checked(2)
+        assert {name: each.healthy for name, each in router.status().engines.items()} == {E0: True}
+
+
+async def test_a_rank_that_hangs_takes_its_server_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Ranked(0, 1)
+    discovery, router = watch(engine)
+    monkeypatch.setattr(router, "is_silent", lambda name, _now: name == "engine-0-dp1")
+    async with discovery.running():
+        engine.silent = {"1"}
+        await engine.checked(3)
+        assert discovery.workers.healthy_engines() == (0, 2)
+        engine.silent = set()
+        await engine.checked(3)
+        assert discovery.workers.healthy_engines() == (2, 2)

@@ -199,7 +199,9 @@ async def test_discovery_runs_as_long_as_the_application() -> None:
 
     watch = Watch()
     config = Config()
-    app = create_app(config, Router(config.routing, config.policies, rng=random.Random(1)), {}, discovery=watch)
+    app = create_app(
+        config, Router(config.routing, config.policies, rng=random.Random(1)), {}, discovery=lambda _: watch
+    )
     async with listening(app) as url, httpx.AsyncClient(verify=False) as client:
         assert (await client.get(f"{url}/health")).status_code == 200
         assert watch.state == "running"
