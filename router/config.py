@@ -33,9 +33,45 @@ class ServerOptions:
     )
     log_level: str = option("info", "least severe message that is logged", among=LOG_LEVELS)
     api_key: str | None = option(
-        None, "key that every path but those for health and metrics wants as a bearer token; nothing: no check"
+        None,
+        "key that all clients share; without admin_key and client_keys it opens operators' routes too",
+        secret=True,
     )
-    max_payload_size: int = option(536_870_912, "largest request body", unit="bytes", low=1)
+    admin_key: str | None = option(None, "key that opens operators' routes and all others", secret=True)
+    client_keys: str | None = option(
+        None, "YAML file of clients' keys (leafcutter keys new), looked at for changes; or the list itself, as [...]"
+    )
+    admin_port: int | None = option(
+        None, "port that alone serves operators' routes; nothing: `port` does", unit="TCP port", low=0, high=65535
+    )
+    admin_host: str = option("127.0.0.1", "address that admin_port is on")
+    allow_no_key: bool = option(False, "listen beyond loopback though no key is set: whoever comes is admin")
+    tls_cert: str | None = option(
+        None, "PEM file of the certificate (chain) to serve https with; it and those below are looked at for changes"
+    )
+    tls_key: str | None = option(None, "PEM file of its private key; nothing: it is in tls_cert")
+    tls_client_ca: str | None = option(
+        None, "PEM file of the authorities, one of which must have signed a client's certificate; nothing: none asked"
+    )
+    allow_paths: tuple[str, ...] = option(
+        (),
+        "more paths of the engines that clients may ask for, e.g. /v1/responses/{response_id}; those that manage "
+        "engines stay closed",
+    )
+    max_payload_size: int = option(67_108_864, "largest request body", unit="bytes", low=1)
+    max_connections: int = option(
+        8192,
+        "client connections at a time; with more, the one that has waited longest for its client is closed",
+        low=1,
+    )
+    max_concurrent_requests: int = option(4096, "requests to engines that run at a time; further ones wait", low=1)
+    queue_size: int = option(100, "requests that may wait for their turn; further ones are refused", low=0)
+    queue_timeout_secs: float = option(
+        60.0,
+        "longest wait for a turn; a request is refused at once if a longer wait is predicted",
+        unit="seconds",
+        low=0,
+    )
     request_id_headers: tuple[str, ...] = option(
         ("x-request-id", "x-correlation-id", "x-trace-id", "request-id"),
         "headers that may carry the client's request id, first found wins",
@@ -46,6 +82,13 @@ class ServerOptions:
         "or both may close it at once and lose a request",
         unit="seconds",
         low=1,
+    )
+    shutdown_pause_secs: float = option(
+        5.0,
+        "how long, after SIGTERM, requests are served as before while /readiness says 503, so that load balancers "
+        "notice; Ctrl-C: not at all",
+        unit="seconds",
+        low=0,
     )
     shutdown_grace_period_secs: float = option(
         30.0, "how long running requests may take to finish at shutdown", unit="seconds", low=0
@@ -58,8 +101,18 @@ class EngineOptions:
 
     worker_urls: tuple[str, ...] = option((), "base URLs of the engines, e.g. http://127.0.0.1:8000")
     worker_api_key: str | None = option(
-        None, "key sent to the engines in place of the client's; nothing: the client's passes, unless it is api_key"
+        None,
+        "key sent to the engines in place of the client's; nothing: the client's passes if the gateway has no keys",
+        secret=True,
     )
+    model_alias: tuple[str, ...] = option(
+        (), "more names for models, each as ALIAS=MODEL, e.g. gpt-4o=Qwen/Qwen3-8B; engines get the name of the model"
+    )
+    worker_ca: str | None = option(
+        None, "PEM file of the authorities that sign https engines' certificates; nothing: the system's"
+    )
+    worker_cert: str | None = option(None, "PEM file of the certificate that the gateway shows to https engines")
+    worker_key: str | None = option(None, "PEM file of its private key; nothing: it is in worker_cert")
     state_port_offset: int = option(
         1000,
         "where an engine's eviction state is read: its port plus this many (LEAFCUTTER_STATE_PORT in the engine)",
@@ -86,8 +139,8 @@ class ReliabilityOptions:
     idle_timeout_secs: float = option(300.0, "longest silence inside an answer", unit="seconds", low=0.01)
     request_timeout_secs: float = option(1800.0, "longest whole request", unit="seconds", low=0.01)
     retry_max_retries: int = option(
-        3,
-        "other engines tried if one cannot be reached or answers 503 before its first byte",
+        8,
+        "other engines tried if one cannot be reached, declines or fails before its first byte",
         low=0,
         high=100,
     )
@@ -100,8 +153,11 @@ class RecordingOptions:
     record: str | None = option(
         None, "file that gets a line for every request, no text, for simulate --trace; .gz: compressed"
     )
+    usage_log: str | None = option(
+        None, "file that gets a line for every request, with key and tokens, for billing; turned over as the recording"
+    )
     record_max_bytes: int = option(
-        268_435_456, "size at which that file becomes FILE.1 and a new one begins", unit="bytes", low=4096
+        268_435_456, "size at which such a file becomes FILE.1 and a new one begins", unit="bytes", low=4096
     )
     record_files: int = option(8, "older files kept, FILE.1 the newest; beyond, the oldest is deleted", low=1, high=999)
     snapshot: str | None = option(

@@ -24,6 +24,8 @@ from typing import Any, TypeVar
 from router.errors import ConfigError
 
 ENV_PREFIX = "LEAFCUTTER_"
+HIDDEN = "(not shown)"
+"""What stands in an error in place of a value that is, or may be, a key."""
 # The eviction plugin inside the engines reads these. They are no options of the gateway, but must not count as unknown.
 ENGINE_ENV = (
     "LEAFCUTTER_EVICTION",
@@ -59,6 +61,8 @@ class Option:
     """Former flat names, which still work."""
     study: bool
     """True: only simulations set it. It has no flag and no environment variable, and no file of the gateway has it."""
+    secret: bool
+    """True: the value is a key. No error shows it, and an empty one is refused: it would guard nothing."""
 
     @property
     def flags(self) -> list[str]:
@@ -81,7 +85,7 @@ class Option:
                 words += f" of at least {self.low:g}"
             words = " or ".join((words, *self.words))
         else:
-            words = {str: "text", bool: "true or false"}[self.kind]
+            words = {str: "a key of visible characters" if self.secret else "text", bool: "true or false"}[self.kind]
         if self.many:
             words = f"a list, each {words}"
         if self.unit:
@@ -104,12 +108,14 @@ def option(
     words: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
     study: bool = False,
+    secret: bool = False,
 ) -> Any:
     """A dataclass field that is an option. `low`, `high`: the range of a number, both included. `among`: the only
-    values allowed; kebab spelling is accepted. `words`, `aliases`, `study`: see `Option`."""
+    values allowed; kebab spelling is accepted. `words`, `aliases`, `study`, `secret`: see `Option`."""
     metadata = {"help": help, "unit": unit, "low": low, "high": high, "among": among, "words": words}
     metadata["aliases"] = aliases
-    return dataclasses.field(default=default, metadata={**metadata, "study": study})
+    # No repr, so that no log of a group of options shows a key.
+    return dataclasses.field(default=default, repr=not secret, metadata={**metadata, "study": study, "secret": secret})
 
 
 def group(spec: type, title: str, prefix: str = "") -> Any:
@@ -172,7 +178,7 @@ def build(
         seen: dict[str, str] = {}
         for key, value in given.items():
             if key not in known:
-                raise ConfigError(key, value, _hint(key, known))
+                raise ConfigError(key, HIDDEN if "key" in key.lower() else value, _hint(key, known))
             found = known[key]
             if found.name in seen:
                 raise ConfigError(key, value, f"one name for one option; {seen[found.name]!r} is given too")
@@ -196,6 +202,8 @@ def _assemble(spec: type[T], values: Mapping[tuple[str, ...], Any]) -> T:
 def check(option: Option, value: Any) -> Any:
     """`value` converted to the option's type. Text is read as a flag or an environment variable gives it. Raises
     ConfigError."""
+    if option.secret and value is not None:
+        return _secret(option, value)
     if option.optional and (value is None or value == ""):
         return None
     if not option.many:
@@ -206,6 +214,12 @@ def check(option: Option, value: Any) -> Any:
     if option.among:  # no such name contains a comma or a space, so `--shadow a,b` and `--shadow a b` are the same
         items = [name for item in items for name in str(item).replace(",", " ").split()]
     return tuple(_scalar(option, item) for item in items)
+
+
+def _secret(option: Option, value: Any) -> str:
+    if not (isinstance(value, str) and value and all("!" <= char <= "~" for char in value)):
+        raise ConfigError(option.name, HIDDEN if value else value, option.expected)
+    return value
 
 
 def _scalar(option: Option, value: Any) -> Any:

@@ -16,6 +16,7 @@ TYPES = {"types", "errors", "options", "saved_state"}
 INNER = TYPES | {"prefix", "learners"}
 CORE = INNER | {"policies", "core"}
 EDGE = CORE | {"config"}
+OUTER = EDGE | {"descriptors", "tls"}
 ROOMS: dict[str, set[str]] = {
     "types": {"types"},
     "errors": {"types"},
@@ -26,11 +27,13 @@ ROOMS: dict[str, set[str]] = {
     "policies": INNER | {"policies"},
     "core": CORE,
     "config": CORE,
-    "gateway": EDGE | {"gateway"},
-    "engines": EDGE | {"engines"},
+    "descriptors": set(),
+    "tls": EDGE,
+    "gateway": OUTER | {"gateway"},
+    "engines": OUTER | {"engines"},
     "sim": EDGE | {"sim"},
-    "processes": EDGE | {"gateway", "engines", "processes"},
-    "cli": EDGE | {"gateway", "engines", "processes", "sim", "cli"},
+    "processes": OUTER | {"gateway", "engines", "processes"},
+    "cli": OUTER | {"gateway", "engines", "processes", "sim", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }

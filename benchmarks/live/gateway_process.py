@@ -66,7 +66,8 @@ def resident_mb(pid: int) -> float:
 async def running_gateway(urls: Sequence[str], *flags: str, log: Path) -> AsyncIterator[tuple[str, int]]:
     """Serve the engines at `urls`; give the gateway's base URL and process id once it finds all of them healthy."""
     port = free_port()
-    command = [sys.executable, "-m", "router", "serve", *flags, "--port", str(port), "--worker-urls", *urls]
+    command = [sys.executable, "-m", "router", "serve", "--shutdown-pause-secs", "0", *flags]
+    command += ["--port", str(port), "--worker-urls", *urls]
     async with running_router(command, port, len(urls), log=log) as found:
         yield found
 

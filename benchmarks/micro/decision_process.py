@@ -62,11 +62,12 @@ async def serve(path: str, policy: str, engines: int, *, absent: bool) -> None:
     config = configure(policy=policy)
     kind = Absent if absent else Router
     router = kind(config.routing, config.policies, rng=random.Random(1), timer=time.perf_counter)
-    for engine in names(engines):
+    addresses = {engine: f"http://127.0.0.1:{port}" for port, engine in enumerate(names(engines), 1)}
+    for engine in addresses:
         router.add_engine(engine)
         router.set_info(engine, INFO)
         router.set_health(engine, True)
-    async with DecisionServer(router, time.monotonic).running(path):
+    async with DecisionServer(router, addresses, time.monotonic).running(path):
         with tended(lambda: False):
             await asyncio.Event().wait()
 
@@ -88,7 +89,7 @@ async def measure(args: argparse.Namespace, clients: int, *, absent: bool) -> tu
         command = ["-m", __spec__.name, "--serve", path, "--policy", args.policy, "--engines", str(args.engines)]
         process = await asyncio.create_subprocess_exec(sys.executable, *command, *["--absent"] * absent)
         try:
-            decider = RemoteDecider(path, "edge-0", names(args.engines), time.monotonic)
+            decider = RemoteDecider(path, "edge-0", time.monotonic)
             rounds, seconds = [], []
             async with decider.running():
                 await decider.known.wait()

@@ -18,9 +18,11 @@ from benchmarks.live.gateway_process import resident_mb
 from benchmarks.micro import stall_processes
 from benchmarks.micro.stall_processes import EDGE, GATEWAY, ROUTER, Figures
 from router.config import configure
+from router.gateway.key_limits import SharedLimits
+from router.gateway.listeners import listen
 from router.processes.acceptor import ConnectionCounts
 from router.processes.control import Orders, give_orders
-from router.processes.supervisor import METRICS_ENV, listen
+from router.processes.supervisor import METRICS_ENV
 from router.types import EngineId
 
 START_S, END_S = 300.0, 20.0  # a process may take so long to fill its memory, and to end
@@ -110,6 +112,7 @@ async def running(
         else:
             os.mkdir(orders.metrics)
             ConnectionCounts.create(orders.connections, kind.processes)
+            SharedLimits.create(orders.limits)
             listening = [stack.enter_context(each) for each in listen(config.server.host, config.server.port)]
             listeners = tuple(each.fileno() for each in listening)
             found = [await start(ROUTER)]  # the first, so that it is the last to end

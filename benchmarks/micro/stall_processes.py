@@ -117,7 +117,7 @@ async def run_gateway(control: Control, router: Router, collector: str) -> None:
 
 async def run_router(control: Control, router: Router) -> None:
     """The router process, without what edges do not ask of it."""
-    stopped, server = asyncio.Event(), DecisionServer(router, time.monotonic)
+    stopped, server = asyncio.Event(), DecisionServer(router, control.orders.engines, time.monotonic)
     with until_told(control, stopped.set), tended(lambda: router.in_flight == 0):
         async with server.running(control.orders.decisions):
             control.say_ready()

@@ -26,7 +26,8 @@ MARKDOWN_HEAD = """\
 One list for flags, YAML and environment. The option `worker_urls` is `--worker-urls` on the command line,
 `worker_urls:` in the file that `--config` names, and `LEAFCUTTER_WORKER_URLS` in the environment. A flag wins over the
 environment, the environment over the file. An unknown key or a bad value stops the command with the key, the value and
-what was expected. Older names of an option still work.
+what was expected. Older names of an option still work. Of a file that changes while the gateway runs, the list of
+engines takes effect ([operations](operations.md#adding-draining-and-removing-engines)).
 
 [configs/gateway.yaml](../configs/gateway.yaml) holds every option of the gateway at its default.
 

@@ -6,6 +6,7 @@ leafcutter record    the same, and its traffic written as a trace
 leafcutter doctor    say what is wrong with engines and options
 leafcutter bench     measure the eviction orders on traces
 leafcutter simulate compare policies, orders and fleets on a simulated one
+leafcutter keys      make a key for a client
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from importlib import metadata
 from typing import Any, TypeVar
 
 import uvloop
-import yaml
 
+from router import descriptors
 from router.cli import bench_eviction as bench
-from router.cli import simulate
+from router.cli import keys, simulate
 from router.cli.flags import add_options
 from router.config import Config, UpConfig
 from router.errors import ConfigError, LeafcutterError, TraceError
-from router.options import build, env_of, options_of
+from router.gateway.config_file import ConfigFile, read
+from router.options import options_of
 
 log = logging.getLogger("leafcutter")
 C = TypeVar("C", bound=Config)
 RECORD = "traffic.jsonl.gz"
+SCANT_FILES = 4096  # with fewer file descriptors, the log says so
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def start(arguments: argparse.Namespace) -> int:
     """A command whose options are declared in `config`. Raises LeafcutterError."""
-    config = load(arguments.spec, arguments, os.environ)
+    file = None
+    if arguments.config and arguments.follows:
+        file = ConfigFile.at_start(arguments.config, os.environ, flags_of(arguments.spec, arguments))
+    config = load(arguments.spec, arguments, os.environ) if file is None else file.config
     logging.basicConfig(
         level=config.server.log_level.upper(),
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
@@ -63,7 +71,7 @@ def start(arguments: argparse.Namespace) -> int:
     )
     for chatty in ("httpx", "uvicorn"):  # a line for every health check, and for every step of the start
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    status: int = arguments.run(config)
+    status: int = arguments.run(config, file) if arguments.follows else arguments.run(config)
     return status
 
 
@@ -80,13 +88,16 @@ def parser() -> argparse.ArgumentParser:
     ):
         usage = f"leafcutter {name} [--OPTION VALUE ...]"
         command = commands.add_parser(name, help=words, description=words, usage=usage, allow_abbrev=False)
-        command.set_defaults(start=start, spec=spec, run=run)
+        command.set_defaults(start=start, spec=spec, run=run, follows=name in ("serve", "record"))
         add_options(command, spec)
     _add_bench(commands)
     words = "compare policies, orders and fleets on simulated engines"
     command = commands.add_parser("simulate", help=words, description=words, allow_abbrev=False)
     command.set_defaults(start=simulate.run)
     simulate.add_arguments(command)
+    command = commands.add_parser("keys", help="make a key for a client", description="make a key for a client")
+    command.set_defaults(start=keys.run)
+    keys.add_arguments(command)
     return top
 
 
@@ -109,78 +120,99 @@ def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def load(spec: type[C], arguments: argparse.Namespace, env: Mapping[str, str]) -> C:
     """The options of one command from its file, the environment and its flags. Raises ConfigError."""
-    flags = {o.name: getattr(arguments, o.name) for o in options_of(spec) if hasattr(arguments, o.name)}
-    document = read_document(arguments.config) if arguments.config else {}
-    # An environment set for `up` must not stop `serve` or `doctor`: every known option's name passes.
-    own = {env_of(name) for o in options_of(spec) for name in (o.name, *o.aliases)}
-    others = {o.env for o in options_of(UpConfig)} - own
-    return build(spec, document=document, env={k: v for k, v in env.items() if k not in others}, flags=flags)
+    return read(spec, arguments.config, env, flags_of(spec, arguments))
 
 
-def read_document(path: str) -> dict[str, Any]:
-    """A YAML file of options. Raises ConfigError if it cannot be read or is no mapping."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            document = yaml.safe_load(file)
-    except OSError as error:
-        raise ConfigError("config", path, f"a readable file ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError("config", path, f"valid YAML ({' '.join(str(error).split())})") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigError("config", path, "a mapping of option names to values")
-    return document
+def flags_of(spec: type[Config], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given as flags, by their names."""
+    return {o.name: getattr(arguments, o.name) for o in options_of(spec) if hasattr(arguments, o.name)}
 
 
-async def serve(config: Config) -> None:
-    """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over."""
+async def serve(config: Config, file: ConfigFile | None = None) -> None:
+    """The gateway of `config` until SIGINT or SIGTERM, then until running requests are done or the grace is over.
+
+    file: the file of options, which is followed.
+    """
+    from router.gateway.tenants import check_doors
     from router.processes.supervisor import process_count, supervise
 
+    most = descriptors.raise_limit()
+    if most < SCANT_FILES:
+        log.warning("only %d file descriptors may be open (ulimit -n): a request takes two", most)
+    check_doors(config.server)
     if process_count(config) > 1:
-        return await supervise(config)
-    await _serve_alone(config)
+        return await supervise(config, file)
+    await _serve_alone(config, file)
 
 
-async def _serve_alone(config: Config) -> None:
+async def _serve_alone(config: Config, file: ConfigFile | None) -> None:
     """The whole gateway in this process."""
     from router.core.router import Router
     from router.engines.discovery import Discovery, engines_of
     from router.gateway.app import create_app
+    from router.gateway.listeners import listen, serving, tls_changes, url_of
     from router.gateway.server import serve_app
+    from router.gateway.server_tls import ServerTls
 
     engines = engines_of(config.engines.worker_urls)
     rng = random.Random(config.routing.seed)
     router = Router(config.routing, config.policies, rng=rng, timer=time.perf_counter)
-    app = create_app(config, router, engines, discovery=Discovery(config, router, engines))
-    log.info(
-        "gateway on http://%s:%d, policy %s, %d engines",
-        config.server.host,
-        config.server.port,
-        config.routing.policy,
-        len(engines),
-    )
-    await serve_app(config, app, idle=lambda: router.in_flight == 0)
+    app = create_app(config, router, engines, discovery=partial(Discovery, config), config_file=file)
+    tls, server = ServerTls.of(config.server), config.server
+    async with AsyncExitStack() as stack:
+        if tls is not None:
+            await stack.enter_async_context(tls.running())
+        if server.admin_port is not None:
+            listeners = listen(server.admin_host, server.admin_port, "admin-port")
+            await stack.enter_async_context(serving(config, app.admin, listeners, **tls_changes(tls)))
+            log.info("operators' routes on %s", url_of(server, listeners[0]))
+        scheme, policy = "http" if tls is None else "https", config.routing.policy
+        log.info("gateway on %s://%s:%d, policy %s, %d engines", scheme, server.host, server.port, policy, len(engines))
+        await serve_app(config, app, idle=lambda: router.in_flight == 0, **tls_changes(tls))
 
 
 def run_up(config: UpConfig) -> int:
     from router.engines.up import up
+    from router.gateway.access import Access
+    from router.gateway.regular_file import check_regular
+    from router.gateway.tenants import check_doors
+    from router.tls import engine_context, server_context
 
-    for name, file in (("record", config.recording.record), ("snapshot", config.recording.snapshot)):
-        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):  # before engines start
+    # All that can be wrong is said before engines start, which takes minutes.
+    check_routes(config)
+    check_doors(config.server)
+    Access.of(config.server)
+    engine_context(config.engines)
+    if config.server.tls_cert is not None:
+        server_context(config.server)
+    recording = config.recording
+    files = {"record": recording.record, "usage_log": recording.usage_log, "snapshot": recording.snapshot}
+    for name, file in files.items():
+        if file:
+            check_regular(name, file)
+        if file and not os.access(os.path.dirname(file) or ".", os.W_OK):
             raise ConfigError(name, file, "a file in a folder that can be written")
     uvloop.run(up(config, os.environ, serve))
     return 0
 
 
-def run_serve(config: Config) -> int:
-    uvloop.run(serve(config))
+def run_serve(config: Config, file: ConfigFile | None = None) -> int:
+    check_routes(config)
+    uvloop.run(serve(config, file))
     return 0
 
 
-def run_record(config: Config) -> int:
+def check_routes(config: Config) -> None:
+    """Raises ConfigError for options of routes that cannot be, before anything is started."""
+    from router.gateway.routes import OpenedPaths, read_aliases
+
+    OpenedPaths(config.server.allow_paths)
+    read_aliases(config.engines.model_alias)
+
+
+def run_record(config: Config, file: ConfigFile | None = None) -> int:
     recording = dataclasses.replace(config.recording, record=config.recording.record or RECORD)
-    return run_serve(dataclasses.replace(config, recording=recording))
+    return run_serve(dataclasses.replace(config, recording=recording), file)
 
 
 def run_doctor(config: Config) -> int:

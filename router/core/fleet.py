@@ -34,6 +34,7 @@ class _Engine:
     capacity_tokens: float
     info: EngineInfo = EngineInfo()  # noqa: RUF009 -- frozen
     healthy: bool = False
+    draining: bool = False
     waiting: dict[int, Booking] = field(default_factory=dict)  # streamed and without a first token, oldest first
     unstreamed: dict[int, Booking] = field(default_factory=dict)  # oldest first
     in_flight: int = 0
@@ -44,6 +45,9 @@ class _Engine:
     at_s: float = float("-inf")
     requests_s: float = 0.0  # integral of in_flight, request-seconds
     context_s: float = 0.0  # integral of context_tokens, token-seconds
+    failure_odds: float = 0.0
+    busy_since_s: float = float("-inf")  # when it got a request and had none
+    heard_s: float = float("-inf")  # the last sign of life of any kind, bytes of a stream among them
     bare: Candidate | None = None  # the engine as a candidate without hits; None until it is asked for
 
     def move_to(self, now: float) -> None:
@@ -83,6 +87,7 @@ class _Engine:
             oldest,
             max(oldest.dispatched_s, self.last_sign_s) if oldest else 0.0,
             len(self.unstreamed),
+            self.failure_odds,
         )
 
 
@@ -113,7 +118,7 @@ class _Open:
 
 
 class _Ready(NamedTuple):
-    """The healthy engines, in the order in which they were added.
+    """The engines that may get requests, which are healthy and do not drain, in the order in which they were added.
 
     It is made anew when an engine comes, goes or reports something else. In between, only the candidates whose load has
     changed are replaced.
@@ -165,7 +170,7 @@ class Fleet:
         return tuple(self._engines)
 
     def healthy(self, engine: EngineId) -> bool:
-        """Whether the engine may get requests. Raises KeyError for an unknown engine, as `view` and the setters do."""
+        """Whether the engine is well. Raises KeyError for an unknown engine, as `view` and the setters do."""
         return self._engines[engine].healthy
 
     def set_health(self, engine: EngineId, healthy: bool) -> None:
@@ -174,6 +179,18 @@ class Fleet:
         state.healthy, self._ready = healthy, None
         if returned:
             self._listener(engine, Change.RETURNED)
+
+    def draining(self, engine: EngineId) -> bool:
+        """Whether the engine gets no new requests, because somebody wants it so."""
+        return self._engines[engine].draining
+
+    def set_draining(self, engine: EngineId, draining: bool) -> None:
+        self._engines[engine].draining, self._ready = draining, None
+
+    def drained(self, engine: EngineId) -> bool:
+        """Whether the engine is draining and has no request left. False for an unknown one."""
+        state = self._engines.get(engine)
+        return state is not None and state.draining and not state.in_flight
 
     def set_info(self, engine: EngineId, info: EngineInfo) -> None:
         state = self._engines[engine]
@@ -187,16 +204,23 @@ class Fleet:
         if (before.capacity_blocks, before.block_size, before.order) != cache:
             self._listener(engine, Change.RESIZED)
 
+    def set_failure_odds(self, engine: EngineId, odds: float) -> None:
+        """Set what the views tell of the engine's failures; see `EngineView.failure_odds`."""
+        state = self._engines[engine]
+        if odds != state.failure_odds:
+            state.failure_odds, state.bare = odds, None
+            self._changed.add(engine)
+
     def view(self, engine: EngineId) -> EngineView:
         return self._engines[engine].candidate().view
 
     def views(self) -> list[EngineView]:
-        """The views of the healthy engines, in the order in which they were added."""
+        """The views of the engines that may get requests, in the order in which they were added."""
         return [view for view, _ in self.candidates()[0]]
 
     def candidates(self) -> tuple[list[Candidate], Mapping[EngineId, int]]:
-        """The healthy engines as candidates without hits: a list that the caller may change, and each engine's place in
-        it."""
+        """The engines that may get requests, as candidates without hits: a list that the caller may change, and each
+        engine's place in it."""
         ready = self._ready or self._gather()
         for engine in self._changed:
             if engine in ready.places:
@@ -205,19 +229,34 @@ class Fleet:
         return ready.candidates.copy(), ready.places
 
     def all_serve(self, model: str) -> bool:
-        """Whether every healthy engine that reports its models serves this one."""
+        """Whether every engine that may get requests and reports its models serves this one."""
         models = (self._ready or self._gather()).models
         return models is None or model in models
 
     def _gather(self) -> _Ready:
-        healthy = [engine for engine in self._engines.values() if engine.healthy]
-        reported = [frozenset(engine.info.models) for engine in healthy if engine.info.models]
+        ready = [engine for engine in self._engines.values() if engine.healthy and not engine.draining]
+        reported = [frozenset(engine.info.models) for engine in ready if engine.info.models]
         self._ready = _Ready(
-            [engine.candidate() for engine in healthy],
-            {engine.engine: place for place, engine in enumerate(healthy)},
+            [engine.candidate() for engine in ready],
+            {engine.engine: place for place, engine in enumerate(ready)},
             frozenset.intersection(*reported) if reported else None,
         )
         return self._ready
+
+    # --- signs of life ------------------------------------------------------------------------------------------
+
+    def heard(self, engine: EngineId, now: float) -> None:
+        """Bytes of an answer have come from the engine. Nothing happens for an unknown one."""
+        state = self._engines.get(engine)
+        if state is not None:
+            state.heard_s = max(state.heard_s, now)
+
+    def silent_s(self, engine: EngineId, now: float) -> float:
+        """How long the engine has had requests and given no sign of life; 0 if it has none."""
+        state = self._engines[engine]
+        if not state.in_flight:
+            return 0.0
+        return max(0.0, now - max(state.busy_since_s, state.last_first_token_s, state.last_sign_s, state.heard_s))
 
     # --- load ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +281,8 @@ class Fleet:
         self._move(state, now)
         self._serial += 1
         booking = Booking(self._serial, engine, now, streamed, prompt_tokens, hit_tokens, output_tokens, predicted_s)
+        if not state.in_flight:
+            state.busy_since_s = state.at_s
         state.in_flight += 1
         state.context_tokens += prompt_tokens
         if streamed:

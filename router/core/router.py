@@ -18,6 +18,7 @@ from router.core.experiment import Choice, Create, Experiment
 from router.core.fleet import Change, Fleet
 from router.core.learned_state import LearnedState
 from router.core.options import RoutingOptions
+from router.core.reliability import Reliability
 from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
 from router.errors import NoEngine, NotFound
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
@@ -54,6 +55,9 @@ class _Prepared(NamedTuple):
     match: Match
 
 
+SILENT_S, SILENT_FACTOR = 30.0, 4.0  # `Router.is_silent`
+
+
 class Router:
     """Chooses an engine for every request, and learns from the outcome.
 
@@ -74,6 +78,7 @@ class Router:
         self._fleet = Fleet(options.default_capacity_tokens, self._engine_changed)
         self._log = DecisionLog(options.decision_log_size)
         self._drift = DriftAlarm(options.drift_answers, options.drift_bound)
+        self._reliability = Reliability()
         self._rng = rng
         self._index = PrefixIndex(options.prefix_index_blocks)
         self._ratios = TokenRatio()
@@ -83,6 +88,10 @@ class Router:
             create or (lambda name: create_policy(name, policies)), fallbacks, rng=rng, timer=timer
         )
         self._experiment.assign({options.policy: 1.0}, options.shadow)
+        self.on_out: Callable[[EngineId], None] = lambda _: None
+        """Called when an engine was taken out whose requests other engines can serve (`take_out`)."""
+        self.on_drained: Callable[[EngineId], None] = lambda _: None
+        """Called when the last request of an engine that is draining has ended (`set_draining`)."""
         self.learned = LearnedState(self._lengths, self._ratios, self._index, self._experiment, self._fleet.ids)
         """What the router has learned, for whoever keeps it across restarts."""
 
@@ -152,19 +161,30 @@ class Router:
         released = self._fleet.release(decision.booking, outcome.done_s, answered=answered)
         if released is None:
             return
+        self._learn_failures(decision, outcome)
         if answered and decision.request.choices == 1:
             self._learn_lengths(decision.request, outcome)
         if decision.engine in self._fleet and not decision.resumed:
             self._experiment.learn(decision, released, outcome)
-            if answered and decision.predicted_s is not None:
+            if answered and decision.predicted_s is not None and decision.request.generates:
                 self._drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
         self._settle(decision, released, outcome)
         self._log.close(decision, outcome)
+        if self._fleet.drained(decision.engine):
+            self.on_drained(decision.engine)
 
     # --- the engines --------------------------------------------------------------------------------------------
 
-    def add_engine(self, engine: EngineId) -> None:
-        """Add an engine. It is idle, and not healthy until `set_health` says so. Adding a known one changes nothing."""
+    def __contains__(self, engine: EngineId) -> bool:
+        return engine in self._fleet
+
+    def add_engine(self, engine: EngineId, *, joins: bool = False) -> None:
+        """Add an engine. It is idle, and not healthy until `set_health` says so. Adding a known one changes nothing.
+
+        joins: the fleet is serving already, so the engine's share shall grow slowly.
+        """
+        if joins and engine not in self._fleet:
+            self._reliability.joins(engine)
         self._fleet.add(engine)
 
     def remove_engine(self, engine: EngineId) -> None:
@@ -172,12 +192,49 @@ class Router:
         self._fleet.remove(engine)
 
     def healthy(self, engine: EngineId) -> bool:
-        """Whether the engine may get requests. Raises KeyError for an unknown engine, as the setters do."""
+        """Whether the engine is well. Raises KeyError for an unknown engine, as the setters do."""
         return self._fleet.healthy(engine)
 
     def set_health(self, engine: EngineId, healthy: bool) -> None:
-        """Say whether the engine may get requests."""
+        """Say whether the engine is well: only then it may get requests."""
         self._fleet.set_health(engine, healthy)
+
+    def set_draining(self, engine: EngineId, draining: bool) -> None:
+        """Say whether the engine shall get no new requests, however well it is. Those that run go on."""
+        self._fleet.set_draining(engine, draining)
+
+    def drained(self, engine: EngineId) -> bool:
+        """Whether the engine is draining and no request is left on it. False for an unknown one."""
+        return self._fleet.drained(engine)
+
+    def take_out(self, engine: EngineId) -> None:
+        """The engine is found to be down or to hang: it gets no requests until `set_health` says so.
+
+        If another engine serves what it serves, `on_out` is called: the requests that wait for it shall be moved.
+        """
+        self.set_health(engine, False)
+        models = self._fleet.view(engine).info.models
+        if any(all(_serves(view, model) for model in models) for view in self._fleet.views()):
+            self.on_out(engine)
+
+    def heard(self, engine: EngineId, now: float) -> None:
+        """Bytes of some answer have come from the engine, so it is alive. To be told about once a second."""
+        self._fleet.heard(engine, now)
+
+    def is_silent(self, engine: EngineId, now: float) -> bool:
+        """Whether the engine has had requests for so long without any sign of life that it may hang.
+
+        That is SILENT_S, or SILENT_FACTOR times the predicted latency of its oldest requests if that is longer. Raises
+        KeyError for an unknown engine.
+        """
+        view = self._fleet.view(engine)
+        oldest = [each for each in (view.head, view.oldest_unstreamed) if each is not None]
+        longest_s = max([each.predicted_s or 0.0 for each in oldest], default=0.0)
+        return self._fleet.silent_s(engine, now) > max(SILENT_S, SILENT_FACTOR * longest_s)
+
+    def models(self, engine: EngineId) -> tuple[str, ...]:
+        """The models that the engine reports. Raises KeyError for an unknown engine."""
+        return self._fleet.view(engine).info.models
 
     def set_info(self, engine: EngineId, info: EngineInfo) -> None:
         """Take in what an engine reports of itself."""
@@ -250,6 +307,10 @@ class Router:
             view.in_flight,
             drift.mean(engine),
             drift.alarms().get(engine),
+            self._reliability.share(engine),
+            view.failure_odds / (1.0 + view.failure_odds),
+            self._reliability.ejections.get(engine, 0),
+            self._fleet.draining(engine),
         )
 
     def describe(self, engine: EngineId) -> dict[str, object]:
@@ -266,7 +327,7 @@ class Router:
     # --- preparing the choice -----------------------------------------------------------------------------------
 
     def _prepare(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Prepared:
-        candidates, places = self._eligible(request.model, exclude)
+        candidates, places = self._eligible(request.model, exclude, now)
         tokens_per_unit = self._tokens_per_unit(request)
         prompt_tokens = request.prompt.units * tokens_per_unit
         block_tokens = request.prompt.block_units * tokens_per_unit
@@ -284,15 +345,18 @@ class Router:
         routing = RoutingContext(request, prompt_tokens, output_tokens, now, chance, longest_tokens, tokens_per_unit)
         return _Prepared(routing, candidates, match)
 
-    def _eligible(self, model: str, exclude: Collection[EngineId]) -> tuple[list[Candidate], Mapping[EngineId, int]]:
+    def _eligible(
+        self, model: str, exclude: Collection[EngineId], now: float
+    ) -> tuple[list[Candidate], Mapping[EngineId, int]]:
         """Return the engines that may get the request, and the place of each in that list.
 
-        These are the healthy engines that are not excluded and that serve the model, or do not report what they serve.
-        Raises NotFound and NoEngine as `route` does.
+        These are the healthy engines that do not drain, are not excluded, and serve the model or do not report what
+        they serve, without those that `reliability` leaves out. Raises NotFound and NoEngine as `route` does.
         """
         candidates, places = self._fleet.candidates()
-        if exclude or (model and not self._fleet.all_serve(model)):
+        if exclude or self._reliability.limits or (model and not self._fleet.all_serve(model)):
             candidates = [c for c in candidates if c.view.engine not in exclude and _serves(c.view, model)]
+            candidates = self._reliability.admit(candidates, now)
             places = {view.engine: place for place, (view, _) in enumerate(candidates)}
         if candidates:
             return candidates, places
@@ -342,6 +406,11 @@ class Router:
         observation = observe_cache(decision, outcome, reply, float(info.block_size or 0) if info else 0.0)
         self._index.settle(decision.engine, observation)
 
+    def _learn_failures(self, decision: Decision, outcome: Outcome) -> None:
+        if decision.engine in self._fleet:
+            for engine in self._reliability.learn(decision, outcome):
+                self._fleet.set_failure_odds(engine, self._reliability.odds(engine))
+
     def _learn_lengths(self, request: ParsedRequest, outcome: Outcome) -> None:
         if outcome.output_tokens is not None:
             self._lengths.learn_one(length_classes(request), outcome.output_tokens)
@@ -353,8 +422,11 @@ class Router:
             self._index.remove(engine)
             self._experiment.forget(engine)
             self._drift.forget(engine)
+            self._reliability.forget(engine)
         elif change is Change.RETURNED:
             self._index.forget(engine)
+            self._reliability.healthy(engine)
+            self._fleet.set_failure_odds(engine, 0.0)
         else:
             view = self._fleet.view(engine)
             reported = view.info.capacity_blocks and view.info.block_size

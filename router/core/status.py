@@ -16,7 +16,7 @@ class EngineStatus(NamedTuple):
 
     engine: EngineId
     healthy: bool
-    """Whether it gets requests."""
+    """Whether it is well. Then it gets requests, unless it is draining."""
     info: EngineInfo
     in_flight: int
     """Requests that are dispatched and not yet complete."""
@@ -24,6 +24,19 @@ class EngineStatus(NamedTuple):
     """The mean of (actual - predicted) / predicted latency over the last answers; None: no answer had a prediction."""
     drifts: bool | None
     """Whether that mean is beyond its bound (option `drift_bound`); None: no answer had a prediction."""
+    share: str = "full"
+    """`full`; `ejected`: it fails and gets no requests for a while; `returning`: its share grows again."""
+    failure_rate: float = 0.0
+    """The running rate of its requests that failed by its own fault, 0 to 1."""
+    ejections: int = 0
+    """How often it has been left out for its failures so far."""
+    draining: bool = False
+    """Whether it gets no new requests because an operator wants it so."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it gets requests."""
+        return self.healthy and not self.draining
 
 
 class ArmStatus(NamedTuple):

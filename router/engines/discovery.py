@@ -8,73 +8,99 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from typing import NoReturn
 
 import httpx
 
 from router.config import Config
-from router.core.router import Router
+from router.core.failure_log import FailureLog
+from router.core.worker_url import base_urls
+from router.core.workers import Worker, Workers
 from router.engines import probe
-from router.errors import ConfigError
-from router.types import EngineId, EngineInfo
+from router.types import EngineId
 
 log = logging.getLogger("leafcutter.discovery")
+HANGS_S = 20.0  # An engine that gives no sign of life must answer a request for one token within that time.
 REFRESH_CHECKS = 12  # After so many passed checks facts are read again; they change only when an engine restarts.
+FIRST_ROUND_S = 1.0  # The start waits so long at most for the first round of checks, whatever engines do.
+QUIET_S = 60.0  # A check that goes on failing is logged so often.
 
 
 def engines_of(urls: Sequence[str]) -> dict[EngineId, str]:
     """Name the engines at `urls` in their order engine-0, engine-1, and so on, and return their base URLs by name.
 
-    Raises ConfigError if there is none, if one is no base URL, and if one is given twice.
+    Raises ConfigError as `base_urls` does.
     """
-    if not urls:
-        raise ConfigError("worker_urls", (), "at least one engine, e.g. --worker-urls http://127.0.0.1:8000")
-    engines = {}
-    for index, url in enumerate(urls):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ConfigError("worker_urls", url, "a base URL such as http://127.0.0.1:8000")
-        engines[EngineId(f"engine-{index}")] = url.rstrip("/")
-    if len(set(engines.values())) < len(engines):
-        raise ConfigError("worker_urls", tuple(urls), "every engine once")
-    return engines
+    return {EngineId(f"engine-{index}"): url for index, url in enumerate(base_urls(urls))}
 
 
 class Discovery:
-    """The watch over `engines`, which maps ids to base URLs. Use it as `async with discovery.running():`."""
+    """The watch over all workers, those that come later too. Use it as `async with discovery.running():`.
+
+    clock: that of the router's decisions, seconds.
+    """
 
     def __init__(
         self,
         config: Config,
-        router: Router,
-        engines: Mapping[EngineId, str],
+        workers: Workers,
         client: httpx.AsyncClient | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config, self.router, self.engines = config, router, engines
+        self.config, self.workers, self.clock = config, workers, clock
+        self._watchers: dict[Worker, _Watcher] = {}
         self._client = client
+        self.failures = FailureLog(log, lambda s, call: asyncio.get_running_loop().call_later(s, call), quiet_s=QUIET_S)
         self._warned: set[EngineId] = set()
+        self._oddities: dict[EngineId, tuple[str, ...]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Check every engine once, and then watch them until the context ends."""
+        """Watch the engines until the context ends. It begins when each has been checked once, or after FIRST_ROUND_S:
+        one that does not answer holds up nobody."""
         async with self._client or probe.open_client(self.config) as client:
-            watchers = [_Watcher(self, client, engine, url) for engine, url in self.engines.items()]
-            await asyncio.gather(*(watcher.check() for watcher in watchers))
-            log.info("%d of %d engines are healthy", sum(map(self.router.healthy, self.engines)), len(self.engines))
-            tasks = [asyncio.create_task(watcher.watch()) for watcher in watchers]
+
+            def follow() -> None:
+                self._follow(client)
+
+            follow()
+            self.workers.listeners.append(follow)
             try:
+                checked = [asyncio.create_task(watcher.checked.wait()) for watcher in self._watchers.values()]
+                await asyncio.wait(checked, timeout=FIRST_ROUND_S)
+                for task in checked:
+                    task.cancel()
+                log.info("%d of %d engines are healthy", *self.workers.healthy_engines())
                 yield
             finally:
+                self.workers.listeners.remove(follow)
+                tasks = [watcher.task for watcher in self._watchers.values()]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def learned(self, engine: EngineId, info: EngineInfo) -> None:
-        """Take in what an engine reports. Log once for each engine that it has no plugin, which makes routing worse."""
-        self.router.set_info(engine, info)
-        if info.order is None and engine not in self._warned:
+    def _follow(self, client: httpx.AsyncClient) -> None:
+        """Watch the workers that are there now, and no others."""
+        present, engines = set(self.workers), self.workers.addresses.keys()
+        for worker in self._watchers.keys() - present:
+            self._watchers.pop(worker).task.cancel()
+        for worker in present - self._watchers.keys():
+            self._watchers[worker] = _Watcher(self, client, worker)
+        self._warned &= engines
+        self._oddities = {engine: odd for engine, odd in self._oddities.items() if engine in engines}
+
+    def learned(self, engine: EngineId, report: probe.Report) -> None:
+        """Take in what an engine reports. Log once for each engine that it has no plugin, which makes routing worse,
+        and what it reports that cannot be true whenever that changes."""
+        self.workers.set_info(engine, report.info)
+        if report.oddities != self._oddities.get(engine, ()):
+            self._oddities[engine] = report.oddities
+            if report.oddities:
+                log.warning("%s reports what cannot be used: %s", engine, "; ".join(report.oddities))
+        if report.info.order is None and engine not in self._warned:
             self._warned.add(engine)
             log.warning(
                 "%s shows no eviction state: plugin off, or LEAFCUTTER_STATE_PORT is not its port %+d"
@@ -85,40 +111,66 @@ class Discovery:
 
 
 class _Watcher:
-    """The checks of one engine. `_run` counts its last passes in a row (positive) or its last failures (negative)."""
+    """The checks of one worker. `_run` counts its last passes in a row (positive) or its last failures (negative)."""
 
-    def __init__(self, owner: Discovery, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
-        self._owner, self._client, self._engine, self._url = owner, client, engine, url
-        self._state = probe.state_url(url, owner.config.engines.state_port_offset)
+    def __init__(self, owner: Discovery, client: httpx.AsyncClient, worker: Worker) -> None:
+        self._owner, self._client, self._worker = owner, client, worker
         self._run = 0
+        self._hangs = False  # it passes its health checks, but gives no other sign of life
+        self.checked = asyncio.Event()
+        """The first check is over."""
+        self.task = asyncio.create_task(self._watch())
 
-    async def watch(self) -> None:
+    async def _watch(self) -> NoReturn:
         while True:
-            await asyncio.sleep(self._owner.config.engines.health_check_interval_secs)
             try:
                 await self.check()
-            except Exception:  # A fault of ours in one check must not end the watch over the engine.
-                log.exception("%s: the check itself failed", self._engine)
+            except Exception:  # A fault of ours in one check must not end the watch over the engine, nor the start.
+                log.exception("%s: the check itself failed", self._worker.name)
+            self.checked.set()
+            await asyncio.sleep(self._owner.config.engines.health_check_interval_secs)
 
     async def check(self) -> None:
-        config, router = self._owner.config, self._owner.router
-        passed = await probe.healthy(self._client, self._url)
-        was = router.healthy(self._engine)
-        self._run = max(1, self._run + 1) if passed else min(-1, self._run - 1)
-        if passed and (self._run % REFRESH_CHECKS == 1 or not was):
-            passed = await self._refresh()
-        if passed and not was and self._run >= config.engines.health_success_threshold:
-            router.set_health(self._engine, True)
-            log.info("%s is healthy", self._engine)
-        elif not passed and was and -self._run >= config.engines.health_failure_threshold:
-            router.set_health(self._engine, False)
-            log.warning("%s is out: %d failed checks", self._engine, -self._run)
-
-    async def _refresh(self) -> bool:
+        config, workers, worker = self._owner.config, self._owner.workers, self._worker
+        was = workers.healthy(worker)
+        due = not was or self._run < 0 or self._run % REFRESH_CHECKS == 0
         try:
-            self._owner.learned(self._engine, await probe.read_info(self._client, self._url, self._state))
-        except (httpx.HTTPError, KeyError, ValueError) as error:
-            log.warning("%s: its facts could not be read: %r", self._engine, error)
-            self._run = -1
-            return False
-        return True
+            await probe.check_health(self._client, worker.url)
+            await self._check_computes()
+            if due:
+                await self._read_facts()
+        except probe.BadAnswer as error:
+            self._owner.failures.tell(worker.name, error.kind, f"a check failed: {error}")
+            if error.ours:
+                return
+            self._run = min(-1, self._run - 1)
+        else:
+            self._run = max(1, self._run + 1)
+        if self._run >= config.engines.health_success_threshold and not was:
+            workers.set_health(worker, True)
+            log.info("%s is healthy", worker.name)
+        elif -self._run == (1 if self._hangs else config.engines.health_failure_threshold):
+            workers.take_out(worker)
+            log.warning("%s is out: %s", worker.name, "it hangs" if self._hangs else f"{-self._run} failed checks")
+
+    async def _check_computes(self) -> None:
+        """Raise BadAnswer if an engine of the worker, whose health check has passed, computes nothing any more."""
+        workers, worker, clock = self._owner.workers, self._worker, self._owner.clock
+        asked = dict(worker.engines) if self._hangs else workers.silent(worker, clock())
+        if asked:
+            self._hangs, models = True, workers.models(worker)
+            checks = (probe.check_computes(self._client, address, models, HANGS_S) for address in asked.values())
+            for found in await asyncio.gather(*checks, return_exceptions=True):
+                if found is not None:
+                    raise found
+            self._hangs = False
+            workers.heard(asked, clock())
+
+    async def _read_facts(self) -> None:
+        """Read how many engines the worker has, and what each of them reports. Raises BadAnswer."""
+        worker, offset = self._worker, self._owner.config.engines.state_port_offset
+        if ranks := await probe.read_ranks(self._client, worker.url):
+            self._owner.workers.set_ranks(worker, ranks)
+        for engine, rank in zip(list(worker.engines), worker.ranks or (0,), strict=True):
+            state = probe.state_url(worker.url, offset + rank)
+            self._owner.learned(engine, await probe.read_report(self._client, worker.url, state))

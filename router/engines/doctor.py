@@ -14,6 +14,8 @@ from router.engines import probe
 from router.engines.discovery import engines_of
 from router.types import EngineInfo
 
+SHOWN_MODELS = 8
+COMPLETION_S = 60.0  # the engine may compile something first
 Level = Literal["ok", "warn", "FAIL"]
 
 
@@ -49,27 +51,21 @@ async def examine(config: Config, client: httpx.AsyncClient | None = None) -> li
         for url in engines_of(config.engines.worker_urls).values():
             state = probe.state_url(url, config.engines.state_port_offset)
             try:
-                infos[url] = await probe.read_info(http, url, state)
-            except (httpx.HTTPError, KeyError, ValueError) as error:
-                findings.append(Finding("FAIL", url, _unreachable(error)))
+                await probe.check_health(http, url)
+                report = await probe.read_report(http, url, state)
+            except probe.BadAnswer as error:
+                findings.append(Finding("FAIL", url, str(error)))
                 continue
+            infos[url] = report.info
+            findings += [Finding("warn", url, f"reports what cannot be used: {each}") for each in report.oddities]
             findings += _of_engine(url, infos[url], state)
             findings.append(await _cached_tokens(http, url, infos[url]))
     return findings + _differences(infos)
 
 
-def _unreachable(error: Exception) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        status = error.response.status_code
-        hint = ": give the engines' key with --worker-api-key" if status == 401 else ""
-        return f"/v1/models answers {status}{hint}"
-    if isinstance(error, httpx.TransportError):
-        return f"unreachable ({type(error).__name__}): is the engine running, and is this its address?"
-    return "answers, but not as an OpenAI-compatible server"
-
-
 def _of_engine(url: str, info: EngineInfo, state: str | None) -> list[Finding]:
-    found = [Finding("ok", url, f"vLLM {info.vllm_version or 'of unknown version'}, serves {', '.join(info.models)}")]
+    served = ", ".join(info.models[:SHOWN_MODELS]) + (", ..." if len(info.models) > SHOWN_MODELS else "")
+    found = [Finding("ok", url, f"vLLM {info.vllm_version or 'of unknown version'}, serves {served}")]
     if info.block_size is None or info.capacity_blocks is None:
         found.append(Finding("warn", url, "/metrics shows no cache size: --default-capacity-tokens is assumed"))
     else:
@@ -93,12 +89,14 @@ def _of_engine(url: str, info: EngineInfo, state: str | None) -> list[Finding]:
 
 async def _cached_tokens(client: httpx.AsyncClient, url: str, info: EngineInfo) -> Finding:
     """Ask for one token to see whether usage tells the cached tokens, from which the router learns what is cached."""
-    body = {"model": info.models[0], "prompt": "Hello", "max_tokens": 1} if info.models else {}
+    body = {"model": info.models[0], "prompt": "Hello", "max_tokens": 1}
     try:
-        answer = await client.post(f"{url}/v1/completions", json=body, timeout=60.0)
-        usage = answer.raise_for_status().json()["usage"]
-    except (httpx.HTTPError, KeyError, ValueError) as error:
-        return Finding("FAIL", url, f"a completion of one token failed: {error!r}")
+        answer = await probe.fetch(client, f"{url}/v1/completions", json=body, timeout_s=COMPLETION_S)
+        usage = probe.read_json(answer, "/v1/completions").get("usage")
+    except probe.BadAnswer as error:
+        return Finding("FAIL", url, f"a completion of one token failed: {error}")
+    if not isinstance(usage, dict):
+        return Finding("FAIL", url, "a completion of one token failed: its answer has no usage")
     # vLLM always sends the field; without the flag it is null.
     if usage.get("prompt_tokens_details") is None:
         return Finding(

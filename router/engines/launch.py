@@ -25,6 +25,7 @@ import httpx
 from router.config import UpConfig
 from router.engines import probe
 from router.errors import SetupError
+from router.options import options_of
 
 log = logging.getLogger("leafcutter.up")
 STOP_S = 12.0  # An engine may take so long to end after SIGTERM.
@@ -95,6 +96,12 @@ def _arguments(config: UpConfig, model: str, port: int) -> list[str]:
     return args
 
 
+def inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """What an engine takes over of an environment: all but the gateway's keys, which are not its business."""
+    keys = {option.env for option in options_of(UpConfig) if option.secret or option.name == "client_keys"}
+    return {name: value for name, value in env.items() if name not in keys}
+
+
 def _environment(config: UpConfig, model: str, index: int) -> dict[str, str]:
     """Return the environment of the engine at this place in the fleet that does not depend on the hardware."""
     state_port = config.up.engine_port + index + config.engines.state_port_offset
@@ -133,7 +140,7 @@ class Engine:
             log_start = out.tell()
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
-                env={**os.environ, **launch.env},
+                env={**inherited(os.environ), **launch.env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=asyncio.subprocess.STDOUT,

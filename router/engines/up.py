@@ -84,6 +84,8 @@ async def run(config: UpConfig, launches: Sequence[Launch], serve: Serve) -> Non
 def check_ports(config: UpConfig, launches: Sequence[Launch]) -> None:
     """Raise SetupError, which names the first port that something else holds: better now than after a model load."""
     wanted = [(config.server.host, config.server.port, "--port")]
+    if config.server.admin_port is not None:
+        wanted.append((config.server.admin_host, config.server.admin_port, "--admin-port"))
     for launch in launches:
         wanted.append(("127.0.0.1", launch.port, "--engine-port"))
         wanted.append(("127.0.0.1", launch.port + config.engines.state_port_offset, "--state-port-offset"))

@@ -1,6 +1,7 @@
 """The routes for operators, about engines, decisions and policies.
 
-GET  /workers               every engine: what it reports of itself, and what was learned of it
+GET  /workers               every engine: what it reports of itself, and what was learned of it;
+                            `worker_routes` has those that change them
 GET  /explain/{request_id}  why that request went where it did: every try, with its outcome
 POST /explain               takes the body of a request and tells where it would go now and why; nothing is sent or
                             booked. The route that the body is meant for is given by `?route=` or the header
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -25,12 +26,14 @@ from router.config import Config
 from router.core.decision_log import pack
 from router.core.router import Router
 from router.core.status import EngineStatus
+from router.core.workers import Workers
 from router.errors import BadRequest, ConfigError, RequestError, UnknownRequest
+from router.gateway import error_forms
+from router.gateway.apis import CHAT, TABLE
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Client, ClientGone, Message
 from router.gateway.headers import EXPLAIN_ROUTE
-from router.gateway.openai_request import CHAT, ROUTES
-from router.types import EngineId
+from router.gateway.routes import read_aliases
 
 MOST_POLICY_BYTES = 65_536
 DECISIONS, MOST_DECISIONS = 20, 1000
@@ -40,18 +43,18 @@ def add_admin_routes(
     app: FastAPI,
     config: Config,
     router: Router,
-    engines: Mapping[EngineId, str],
+    workers: Workers,
     body_reader: BodyReader,
     clock: Callable[[], float],
 ) -> None:
-    """Add the routes above. engines: the base URL of each engine. body_reader: runs as long as the application. clock:
-    the clock of the decisions, seconds."""
+    """Add the routes above. body_reader: runs as long as the application. clock: that of the decisions, seconds."""
+    aliases = read_aliases(config.engines.model_alias)
     app.add_exception_handler(RequestError, _answer_error)
     app.add_exception_handler(ClientGone, _answer_nobody)
 
     @app.get("/workers")
-    async def workers() -> list[dict[str, Any]]:
-        return [_describe_engine(router, engine, engines.get(name)) for name, engine in router.status().engines.items()]
+    async def all_engines() -> list[dict[str, Any]]:
+        return [_describe_engine(router, engine, workers) for engine in router.status().engines.values()]
 
     @app.get("/explain/{request_id:path}")
     async def explain(request_id: str) -> Response:
@@ -60,26 +63,26 @@ def add_admin_routes(
             raise UnknownRequest(f"No decision is kept of the request `{request_id}`.", param="request_id")
         now = clock()
         tries = [entry.describe(now) for entry in entries]
-        return JSONResponse({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
+        return ascii_json({"request_id": request_id, "retries": len(entries) - 1, "decisions": tries})
 
     @app.post("/explain")
     async def explain_dry_run(request: Request) -> Response:
         client = Client(request.scope, request.receive, _unsendable)
         body = await client.read_body(config.server.max_payload_size)
         route = request.query_params.get("route") or client.headers.get(EXPLAIN_ROUTE, CHAT.encode()).decode("latin-1")
-        if route not in ROUTES:
-            raise BadRequest(f"`route` must be one of {', '.join(ROUTES)}.", param="route")
+        if route not in TABLE:
+            raise BadRequest(f"`route` must be one of {', '.join(TABLE)}.", param="route")
         block_tokens = config.routing.prefix_block_tokens
         openai_request = await body_reader.read(
-            body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens
+            body, route=route, headers=client.headers, request_id="", block_tokens=block_tokens, aliases=aliases
         )
         now = clock()
-        return JSONResponse(pack(router.explain(openai_request.parsed, now), None).describe(now))
+        return ascii_json(pack(router.explain(openai_request.parsed, now), None).describe(now))
 
     @app.get("/decisions")
     async def decisions(request: Request) -> Response:
         now, limit = clock(), _limit(request.query_params.get("limit"))
-        return JSONResponse({"decisions": [entry.describe(now) for entry in router.newest_decisions(limit)]})
+        return ascii_json({"decisions": [entry.describe(now) for entry in router.newest_decisions(limit)]})
 
     @app.get("/policy")
     async def policy() -> Response:
@@ -154,13 +157,15 @@ def _describe_policies(router: Router) -> dict[str, object]:
     }
 
 
-def _describe_engine(router: Router, engine: EngineStatus, url: str | None) -> dict[str, Any]:
+def _describe_engine(router: Router, engine: EngineStatus, workers: Workers) -> dict[str, Any]:
     """An engine as operators see it, so with its URL."""
     info, error = engine.info, engine.prediction_error
     return {
         "engine": engine.engine,
-        "url": url,
+        **workers.describe(engine.engine),
         "healthy": engine.healthy,
+        "share": engine.share,
+        "failure_rate": round(engine.failure_rate, 4),
         "order": info.order,
         "block_size": info.block_size,
         "capacity_blocks": info.capacity_blocks,
@@ -180,15 +185,20 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def answer_of(error: RequestError, status: int | None = None) -> Response:
-    """Return an error as an answer. status: replaces the status of the error."""
+def ascii_json(content: object) -> Response:
+    """JSON in ASCII. Names that clients chose may hold lone surrogates, which UTF-8 cannot."""
+    return Response(json.dumps(content, allow_nan=False), media_type="application/json")
+
+
+def answer_of(error: RequestError, path: str, status: int | None = None) -> Response:
+    """Return an error as the answer to a request for `path`. status: replaces the status of the error."""
     headers = {name.decode(): value.decode() for name, value in error.headers}
-    return Response(error.body(), status_code=status or error.status, headers=headers)
+    return Response(error_forms.body(error, path), status_code=status or error.status, headers=headers)
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return answer_of(error)
+    return answer_of(error, request.url.path)
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:

@@ -13,15 +13,21 @@ from prometheus_client import CollectorRegistry
 
 from router.config import Config
 from router.core.router import Router
+from router.core.workers import Workers
+from router.gateway.access import Access
+from router.gateway.beside import beside
 from router.gateway.body_reader import BodyReader
+from router.gateway.config_file import ConfigFile, following
 from router.gateway.decider import LocalDecider
 from router.gateway.front import App
 from router.gateway.handler import Gateway
 from router.gateway.metrics import Metrics, RouterCollector, TraceCollector
 from router.gateway.rest import create_rest
+from router.gateway.signs_of_life import tell_signs_of_life
 from router.gateway.snapshot import Snapshot
 from router.gateway.trace_writer import TraceWriter
 from router.gateway.upstream import Upstream
+from router.gateway.usage_log import UsageLog
 from router.types import EngineId
 
 
@@ -36,7 +42,8 @@ def create_app(
     router: Router,
     engines: Mapping[EngineId, str],
     *,
-    discovery: HealthWatch | None = None,
+    discovery: Callable[[Workers], HealthWatch] | None = None,
+    config_file: ConfigFile | None = None,
     registry: CollectorRegistry | None = None,
     upstream: Upstream | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -45,30 +52,42 @@ def create_app(
 ) -> App:
     """Make the application of `router` over `engines` (id -> base URL), which it adds to the router's fleet.
 
-    discovery: runs as long as the application; without it the caller has to say which engines are healthy. registry:
+    discovery: makes the watch over the engines, which runs as long as the application; without it the caller has to say
+    which engines are healthy. config_file: the file that the options come from, which is followed. registry:
     takes the metrics; None: a new one does. clock: monotonic, seconds. wall_clock: Unix time, seconds. new_id: makes
     the id of a request whose client sent none.
 
-    Raises ConfigError if the file of the recording or of the snapshot cannot be written.
+    Raises ConfigError if the file of the recording, the usage log or the snapshot cannot be written, or that of
+    clients' keys or of a certificate not be read.
     """
     registry = registry or CollectorRegistry()
+    access, usage_log = Access.of(config.server), create_usage_log(config, wall_clock)
     upstream, body_reader = upstream or Upstream(config), BodyReader()
-    for engine in engines:
-        router.add_engine(engine)
+    workers, metrics = Workers(router, engines), Metrics(registry)
+    addresses = workers.addresses
+
+    def follow() -> None:
+        upstream.keep_only(addresses.values())
+        metrics.keep_only(addresses)
+
+    workers.listeners.append(follow)
     registry.register(RouterCollector(router.status))
     trace_writer = create_trace_writer(config, registry)
     snapshot = None
     if config.recording.snapshot is not None:
-        snapshot = Snapshot(config.recording.snapshot, router.learned, engines, clock=clock, wall_clock=wall_clock)
+        snapshot = Snapshot(config.recording.snapshot, router.learned, addresses, clock=clock, wall_clock=wall_clock)
         snapshot.start()
+    decider = LocalDecider(router, clock)
+    router.on_out = lambda engine: upstream.give_up(addresses[engine])
     gateway = Gateway(
         config,
-        LocalDecider(router, clock),
-        engines,
+        decider,
+        addresses,
         upstream,
         body_reader,
-        Metrics(registry),
+        metrics,
         trace_writer=trace_writer,
+        usage_log=usage_log,
         clock=clock,
         new_id=new_id,
     )
@@ -76,20 +95,35 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(access.running())
+            if usage_log is not None:
+                stack.enter_context(usage_log.running())
             if trace_writer is not None:
                 stack.enter_context(trace_writer.running())
             if snapshot is not None:
                 await stack.enter_async_context(snapshot.running(config.recording.snapshot_interval_secs))
             await stack.enter_async_context(upstream.running())
             await stack.enter_async_context(body_reader.running())
+            stack.enter_context(beside(tell_signs_of_life(upstream, decider, addresses)))
             if discovery is not None:
-                await stack.enter_async_context(discovery.running())
+                await stack.enter_async_context(discovery(workers).running())
+            if config_file is not None:
+                stack.enter_context(following(config_file, workers.relist))
             yield
 
     rest = create_rest(
-        config, router, engines, registry, body_reader, clock=clock, wall_clock=wall_clock, lifespan=lifespan
+        config, router, workers, registry, body_reader, clock=clock, wall_clock=wall_clock, lifespan=lifespan
     )
-    return App(config, gateway, rest)
+    return App(config, gateway, rest, access)
+
+
+def create_usage_log(config: Config, wall_clock: Callable[[], float]) -> UsageLog | None:
+    """The usage log that the options ask for. Raises ConfigError if it cannot be written."""
+    options = config.recording
+    if options.usage_log is None:
+        return None
+    size, files = options.record_max_bytes, options.record_files
+    return UsageLog(options.usage_log, max_bytes=size, files=files, wall_clock=wall_clock)
 
 
 def create_trace_writer(config: Config, registry: CollectorRegistry) -> TraceWriter | None:

@@ -23,7 +23,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, BinaryIO
 
-from router.errors import RequestError
+from router import descriptors
+from router.errors import OutOfFiles, RequestError
 from router.gateway.openai_request import OpenAIRequest, parse_request
 
 log = logging.getLogger("leafcutter.gateway")
@@ -48,8 +49,10 @@ class BodyReader:
             await self._stop()
 
     async def read(self, body: bytes | bytearray, **about: Any) -> OpenAIRequest:
-        """As `parse_request`, with its keywords. Raises BadRequest. If the helper dies, the body is given to a new one
-        once."""
+        """As `parse_request`, with its keywords. If the helper dies, the body is given to a new one once.
+
+        Raises BadRequest, and OutOfFiles if no helper can be started.
+        """
         if len(body) < LARGE_BYTES:
             return parse_request(body, **about)
         async with self._turn:
@@ -58,6 +61,8 @@ class BodyReader:
             except (OSError, asyncio.IncompleteReadError) as error:
                 log.warning("the reader of large bodies has died (%r); another one is started", error)
                 await self._stop()
+                if descriptors.exhausted(error):
+                    raise OutOfFiles("The gateway has no file descriptor left.") from None
                 answer = await self._ask(body, about)
             except asyncio.CancelledError:
                 await self._stop()  # its answer would be taken for that to the next body

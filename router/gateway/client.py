@@ -7,20 +7,43 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from router.errors import EngineTimeout, PayloadTooLarge, RequestError
+from router.errors import EngineTimeout, GatewayFull, PayloadTooLarge, RequestError
+from router.gateway import error_forms
 from router.gateway.headers import Headers
+from router.gateway.tenants import ANYONE, ClientKey
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+KEY = "leafcutter.client_key"
+"""Where `front` puts the `ClientKey` into the scope."""
 Body = bytes | bytearray
 LAST_WORD_S = 1.0  # the time allowed for sending an error inside a stream
 
 
 class ClientGone(Exception):
     """The client has left, so nobody waits for an answer. This exception never leaves the gateway."""
+
+
+class BodyMemory:
+    """The bodies of all requests that the gateway holds: no more than `most_bytes`. refused: gets the reason of each
+    refusal."""
+
+    def __init__(self, most_bytes: int, refused: Callable[[str], None]) -> None:
+        self._most_bytes, self._refused = most_bytes, refused
+        self.held_bytes = 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more. Raises GatewayFull, and then does not hold them."""
+        if self.held_bytes + size > self._most_bytes:
+            self._refused(GatewayFull.code)
+            raise GatewayFull("The gateway holds as many bytes of requests as it may.", 1.0)
+        self.held_bytes += size
+
+    def give_back(self, size: int) -> None:
+        self.held_bytes -= size
 
 
 class Client:
@@ -32,6 +55,8 @@ class Client:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.raw_headers: Headers = scope["headers"]
         self.headers: dict[bytes, bytes] = dict(self.raw_headers)
+        self.key: ClientKey = scope.get(KEY, ANYONE)
+        """Who the client is."""
         self.started = False
         """Some of the answer has been sent."""
         self.gone = False
@@ -40,13 +65,19 @@ class Client:
         """The request has taken longer than its limit."""
         self.torn = False
         """What was written last ends inside an event of the stream."""
+        self.held_bytes = 0
+        """So many bytes of its body are counted in a `BodyMemory`."""
         self._receive, self._send = receive, send
+        self._path: str = scope["path"]
         self._finished = False
         self._opening: Message | None = None
         self._streams = False
 
-    async def read_body(self, max_bytes: int) -> Body:
-        """Read the whole body. Raises PayloadTooLarge as soon as the length is known, and ClientGone."""
+    async def read_body(self, max_bytes: int, memory: BodyMemory | None = None) -> Body:
+        """Read the whole body. Raises PayloadTooLarge as soon as the length is known, GatewayFull and ClientGone.
+
+        memory: counts it, until the caller gives `held_bytes` back.
+        """
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > max_bytes:
             raise _too_large(max_bytes)
@@ -57,6 +88,9 @@ class Client:
                 self.gone = True
                 raise ClientGone
             chunk = message.get("body", b"")
+            if memory is not None:
+                memory.take(len(chunk))
+                self.held_bytes += len(chunk)
             if not body:
                 body = chunk
             elif isinstance(body, bytes):
@@ -125,17 +159,18 @@ class Client:
     async def fail(self, error: RequestError, headers: Headers) -> None:
         """Tell the client of `error`.
 
-        The error is the answer if none has begun, and else an event of the stream, which then ends without [DONE].
-        After a whole answer, nothing is sent.
+        The error is the answer if none has begun, and else an event of the stream, which then ends without its end
+        mark. Its form is that of the API (`error_forms`). After a whole answer, nothing is sent.
         """
         if self._finished:
             return
         if not self.started:
-            await self.reply(error.status, [*error.headers, *headers], error.body())
+            await self.reply(error.status, [*error.headers, *headers], error_forms.body(error, self._path))
         elif self._streams:
             with suppress(TimeoutError):  # `server.cut_off_stuck` ends a client that takes no more bytes
                 async with asyncio.timeout(LAST_WORD_S):
-                    await self.write((b"\n\n" if self.torn else b"") + b"data: " + error.body() + b"\n\n", last=True)
+                    event = error_forms.event(error, self._path)
+                    await self.write(b"\n\n" + event if self.torn else event, last=True)
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

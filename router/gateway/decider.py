@@ -37,6 +37,10 @@ class Decider(Protocol):
         """The engine refused a connection: it gets no requests until a health check passes."""
         ...
 
+    def heard(self, engine: EngineId) -> None:
+        """Bytes of some answer have come from the engine within the last second."""
+        ...
+
 
 class LocalDecider:
     """The `Decider` that is a router in this process. clock: monotonic, seconds."""
@@ -59,7 +63,11 @@ class LocalDecider:
         self._router.complete(self._open.pop(booking), outcome)
 
     def unreachable(self, engine: EngineId) -> None:
-        self._router.set_health(engine, False)
+        if engine in self._router:  # it may have left meanwhile
+            self._router.set_health(engine, False)
+
+    def heard(self, engine: EngineId) -> None:
+        self._router.heard(engine, self._clock())
 
 
 def explain(decision: Decision) -> str:

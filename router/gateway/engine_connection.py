@@ -15,11 +15,12 @@ from typing import cast
 
 import httptools
 
-from router.errors import EngineLost, EngineTimeout
+from router.errors import EngineGarbled, EngineLost, EngineOut, EngineTimeout
+from router.gateway.body_edit import Piece
 from router.gateway.headers import Headers
-from router.gateway.openai_request import Piece
 
 HEAD_BYTES = 1 << 16  # the most bytes of names and values in the head of an answer
+BARE_BYTES = 2 * HEAD_BYTES  # the most in a row that bring nothing of a body: heads, trailers, extensions of chunks
 BUFFERED_BYTES = 1 << 18  # reading stops while so much of an answer waits to be passed on
 PIECE_BYTES = 1 << 18  # a large body is sent in pieces, and waits in between until the engine has taken what was sent
 LOST = "The connection to the engine was lost."
@@ -44,6 +45,9 @@ class EngineConnection(asyncio.Protocol):
         self._idle = False
         self._writable = True
         self.closed = False
+        self.heard = False
+        """Bytes have come since this was last set to False."""
+        self._fault: str | None = None  # what in the answer was not valid HTTP
         self.status = 0
         self.headers: Headers = []
         """The head of the answer, with names in lower case."""
@@ -52,7 +56,8 @@ class EngineConnection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._answered = self._complete = self._framed = self._keeps_alive = self._sent = False
-        self._head_bytes = self._buffered = 0
+        self._body_begun = False
+        self._head_bytes = self._buffered = self._bare_bytes = 0
         self._chunks: list[bytes] = []
 
     # --- one request ------------------------------------------------------------------------------------------------
@@ -114,6 +119,11 @@ class EngineConnection(asyncio.Protocol):
         if self._timer is None or self._timer.when() > due_s:
             self._set_timer()
 
+    def give_up(self) -> None:
+        """The engine was taken out: what waits for the first byte of a body gets EngineOut."""
+        if not self._body_begun and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(EngineOut("The engine was taken out."))
+
     def abort(self) -> None:
         """Close the connection at once."""
         self.transport.abort()
@@ -121,6 +131,8 @@ class EngineConnection(asyncio.Protocol):
 
     def _something_by(self, due_s: float) -> asyncio.Future[None]:
         """What to await until something happens on the connection. Raises EngineLost."""
+        if self._fault is not None:
+            raise EngineGarbled(f"The engine's answer is not valid HTTP: {self._fault}.")
         if self.closed:
             raise EngineLost(LOST)
         self._due_s = due_s
@@ -156,12 +168,17 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        self.heard = True
         if self._complete:  # nothing was asked for
             self.abort()
             return
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if self._bare_bytes > BARE_BYTES:
+                raise httptools.HttpParserError("its head, or what follows its body, has no end")
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fault = str(error.__context__ or error)
             self.abort()
         self._wake()
 
@@ -197,11 +214,15 @@ class EngineConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
+        if not 100 <= self.status <= 599 or self.status == 101:
+            raise ValueError(f"status {self.status}")
         if self.status >= 200:
             self._answered = True
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
+        self._body_begun = True
+        self._bare_bytes = 0
         before, self._buffered = self._buffered, self._buffered + len(body)
         if before < BUFFERED_BYTES <= self._buffered and not self.closed:
             self.transport.pause_reading()

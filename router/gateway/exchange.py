@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from router.core.retries import Retries
 from router.gateway import headers
 from router.gateway.client import Body, Client
+from router.gateway.key_limits import UNLIMITED, Allowance
 from router.gateway.openai_request import OpenAIRequest
 from router.types import Outcome, Placement
 
@@ -17,6 +18,10 @@ class Exchange:
 
     client: Client
     route: str
+    """The route as it is counted: never the path itself, if that has parts that clients choose."""
+    method: str
+    path: str
+    """The path that the engine gets."""
     query: bytes
     request_id: str
     arrived_s: float
@@ -33,8 +38,11 @@ class Exchange:
     """How that try ended; None until it is over."""
     first_token_s: float | None = None
     """When the first token of a stream was seen."""
+    allowance: Allowance = UNLIMITED
+    """What it takes of the limits of its key."""
 
     @property
     def headers(self) -> headers.Headers:
-        """The headers by which any answer tells how its request was routed."""
-        return headers.of_decision(self.request_id, self.placement)
+        """The headers by which any answer tells how its request was routed, and what is left of its key's limits."""
+        told = headers.of_decision(self.request_id, self.placement, predicted=self.client.key.sees_predictions)
+        return told + self.allowance.headers

@@ -5,8 +5,7 @@ Names are bytes in lower case, as in ASGI.
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from router.types import Placement
 
@@ -19,14 +18,23 @@ EXPLAIN_ROUTE = b"x-leafcutter-route"
 REQUEST_ID = b"x-request-id"
 REQUEST_ID_CHARS = 128
 
+DATA_PARALLEL_RANK = b"x-data-parallel-rank"  # tells vLLM which of its ranks gets the request
+
 # Headers that belong to one connection and not to the message (RFC 9110, section 7.6.1), or that are set anew for the
 # next connection.
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding"
     b" upgrade host content-length expect".split()
 )
-# Headers of an engine's answer that the gateway sets anew.
-REPLACED = frozenset((b"date", b"server", REQUEST_ID, b"cache-control", b"x-accel-buffering"))
+# Headers that are between the client and the gateway.
+NOT_FOR_ENGINES = frozenset((REQUEST_ID, b"accept-encoding", b"cookie", b"x-api-key", DATA_PARALLEL_RANK))
+NOT_FOR_ENGINES_FAMILY = b"x-leafcutter-"
+# The headers of an engine's answer that pass. All others are the engine's own business (server, set-cookie), set anew
+# here (date, x-request-id), or would be wrong at another address (location, access-control-*).
+FOR_CLIENTS = frozenset(
+    b"content-type content-encoding content-language content-disposition retry-after www-authenticate".split()
+)
+FOR_CLIENTS_FAMILIES = (b"openai-", b"anthropic-")
 STREAM: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]  # no proxy may buffer a stream
 
 
@@ -37,26 +45,32 @@ def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
 
 
 def for_engine(
-    headers: Sequence[tuple[bytes, bytes]], request_id: str, engine_key: str | None, own_key: str | None
+    headers: Sequence[tuple[bytes, bytes]], request_id: str, engine_key: str | None, own_keys: bool
 ) -> Headers:
     """The client's headers as the engine gets them.
 
     They ask for an uncompressed answer, so that it can be read as it passes. engine_key: the key sent to the engine in
-    place of the client's. own_key: the key of this gateway, which is never passed on.
+    place of the client's. own_keys: the client's key is one of this gateway's, which are never passed on.
     """
-    dropped = {REQUEST_ID, b"accept-encoding"} | ({b"authorization"} if engine_key or own_key else set())
-    passed = [(name, value) for name, value in end_to_end(headers) if name not in dropped]
+    passed = [
+        (name, value)
+        for name, value in end_to_end(headers)
+        if not (name in NOT_FOR_ENGINES or name.startswith(NOT_FOR_ENGINES_FAMILY))
+    ]
+    if engine_key or own_keys:
+        passed = [header for header in passed if header[0] != b"authorization"]
     passed += [(REQUEST_ID, request_id.encode()), (b"accept-encoding", b"identity")]
     return [*passed, (b"authorization", b"Bearer " + engine_key.encode())] if engine_key else passed
 
 
 def for_client(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
     """The headers of an engine's answer as the client gets them. headers: those that are end-to-end."""
-    return [(name, value) for name, value in headers if name not in REPLACED]
+    return [(name, value) for name, value in headers if name in FOR_CLIENTS or name.startswith(FOR_CLIENTS_FAMILIES)]
 
 
-def of_decision(request_id: str, decision: Placement | None) -> Headers:
-    """The headers by which any answer tells how its request was routed. decision: None if there was none."""
+def of_decision(request_id: str, decision: Placement | None, *, predicted: bool = True) -> Headers:
+    """The headers by which any answer tells how its request was routed. decision: None if there was none. predicted:
+    whether the client may know the predicted latency, and with it what is cached."""
     headers = [(REQUEST_ID, request_id.encode())]
     if decision is not None:
         headers.append((b"x-leafcutter-engine", decision.engine.encode()))
@@ -64,7 +78,7 @@ def of_decision(request_id: str, decision: Placement | None) -> Headers:
         headers.append((b"x-leafcutter-reason", decision.reason.encode()))
         if decision.fallback is not None:
             headers.append((b"x-leafcutter-fallback", decision.fallback.encode()))
-        if decision.predicted_s is not None:
+        if predicted and decision.predicted_s is not None:
             headers.append((b"x-leafcutter-predicted-ms", b"%.0f" % (decision.predicted_s * 1000)))
     return headers
 
@@ -77,9 +91,3 @@ def request_id(headers: Mapping[bytes, bytes], names: Sequence[bytes]) -> str | 
         if 0 < len(value) <= REQUEST_ID_CHARS and all(0x21 <= char <= 0x7E for char in value):
             return value.decode()
     return None
-
-
-def admits(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
-    """Whether the request carries the key as a bearer token."""
-    given = next((value for name, value in headers if name == b"authorization"), b"")
-    return hmac.compare_digest(given, f"Bearer {key}".encode())

@@ -1,23 +1,24 @@
 """The metrics of the gateway, in a registry that the caller owns.
 
-Labels are routes and ids, never raw paths or URLs. What the router keeps (health, requests in flight, size of the
-index) is read from it when Prometheus scrapes, so that nothing is counted in two places. Each request of a client is
-counted once, however it ended and however many engines were tried: its `engine` and `policy` are those of the last try,
-or `none` if there was no try.
+Labels are routes, ids and names of clients' keys, never raw paths or URLs. What the router keeps (health, requests in
+flight, size of the index) is read from it when Prometheus scrapes, so that nothing is counted in two places. Each
+request of a client is counted once, however it ended and however many engines were tried: its `engine` and `policy` are
+those of the last try, or `none` if there was no try.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.core.status import RouterStatus
 from router.errors import RetryReason
 from router.gateway.exchange import Exchange
+from router.gateway.tenants import ClientKey
 from router.types import Ending, Outcome, Placement
 
 NONE = "none"
@@ -43,6 +44,32 @@ class Children(Generic[M]):
         if child is None:
             child = self._children[values] = self._metric.labels(*values) if values else self._metric
         return child
+
+    def keep_only(self, engines: Container[str]) -> None:
+        """Forget the children whose label `engine` names none of these."""
+        place = self._metric._labelnames.index("engine")
+        for values in [values for values in self._children if not _is_present(values[place], engines)]:
+            self._metric.remove(*values)
+            del self._children[values]
+
+
+def _is_present(engine: str, engines: Container[str]) -> bool:
+    return engine == NONE or engine in engines
+
+
+class PresentEngines(Collector):
+    """What a registry collects, without the samples of engines that are not among `engines`.
+
+    Their last requests may be counted after they have left, and the files in which edges count keep everything.
+    """
+
+    def __init__(self, registry: CollectorRegistry, engines: Container[str]) -> None:
+        self._registry, self._engines = registry, engines
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [s for s in metric.samples if _is_present(s.labels.get("engine", NONE), self._engines)]
+            yield metric
 
 
 class Metrics:
@@ -87,7 +114,39 @@ class Metrics:
             "bound",
             "kept",
         )
+        self._key_requests = counter("key_requests", "Requests of each client's key by ending.", "key", "ending")
+        self._key_tokens = counter(
+            "key_tokens", "Tokens of each client's key: prompt, cached (a part of prompt) and output.", "key", "kind"
+        )
+        self._key_limited = counter("key_limited", "Requests refused by a limit of their key.", "key", "limit")
         self._retries = counter("retries", "Tries on another engine, by why the last one failed.", "reason")
+        self._waiting = Gauge(
+            "leafcutter_queue_length",
+            "Requests that wait for their turn.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._waited_s = histogram("queue_seconds", "Time in the queue, of requests that had to wait.", TTFT_BUCKETS_S)
+        self._refused = counter(
+            "refusals", "Requests and connections refused before anything was done for them.", "reason"
+        )
+
+    def waiting(self, change: int) -> None:
+        """So many more requests wait for their turn."""
+        self._waiting.inc(change)
+
+    def waited(self, waited_s: float) -> None:
+        """A request waits no longer, whatever came of it."""
+        self._waited_s().observe(waited_s)
+
+    def refused(self, reason: str) -> None:
+        """A client was turned away."""
+        self._refused(reason).inc()
+
+    def keep_only(self, engines: Container[str]) -> None:
+        """Forget what was counted of engines that are not among these."""
+        for metric in (self._requests, self._prompt, self._cached, self._output, self._error_s, self._error_ratio):
+            metric.keep_only(engines)
 
     def decided(self, placement: Placement, elapsed_s: float) -> None:
         """An engine was chosen. elapsed_s: how long the choice took."""
@@ -110,11 +169,15 @@ class Metrics:
         ):
             if tokens is not None:
                 metric(engine).inc(tokens)
-        if outcome.ending is Ending.OK and placement.predicted_s is not None:
+        if outcome.ending is Ending.OK and placement.predicted_s is not None and placement.request.generates:
             actual_s = outcome.done_s - placement.dispatched_s
             self._error_s(engine).observe(placement.predicted_s - actual_s)
             if placement.predicted_s > 0:
                 self._error_ratio(engine).observe((actual_s - placement.predicted_s) / placement.predicted_s)
+
+    def limited(self, key: ClientKey, limit: str) -> None:
+        """A request was refused. limit: requests, tokens or concurrency."""
+        self._key_limited(key.name, limit).inc()
 
     def ended(self, exchange: Exchange, outcome: Outcome) -> None:
         """A client's request has ended. outcome: how it ended for the client."""
@@ -124,6 +187,15 @@ class Metrics:
         self._request_s(exchange.route).observe(outcome.done_s - exchange.arrived_s)
         if outcome.first_token_s is not None:
             self._ttft_s(exchange.route).observe(outcome.first_token_s - exchange.arrived_s)
+        if key := exchange.client.key.name:
+            self._key_requests(key, ending.value).inc()
+            for kind, tokens in (
+                ("prompt", outcome.prompt_tokens),
+                ("cached", outcome.cached_tokens),
+                ("output", outcome.output_tokens),
+            ):
+                if tokens:
+                    self._key_tokens(key, kind).inc(tokens)
         for bound, kept in _bounds_kept(exchange, outcome):
             self._bounds(policy, bound, str(kept).lower()).inc()
 
@@ -162,16 +234,34 @@ class RouterCollector(Collector):
 
 def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
     in_flight = GaugeMetricFamily("leafcutter_in_flight", "Requests at an engine now.", labels=["engine"])
-    healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: gets requests. 0: is left out.", labels=["engine"])
+    healthy = GaugeMetricFamily("leafcutter_engine_healthy", "1: is well. 0: is left out.", labels=["engine"])
+    draining = GaugeMetricFamily(
+        "leafcutter_engine_draining", "1: gets no new requests, because an operator wants it so.", labels=["engine"]
+    )
     drift = GaugeMetricFamily(
         "leafcutter_prediction_drift", "1: latency predictions err to one side (drift_bound).", labels=["engine"]
     )
+    share = GaugeMetricFamily(
+        "leafcutter_engine_ejected",
+        "1: gets no requests for a while, because it fails. 0.5: its share grows again.",
+        labels=["engine"],
+    )
+    ejections = CounterMetricFamily(
+        "leafcutter_engine_ejections", "Times that an engine was left out because it failed.", labels=["engine"]
+    )
+    rate = GaugeMetricFamily(
+        "leafcutter_engine_failure_rate", "Running rate of requests that an engine failed, 0 to 1.", labels=["engine"]
+    )
     for engine in status.engines.values():
+        share.add_metric([engine.engine], {"full": 0.0, "returning": 0.5}.get(engine.share, 1.0))
+        ejections.add_metric([engine.engine], engine.ejections)
+        rate.add_metric([engine.engine], engine.failure_rate)
         in_flight.add_metric([engine.engine], engine.in_flight)
         healthy.add_metric([engine.engine], float(engine.healthy))
+        draining.add_metric([engine.engine], float(engine.draining))
         if engine.drifts is not None:
             drift.add_metric([engine.engine], float(engine.drifts))
-    return in_flight, healthy, drift
+    return in_flight, healthy, draining, drift, share, ejections, rate
 
 
 def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:

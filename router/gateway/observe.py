@@ -5,11 +5,13 @@ What is of an unknown shape is ignored. `stream_observer` reads streams.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 REPLY_CHARS = 1 << 20  # a longer reply is kept up to here, and the prefix index does without the rest
-MOST_TOKENS = 1 << 40  # a count beyond this cannot be true
+MOST_TOKENS = 1 << 24  # a count beyond this cannot be true: no model has so long a context
+MOST_ID = 1 << 63  # ids are hashed as 8 bytes
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 REPLY_FIELDS = (*TEXT_FIELDS, "tool_calls")
 
@@ -25,13 +27,15 @@ class Usage:
 
     def read(self, usage: object) -> None:
         """Take in a `usage` object. It replaces an earlier one."""
-        if not isinstance(usage, dict):
-            return
-        details = usage.get("prompt_tokens_details")
-        self.prompt_tokens = _count(usage.get("prompt_tokens"), 1, MOST_TOKENS)
-        self.output_tokens = _count(usage.get("completion_tokens"), 1, MOST_TOKENS)
+        if isinstance(usage, dict):
+            self.set(usage.get("prompt_tokens"), usage.get("prompt_tokens_details"), usage.get("completion_tokens"))
+
+    def set(self, prompt: object, details: object, output: object) -> None:
+        """Take in what an engine tells under any names. details: the object that has the cached tokens."""
+        self.prompt_tokens = count(prompt, 1)
+        self.output_tokens = count(output, 1)
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        self.cached_tokens = _count(cached, 0, self.prompt_tokens or -1)
+        self.cached_tokens = count(cached, 0, self.prompt_tokens or -1)
 
 
 @dataclass(slots=True)
@@ -48,7 +52,7 @@ class Message:
         for name in TEXT_FIELDS:
             if isinstance(text := delta.get(name), str):
                 self.add_text(name, text)
-        for position, call in enumerate(_dicts(delta.get("tool_calls"))):
+        for position, call in enumerate(dicts(delta.get("tool_calls"))):
             self._add_call(position, call)
 
     def add_text(self, name: str, text: str) -> None:
@@ -59,7 +63,7 @@ class Message:
     def add_tokens(self, ids: object) -> None:
         """Take in the token ids of a chunk, if `ids` is a list of such."""
         if isinstance(ids, list) and self._has_room(len(ids)):
-            self.token_ids.extend(token for token in ids if isinstance(token, int))
+            self.token_ids.extend(token for token in ids if isinstance(token, int) and 0 <= token < MOST_ID)
 
     def _add_call(self, position: int, call: dict[str, Any]) -> None:
         index, function = call.get("index", position), call.get("function")
@@ -69,8 +73,8 @@ class Message:
         if not isinstance(arguments, str) or not self._has_room(1 + len(arguments)):
             return
         known = self.calls.setdefault(index, {"id": None, "function": {"name": None, "arguments": ""}})
-        known["id"] = call.get("id") or known["id"]
-        known["function"]["name"] = function.get("name") or known["function"]["name"]
+        known["id"] = _text(call.get("id")) or known["id"]
+        known["function"]["name"] = _text(function.get("name")) or known["function"]["name"]
         known["function"]["arguments"] += arguments
 
     def _has_room(self, chars: int) -> bool:
@@ -92,7 +96,8 @@ class Message:
 
 @dataclass(slots=True)
 class ObservedAnswer:
-    """What has been observed of one answer so far."""
+    """What has been observed of one answer so far. This class reads chats and completions; `apis` has those that read
+    other answers."""
 
     usage: Usage = field(default_factory=Usage)
     message: Message = field(default_factory=Message)
@@ -100,16 +105,35 @@ class ObservedAnswer:
     """Whether a token has arrived."""
     tokens: int = 0
     """Tokens of the first choice that have arrived: the token ids of each chunk, or one for a chunk without ids."""
-    failed: bool = False
-    """Whether the engine sent an error instead of the answer or of its rest."""
+    error: object = None
+    """The error that the engine sent instead of the answer or of its rest."""
+    done: bool = False
+    """Whether a stream has said that it is complete."""
+    marks_end: ClassVar[bool] = True
+    """Whether such streams say so. If not, they are complete where they end."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine sent an error."""
+        return self.error is not None
+
+    @property
+    def error_status(self) -> int:
+        """The HTTP status that the error names, or 500."""
+        code = self.error.get("code") if isinstance(self.error, dict) else None
+        return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+    def error_body(self) -> bytes:
+        """The error as a whole answer of its API."""
+        return json.dumps({"error": self.error}).encode()
 
     def read(self, document: dict[str, Any]) -> None:
         """Take in a whole answer, or one chunk of a stream."""
         if document.get("error"):
-            self.failed = True
+            self.error = document["error"]
         if document.get("usage"):
             self.usage.read(document["usage"])
-        for choice in _dicts(document.get("choices")):
+        for choice in dicts(document.get("choices")):
             self._read_choice(choice)
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
@@ -126,10 +150,15 @@ class ObservedAnswer:
             self.message.add_tokens(ids)
 
 
-def _dicts(value: object) -> list[dict[str, Any]]:
+def dicts(value: object) -> list[dict[str, Any]]:
+    """The objects in the value, if it is a list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _count(value: object, low: int, high: int) -> int | None:
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def count(value: object, low: int = 0, high: int = MOST_TOKENS) -> int | None:
     """The value if it is an integer from `low` to `high`, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None

@@ -1,41 +1,31 @@
-"""Reading the body of a request. This is the only code that sees a request's raw JSON.
+"""Reading a request: what routing needs of it, and how the body for the engine differs. This is the only code that sees
+the raw body; what its fields mean is in `apis`.
 
 It is lenient by intent: it refuses only what no engine could read (no JSON, no messages, no prompt). Everything else
-passes on to the engine byte for byte, with one exception: `_ask_usage` asks the engine to tell the usage at the end of
-a stream.
+passes on to the engine byte for byte, but for the fields that `parse_request` sets (`body_edit`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 from router.errors import BadRequest
-from router.gateway import lenient_json, transcript
+from router.gateway import apis, body_edit, lenient_json, multipart
+from router.gateway.apis.base import BYTES_PER_TOKEN, MOST_COUNT, Api, Reply, positive, truth
+from router.gateway.body_edit import Body, Edit, Piece
 from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
+from router.gateway.tenants import SALT, salt_for
 from router.prefix import blocks
-from router.types import BlockKey, ParsedRequest, Prompt
+from router.types import BlockKey, ParsedRequest
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-ROUTES = (CHAT, COMPLETIONS)
-BYTES_PER_TOKEN = 4  # it sizes the blocks of text; predictions use a learned ratio
-DEFAULT_COMPLETION_TOKENS = 16  # the bound of /v1/completions if the client sets none
-SESSION_FIELDS = ("session_id", "user", "user_id")
 NAME_CHARS = 256  # a longer session name is replaced by its hash, because clients choose the names and maps keep them
-TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # the texts that the engine's own validation takes as true
-
-ASK_USAGE = b'"stream_options":{"include_usage":true},'
-COPIED_BYTES = 1 << 16  # a body of so many bytes and more is sent in pieces rather than copied
-
-Reply = bytes | tuple[int, ...]
-Piece = bytes | bytearray | memoryview
-Edit = int | bytes | None
-"""How the body for the engine differs from the client's: ASK_USAGE is inserted at this place, or the body is replaced
-by these bytes. None: it does not."""
+LEAST_BOUND_S = 1e-9  # a tighter bound on a latency means the same: it cannot be held
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +35,7 @@ class OpenAIRequest:
 
     parsed: ParsedRequest
     edit: Edit
-    """What the engine gets that differs from the client's body."""
+    """How what the engine gets differs from the client's body."""
     hide_usage: bool
     """Whether the gateway asked for the usage chunk and the client did not."""
     echoes: bool
@@ -53,16 +43,19 @@ class OpenAIRequest:
     continues: bool
     """Whether the answer continues the last message instead of starting a new one."""
 
-    def body_for_engine(self, body: bytes | bytearray) -> tuple[Piece, ...]:
+    @property
+    def api(self) -> Api:
+        return apis.find(self.parsed.route)
+
+    @property
+    def prompt_estimate(self) -> float:
+        """About how many tokens the (first) prompt has."""
+        prompt = self.parsed.prompt
+        return float(prompt.units) if prompt.in_tokens else prompt.units / BYTES_PER_TOKEN
+
+    def body_for_engine(self, body: Body) -> tuple[Piece, ...]:
         """The body that the engine gets, in pieces: a large one is not copied. body: the client's."""
-        if isinstance(self.edit, bytes):
-            return (self.edit,)
-        if self.edit is None:
-            return (body,)
-        if len(body) < COPIED_BYTES:
-            return (body[: self.edit] + ASK_USAGE + body[self.edit :],)
-        view = memoryview(body)
-        return view[: self.edit], ASK_USAGE, view[self.edit :]
+        return body_edit.apply(self.edit, body)
 
     def reply(self, message: Mapping[str, Any], token_ids: Sequence[int] = ()) -> Reply:
         """The reply in the units of the prompt, and in the form in which the next turn will repeat it.
@@ -73,9 +66,7 @@ class OpenAIRequest:
             return tuple(token_ids)
         if self.echoes:
             return b""
-        if self.continues or self.parsed.route == COMPLETIONS:
-            return transcript.encode(message.get("content") or "")
-        return transcript.message(message)
+        return apis.COMPLETED.reply(message) if self.continues else self.api.reply(message)
 
     def reply_keys(self, message: Mapping[str, Any], token_ids: Sequence[int]) -> tuple[BlockKey, ...]:
         """Keys of the blocks that the reply adds to those of the prompt."""
@@ -83,37 +74,58 @@ class OpenAIRequest:
 
 
 def parse_request(
-    body: bytes | bytearray, *, route: str, headers: Mapping[bytes, bytes], request_id: str, block_tokens: int
+    body: Body,
+    *,
+    route: str,
+    headers: Mapping[bytes, bytes],
+    request_id: str,
+    block_tokens: int,
+    aliases: Mapping[str, str] = NO_ALIASES,
+    salt: bytes | None = None,
 ) -> OpenAIRequest:
     """Read a request. Raises BadRequest.
 
-    route: one of ROUTES. headers: with names in lower case. block_tokens: the size of a block of the prefix index.
+    route: one of `apis.TABLE`, or a path that the operator has opened. headers: with names in lower case. block_tokens:
+    the size of a block of the prefix index. aliases: the names of models by the names that clients may use for them.
+    salt: `ClientKey.salt` of the client.
     """
+    api = apis.find(route)
     try:
-        fields = lenient_json.loads(body)
-        if not isinstance(fields, dict):
-            raise BadRequest("The request body must be a JSON object.")
-        prompt, prompts = _prompt(fields, route, block_tokens)
-        stream = _truth(fields.get("stream"))
-        options = fields.get("stream_options")
-        wants_usage = isinstance(options, dict) and _truth(options.get("include_usage"))
+        fields, form = _fields(body, headers.get(b"content-type", b""), api)
+        alias = _model(fields)
+        model = aliases.get(alias, alias)
+        stream, options = truth(fields.get("stream")), fields.get("stream_options")
+        wants_usage = isinstance(options, dict) and truth(options.get("include_usage"))
+        hide_usage = stream and api.asks_usage and not wants_usage
+        values: dict[str, Any] = {} if model == alias else {"model": model}
+        edit: Edit
+        if form is not None:
+            edit = form.rename("model", model) if values else None
+        else:
+            if hide_usage:
+                values["stream_options"] = _asking_usage(options)
+            if salt is not None and fields:
+                values[SALT] = salt_for(salt, fields)
+            edit = body_edit.set_fields(body, fields, values)
+        prompt, prompts = api.prompt({**fields, **values} if values else fields, block_tokens)
         return OpenAIRequest(
             parsed=ParsedRequest(
                 request_id=request_id,
                 route=route,
-                model=_model(fields),
+                model=model,
                 prompt=prompt,
                 stream=stream,
-                max_tokens=_max_tokens(fields, route),
-                choices=prompts * (_positive(fields.get("n")) or 1),
-                session=_session(headers, fields),
+                max_tokens=api.max_tokens(fields),
+                choices=min(MOST_COUNT, prompts * (positive(fields.get("n")) or 1)),
+                session=_session(headers, api, fields),
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
+                generates=api.generates,
             ),
-            edit=_ask_usage(body, fields) if stream and not wants_usage else None,
-            hide_usage=stream and not wants_usage,
-            echoes=_truth(fields.get("echo")),
-            continues=_truth(fields.get("continue_final_message")),
+            edit=edit,
+            hide_usage=hide_usage,
+            echoes=truth(fields.get("echo")),
+            continues=truth(fields.get("continue_final_message")),
         )
     except RecursionError:
         raise BadRequest("The request body is nested too deeply.") from None
@@ -121,55 +133,36 @@ def parse_request(
         raise BadRequest(f"The request body is not valid JSON: {error}") from None
 
 
-def _ask_usage(body: bytes | bytearray, fields: Mapping[str, Any]) -> Edit:
-    """The edit of `body` that sets `stream_options.include_usage` to true.
-
-    If the body has no stream options, they are inserted before its first field, and no other byte changes. If it has
-    some, it is serialized anew, and without `continuous_usage_stats`: that option takes effect only together with
-    `include_usage`, which this client did not set.
-    """
-    options = fields.get("stream_options")
-    if "stream_options" not in fields and json.detect_encoding(body) == "utf-8":
-        return body.index(b"{") + 1
-    kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"} if isinstance(options, dict) else {}
-    return json.dumps({**fields, "stream_options": {**kept, "include_usage": True}}).encode()
-
-
-def _prompt(fields: Mapping[str, Any], route: str, block_tokens: int) -> tuple[Prompt, int]:
-    """The (first) prompt as chained blocks, and the number of prompts."""
-    root = transcript.root(route, fields)
-    if route == CHAT:
-        _check_messages(fields.get("messages"))
-        return blocks.chain(root, transcript.conversation(fields), block_tokens * BYTES_PER_TOKEN), 1
-    content, prompts = _first_prompt(fields)
-    if isinstance(content, str):
-        return blocks.chain(root, transcript.encode(content), block_tokens * BYTES_PER_TOKEN), prompts
+def _fields(body: Body, content_type: bytes, api: Api) -> tuple[Mapping[str, Any], multipart.Form | None]:
+    """The fields of the body, and the form that they stand in; None: it is JSON. Raises BadRequest and ValueError."""
+    if content_type != b"application/json" and multipart.is_form(content_type):
+        try:
+            form = multipart.read_form(body, content_type)
+            return form.fields, form
+        except BadRequest:
+            if not api.lenient:
+                raise
     try:
-        return blocks.chain(root, content, block_tokens), prompts
-    except (OverflowError, TypeError):
-        raise BadRequest("`prompt` must be text, token ids, or a list of either.", param="prompt") from None
+        fields = lenient_json.loads(body)
+    except ValueError:
+        if not api.lenient:
+            raise
+        return {}, None
+    if isinstance(fields, dict):
+        return fields, None
+    if api.lenient:
+        return {}, None
+    raise BadRequest("The request body must be a JSON object.")
 
 
-def _check_messages(messages: object) -> None:
-    if not isinstance(messages, list):
-        raise BadRequest("`messages` must be a list of messages.", param="messages")
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise BadRequest(f"`messages[{index}]` must be an object.", param=f"messages[{index}]")
+def _asking_usage(options: object) -> dict[str, Any]:
+    """The stream options that ask for the usage. options: those of the client.
 
-
-def _first_prompt(fields: Mapping[str, Any]) -> tuple[str | list[int], int]:
-    """The first prompt and the number of prompts. The field `prompt` is a text, a list of texts, a list of token ids,
-    or a list of such lists."""
-    prompt = fields.get("prompt")
-    if prompt is None and fields.get("prompt_embeds") is not None:
-        return "", 1
-    if isinstance(prompt, str):
-        return prompt, 1
-    if isinstance(prompt, list) and prompt:
-        first = prompt[0]
-        return (first, len(prompt)) if isinstance(first, str | list) else (prompt, 1)
-    raise BadRequest("`prompt` must be text, token ids, or a list of either.", param="prompt")
+    They lose `continuous_usage_stats`: it takes effect only together with `include_usage`, which this client did not
+    set.
+    """
+    kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"} if isinstance(options, dict) else {}
+    return {**kept, "include_usage": True}
 
 
 def _model(fields: Mapping[str, Any]) -> str:
@@ -178,14 +171,6 @@ def _model(fields: Mapping[str, Any]) -> str:
     if model is not None and not isinstance(model, str):
         raise BadRequest("`model` must be text.", param="model")
     return model or ""
-
-
-def _max_tokens(fields: Mapping[str, Any], route: str) -> int | None:
-    """The bound on the output that holds for this request; None: there is none."""
-    bound = _positive(fields.get("max_completion_tokens")) or _positive(fields.get("max_tokens"))
-    if bound is None and route == COMPLETIONS and "max_tokens" not in fields:
-        return DEFAULT_COMPLETION_TOKENS
-    return bound
 
 
 def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
@@ -200,10 +185,10 @@ def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
     if not 0 < bound_ms < math.inf:
         header = name.decode()
         raise BadRequest(f"`{header}` must be a number of milliseconds above 0, not {text[:64]!r}.", param=header)
-    return bound_ms / 1000
+    return max(LEAST_BOUND_S, bound_ms / 1000)
 
 
-def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str | None:
+def _session(headers: Mapping[bytes, bytes], api: Api, fields: Mapping[str, Any]) -> str | None:
     """The client's name for the session, from its headers or else from its body; None: it gave none.
 
     The request id is never taken, because it is new with each request.
@@ -211,25 +196,9 @@ def _session(headers: Mapping[bytes, bytes], fields: Mapping[str, Any]) -> str |
     for name in SESSION:
         if value := headers.get(name):
             return _short(value.decode("latin-1"))
-    params = fields.get("session_params")
-    for session in (
-        params.get("session_id") if isinstance(params, dict) else None,
-        *(fields.get(name) for name in SESSION_FIELDS),
-    ):
-        if isinstance(session, str) and session:
-            return _short(session)
-    return None
+    name_in_body = api.session(fields)
+    return None if name_in_body is None else _short(name_in_body)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= NAME_CHARS else blake2b(name.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _positive(value: object) -> int | None:
-    """The value if it is a positive integer, else None. The engine judges anything else that a client sends."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _truth(value: object) -> bool:
-    """Whether the engine's validation would take the value as true."""
-    return value is True or (value is not None and str(value).lower() in TRUE_WORDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.errors import EngineBusy, EngineLost
+from router.errors import EngineFailed, EngineLost
 from router.gateway.client import Client
 from router.gateway.headers import STREAM, Headers, for_client
 from router.gateway.lenient_json import read_object
@@ -24,7 +24,8 @@ async def relay_stream(
     hide_usage: bool,
     on_first_token: Callable[[], None],
 ) -> None:
-    """Pass the events of a stream on as they arrive. Raises EngineLost and EngineTimeout.
+    """Pass the events of a stream on as they arrive. Raises EngineLost, EngineTimeout, and EngineFailed if an error is
+    all there is.
 
     headers: those that the gateway adds. on_first_token: called once, before the first token is sent on.
     """
@@ -37,12 +38,16 @@ async def relay_stream(
             if observed.started and not first_token_seen:
                 first_token_seen = True
                 on_first_token()
+            if observed.failed and not client.started and EngineFailed.of(observed.error_status):
+                json_answer = [(b"content-type", b"application/json")]
+                raise EngineFailed(observed.error_status, json_answer, observed.error_body())
             client.torn = observer.torn
             if visible:
                 await client.write(visible)
         await _end(client, observer)
     except EngineLost:
-        if not observer.done:  # a stream that breaks after [DONE] is complete
+        observer.read_rest()
+        if not observed.done:  # a stream that breaks after its end mark is complete
             raise
         await _end(client, observer)
     finally:
@@ -50,16 +55,16 @@ async def relay_stream(
 
 
 async def _end(client: Client, observer: StreamObserver) -> None:
-    rest = observer.finish()
-    if not observer.done:
+    rest, observed = observer.finish(), observer.observed
+    if not observed.done:
         observer.read_rest()
-        if not observer.observed.failed:
+        if not observed.done and not observed.failed and observed.marks_end:
             raise EngineLost("The engine broke off its answer.")
     await client.write(rest, last=True)
 
 
 async def relay_whole(client: Client, answer: UpstreamAnswer, observed: ObservedAnswer, headers: Headers) -> None:
-    """Pass on an answer that is not a stream. Raises EngineBusy, EngineLost and EngineTimeout.
+    """Pass on an answer that is not a stream. Raises EngineFailed, EngineLost and EngineTimeout.
 
     It is read to its end before any of it is sent on, so that another engine may still be asked if this one dies. That
     costs no time, because the engine sends such an answer at once. Of an answer longer than WHOLE_BYTES, the rest is
@@ -71,8 +76,8 @@ async def relay_whole(client: Client, answer: UpstreamAnswer, observed: Observed
         size += len(chunk)
     content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if size <= WHOLE_BYTES:
-        if answer.status == EngineBusy.status:
-            raise EngineBusy(for_client(answer.headers), content)
+        if EngineFailed.of(answer.status):
+            raise EngineFailed(answer.status, for_client(answer.headers), content)
         if document := read_object(content):
             observed.read(document)
         return await client.reply(answer.status, [*for_client(answer.headers), *headers], content)

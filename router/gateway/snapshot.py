@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from router.core.learned_state import LearnedState
 from router.errors import ConfigError, SnapshotError
+from router.gateway.regular_file import check_regular
 from router.saved_state import SavedFields, SavedState
 from router.types import EngineId
 
@@ -49,7 +50,8 @@ class Snapshot:
     ) -> None:
         self._path, self._learned, self._engines = path, learned, engines
         self._clock, self._wall_clock = clock, wall_clock
-        if not os.access(os.path.dirname(path) or ".", os.W_OK) or os.path.isdir(path):
+        check_regular("snapshot", path)
+        if not os.access(os.path.dirname(path) or ".", os.W_OK):
             raise ConfigError("snapshot", path, "a file in a folder that can be written")
 
     def start(self) -> bool:

@@ -34,8 +34,6 @@ class StreamObserver:
 
     def __init__(self, observed: ObservedAnswer, *, hide_usage: bool) -> None:
         self.observed = observed
-        self.done = False
-        """Whether [DONE] has been seen, so that the answer is complete."""
         self._hide_usage = hide_usage
         self._pending = b""
         self._searched = 0
@@ -102,7 +100,7 @@ class StreamObserver:
             return False
         data = _data(event.rstrip(b"\r\n"))
         if data == b"[DONE]":
-            self.done = True
+            self.observed.done = True
             return False
         document = read_object(data)
         if document is None:

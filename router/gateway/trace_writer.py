@@ -47,6 +47,7 @@ from heapq import heappop, heappush
 from typing import IO, NamedTuple, Protocol, cast
 
 from router.errors import ConfigError
+from router.gateway.regular_file import check_regular
 from router.types import BlockKey, Ending, Outcome, Placement
 
 log = logging.getLogger("leafcutter.record")
@@ -110,6 +111,7 @@ class TraceWriter:
         self.counts = {"written": 0, "left_out": 0, "dropped": 0, "lost": 0}
         """The number of requests by what was done with them. left_out: they have no line, see above. dropped: the queue
         was full. lost: the file could not be written."""
+        check_regular("record", path)
         try:
             self._raw, self._file = self._begin()
         except OSError as error:

@@ -34,6 +34,9 @@ ROOT_FIELDS = (
     "truncation_side",
     "prompt_embeds",
 )
+# Claude Code begins the system prompt with a line that has a number of its own in each request. The engine drops it
+# (vLLM, `_strip_claude_code_billing_header`), or no prompt would match another one.
+BILLING = "x-anthropic-billing-header"
 MESSAGE, FIELD = b"\x1e", b"\x1f"  # the ASCII record and unit separators, which no text contains
 REASONING = ("reasoning", "reasoning_content")  # the new and the old name of one field
 
@@ -83,7 +86,8 @@ def message(fields: Mapping[str, Any]) -> bytes:
         if fields.get(name):
             parts.append(canonical(fields[name]))
             break
-    parts.append(_content(fields.get("content")))
+    content = fields.get("content")
+    parts.append(_content(_unbilled(content) if fields.get("role") == "system" else content))
     if calls := fields.get("tool_calls"):
         parts.append(canonical(_calls(calls)))
     if other_fields:
@@ -98,6 +102,22 @@ def _content(content: object) -> bytes:
     if isinstance(content, str):
         return encode(content)
     return b"\n".join(map(_part, content)) if isinstance(content, list) else canonical(content)
+
+
+def _unbilled(content: object) -> object:
+    """The content of a system message without BILLING lines, as the engine will see it."""
+    if isinstance(content, str):
+        return content.partition("\n")[2] if content.startswith(BILLING) else content
+    if not isinstance(content, list):
+        return content
+    kept = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str) and text.startswith(BILLING):
+            part = text.partition("\n")[2]
+        if part != "":
+            kept.append(part)
+    return kept
 
 
 def _part(part: object) -> bytes:

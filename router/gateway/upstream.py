@@ -11,19 +11,24 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import unquote, urlsplit
 
+from router import descriptors
 from router.config import Config
-from router.errors import EngineUnreachable
+from router.core.worker_url import split_address
+from router.errors import EngineGarbled, EngineOut, EngineUnreachable, OutOfFiles
+from router.gateway.body_edit import Piece
 from router.gateway.engine_connection import EngineConnection
-from router.gateway.headers import Headers, end_to_end, for_engine
-from router.gateway.openai_request import Piece
+from router.gateway.headers import DATA_PARALLEL_RANK, Headers, end_to_end, for_engine
+from router.gateway.tenants import own_keys
+from router.tls import engine_context
 
 # uvicorn, and so vLLM, closes idle connections after 5 s. The gateway must close them first, or a request that it sends
 # at that moment is reset.
 KEEP_ALIVE_S = 4.0
+OUT_OF_FILES = "The gateway has no file descriptor left."
 
 
 class UpstreamAnswer:
@@ -66,28 +71,35 @@ class UpstreamAnswer:
 
 
 class _Engine:
-    """The connections to the engine at one base URL. A connection is in `idle` or carries a request."""
+    """The connections to the engine at one address. A connection is in `idle` or carries a request. tls: for https."""
 
-    def __init__(self, url: str, connect_s: float) -> None:
+    def __init__(self, address: str, connect_s: float, tls: ssl.SSLContext) -> None:
+        url, rank = split_address(address)
         parts = urlsplit(url)
         assert parts.hostname is not None, "the URLs of engines are checked at the start"
         self._host, self._connect_s = parts.hostname, connect_s
-        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._ssl = tls if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._ssl else 80)
         self.head = b" HTTP/1.1\r\nhost: " + parts.netloc.rpartition("@")[2].encode() + b"\r\n"
         """The part of each request's head that names the engine."""
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self.head += b"authorization: Basic " + b64encode(pair) + b"\r\n"
+        if rank is not None:
+            self.head += DATA_PARALLEL_RANK + b": %d\r\n" % rank
         self._idle: list[EngineConnection] = []
         self._open: set[EngineConnection] = set()
+        self._gone = False
 
     async def connection(self) -> EngineConnection:
-        """A connection that carries no request. Raises EngineUnreachable."""
+        """A connection that carries no request. Raises EngineUnreachable, EngineOut if the engine has left, and
+        OutOfFiles where only the descriptors are left that health checks need."""
         while self._idle:
             connection = self._idle.pop()
             if not (connection.closed or connection.transport.is_closing()):
                 return connection
+        if not descriptors.spare():
+            raise OutOfFiles(OUT_OF_FILES)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_s):
@@ -95,13 +107,30 @@ class _Engine:
                     lambda: EngineConnection(self._release, self._forget), self._host, self._port, ssl=self._ssl
                 )
         except OSError as error:  # TimeoutError and the errors of TLS are OSErrors too
+            if descriptors.exhausted(error):
+                raise OutOfFiles(OUT_OF_FILES) from error.with_traceback(None)
             raise EngineUnreachable("The engine could not be reached.") from error.with_traceback(None)
         self._open.add(connection)
+        if self._gone:
+            connection.abort()
+            raise EngineOut("The engine was taken out.")
         return connection
 
     def close(self) -> None:
+        self._gone = True
         for connection in list(self._open):
             connection.abort()
+
+    def give_up(self) -> None:
+        for connection in list(self._open):
+            connection.give_up()
+
+    def take_heard(self) -> bool:
+        """Whether bytes have come over any connection since this was asked last."""
+        heard = False
+        for connection in self._open:
+            heard, connection.heard = heard or connection.heard, False
+        return heard
 
     def _release(self, connection: EngineConnection) -> None:
         self._idle.append(connection)
@@ -118,7 +147,8 @@ class Upstream:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._keys = config.engines.worker_api_key, config.server.api_key
+        self._keys = config.engines.worker_api_key, own_keys(config)
+        self._tls = engine_context(config.engines)
         self._engines: dict[str, _Engine] = {}
 
     @asynccontextmanager
@@ -129,33 +159,62 @@ class Upstream:
             for engine in self._engines.values():
                 engine.close()
 
-    async def post(
+    def give_up(self, address: str) -> None:
+        """The engine was taken out: requests to it that have not had a byte of their answer's body get EngineOut."""
+        if address in self._engines:
+            self._engines[address].give_up()
+
+    def keep_only(self, addresses: Collection[str]) -> None:
+        """These engines are there now: what still runs on others is cut off, by EngineOut if nothing has come of it."""
+        for address in self._engines.keys() - set(addresses):
+            engine = self._engines.pop(address)
+            engine.give_up()
+            engine.close()
+
+    def heard(self) -> list[str]:
+        """The addresses of the engines from which bytes have come since this was asked last."""
+        return [address for address, engine in self._engines.items() if engine.take_heard()]
+
+    async def send(
         self,
-        url: str,
+        address: str,
         path: str,
         query: bytes,
         headers: Sequence[tuple[bytes, bytes]],
         request_id: str,
         body: Sequence[Piece],
+        method: str = "POST",
     ) -> UpstreamAnswer:
-        """Post `body`, which may be in several pieces, and return the answer once its head has arrived.
+        """Send a request with `body`, which may be in several pieces, and return the answer once its head has arrived.
 
-        url, path: the engine's base URL, and the path after it. query: may be empty. headers: the client's, with names
-        in lower case. Raises EngineUnreachable, EngineLost and EngineTimeout.
+        address: that of the engine (`core.worker_url`). path: what comes after its base URL. query: may be empty.
+        headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost (EngineOut is one),
+        EngineTimeout and OutOfFiles.
         """
         reliability = self._config.reliability
-        engine = self._engines.get(url)
+        engine = self._engines.get(address)
         if engine is None:
-            engine = self._engines[url] = _Engine(url, reliability.connect_timeout_secs)
+            engine = self._engines[address] = _Engine(address, reliability.connect_timeout_secs, self._tls)
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
         lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
         target = path.encode() + (b"?" + query if query else b"")
         lines.append(b"content-length: %d" % sum(map(len, body)))
-        head = b"POST " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
+        head = method.encode() + b" " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
         connection = await engine.connection()
         try:
             await connection.send(head, body, due_s)
+            _check(connection.status, connection.headers)
         except BaseException:
             connection.abort()
             raise
         return UpstreamAnswer(connection, due_s, reliability.idle_timeout_secs)
+
+
+def _check(status: int, headers: Headers) -> None:
+    """Raise EngineGarbled for an answer that must not reach a client: one that sends it to another address, which would
+    get its key, or a compressed one, which was not asked for and cannot be read as it passes."""
+    if 300 <= status < 400:
+        raise EngineGarbled(f"The engine answered {status} and points elsewhere.")
+    for name, value in headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise EngineGarbled("The engine compressed its answer, which was not asked for.")

@@ -10,8 +10,8 @@ and a touch that has no blocks left is deleted. So a prompt costs work for each 
 A prompt's blocks are put in at dispatch, so that a burst of equal prompts stays on one engine, and are touched again at
 completion, which is when the engine releases them. The tail of a prompt ages before its root, as in the engine. How
 much an engine really keeps is learned from the `cached_tokens` that it reports: its capacity shrinks when less was
-found than expected, and grows when more was found. If a hit that was certain is lost twice in a row, which only a
-restart or a flush of the engine explains, the engine's part of the index is cleared.
+found than expected, and grows when more was found. If hits that were certain are lost, which only a restart of the
+engine explains (`restart_watch`), what it held before is forgotten.
 
 Memory: at most `max_blocks` (block, engine) pairs, shared evenly by the engines. A pair takes about 150 bytes in
 prompts of 8 blocks and more, and at most about 700 bytes if every block is a stretch of its own.
@@ -25,16 +25,18 @@ from dataclasses import dataclass, field
 
 from router.prefix.block_map import BlockMap, Marks, Run
 from router.prefix.observation import CacheObservation
-from router.types import BlockKey, EngineId, PrefixExpectation
+from router.prefix.restart_watch import RestartWatch
+from router.types import BlockKey, EngineId, PrefixExpectation, Telling
 
 KNOWN_STEP, GUESSED_STEP = 0.02, 0.05
 """Relative size of one correction of the capacity, for an engine that told its size and for one that did not."""
 MOST_GROWTH, MOST_SHRINK = 4.0, 1 / 64
 """Bounds of the corrected capacity, as factors on the capacity at the start."""
-RECENT_SHARE = 0.25
-"""A block is certain to be in the engine's cache until this share of the capacity has been touched after it."""
-FLUSH_LOSSES = 2
-"""Certain hits that must be lost in a row before the engine counts as flushed."""
+KNOWN_SHARE, GUESSED_SHARE = 1.0, 0.25
+"""A block is certain to be in the engine's cache until this share of the capacity has been touched after it, each block
+once when it is sent and once when it is answered; for an engine that told its size and for one that did not."""
+CERTAIN = 0.95
+"""The chance that such a block is cached."""
 SURPLUS_BLOCKS = 512
 """The most blocks that one request makes the index forget besides twice its own, as that takes 0.4 us a block. More may
 be due after a correction of the engine's capacity: the following requests go on."""
@@ -70,13 +72,14 @@ class _EnginePart:
     number: int  # in the block map
     start_tokens: float = 0.0  # the capacity before corrections
     step: float = 0.0  # relative size of a correction
+    certain_share: float = GUESSED_SHARE
     capacity_tokens: float = 0.0
     block_tokens: float | None = None  # running mean of the size of an index block
     touches: OrderedDict[int, _Touch] = field(default_factory=OrderedDict)
     serial: int = 0  # of the newest touch
     blocks: int = 0  # left in all touches together
     clock: int = UNCONFIRMED  # blocks touched so far
-    losses: int = 0  # certain hits lost in a row
+    watch: RestartWatch = field(default_factory=RestartWatch)  # touches are serial numbers
 
     def confirmed(self, serial: int | None) -> int:
         """The clock when the touch `serial` was last confirmed. The touch may be missing, but only if a path repeats a
@@ -129,6 +132,7 @@ class LruIndex:
             part = self._parts[engine] = self._numbered[number] = _EnginePart(engine, number)
         part.start_tokens = part.capacity_tokens = capacity_tokens
         part.step = GUESSED_STEP if guessed else KNOWN_STEP
+        part.certain_share = GUESSED_SHARE if guessed else KNOWN_SHARE
         for each in self._parts.values():
             self._trim(each, each.blocks)
 
@@ -141,7 +145,8 @@ class LruIndex:
         for serial, touch in part.touches.items():
             self._block_map.take(self._block_map.held(touch.keys, part.number, serial), part.number)
         part.touches.clear()
-        part.blocks = part.losses = 0
+        part.blocks = 0
+        part.watch.clear()
 
     def capacity_tokens(self, engine: EngineId) -> float:
         return self._parts[engine].capacity_tokens
@@ -169,15 +174,27 @@ class LruIndex:
         self, engine: EngineId, keys: Sequence[BlockKey], runs: Sequence[Run], expected: float, block_tokens: float
     ) -> PrefixExpectation:
         part, matched = self._parts[engine], int(expected)
-        last = self._block_map.marks(keys[matched - 1]).get(part.number) if matched else None
-        confirmed = part.confirmed(last)
-        recent = confirmed != UNCONFIRMED and part.clock - confirmed <= RECENT_SHARE * self._limit(part)
+        telling = self._telling(part, runs, matched)
         self._age(part, len(keys), block_tokens)
         held = sum([length for _, length in runs])
         serial = self._touch_new(part, keys[held:])
         self._touch(part, keys[:held], runs, confirmed=False)
         self._trim(part, SURPLUS_BLOCKS + 2 * len(keys))
-        return PrefixExpectation(matched, recent, serial=serial)
+        return PrefixExpectation(matched, telling, serial=serial)
+
+    def _telling(self, part: _EnginePart, runs: Sequence[Run], matched: int) -> Telling | None:
+        """The first block of the match that tells of a restart, if it is certain to be cached otherwise."""
+        begin = 0
+        for marks, length in runs:
+            serial = marks.get(part.number)
+            if begin >= matched or serial is None:
+                return None
+            if part.watch.tells(serial):
+                confirmed = part.confirmed(serial)
+                certain = confirmed != UNCONFIRMED and part.clock - confirmed <= part.certain_share * self._limit(part)
+                return Telling(begin, CERTAIN, part.watch.number) if certain else None
+            begin += length
+        return None
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:
         part = self._parts.get(engine)
@@ -186,11 +203,8 @@ class LruIndex:
         expected_tokens, cached_tokens = observation.expected_tokens, observation.cached_tokens
         if cached_tokens is not None:
             self._correct(part, expected_tokens - cached_tokens, observation.slack_tokens)
-            certain = observation.expectation.recent and expected_tokens > observation.slack_tokens
-            lost = certain and cached_tokens == 0
-            part.losses = part.losses + 1 if lost else (0 if cached_tokens else part.losses)
-            if part.losses >= FLUSH_LOSSES:
-                self.forget(engine)
+            if part.watch.judge(observation, observation.expectation.serial - 1):
+                self._forget_old(part)
         self._age(part, len(observation.prompt) + len(observation.reply), observation.block_tokens)
         end = part.touches.get(observation.expectation.serial)
         if end is None or not end.is_end_of(observation.prompt):
@@ -214,6 +228,14 @@ class LruIndex:
                 part.shrink(serial, length)
                 self._block_map.take(rest[begin : begin + length], part.number)
             begin += length
+
+    def _forget_old(self, part: _EnginePart) -> None:
+        """The engine has restarted: forget what was touched last before the first loss."""
+        for serial in [serial for serial in part.touches if part.watch.tells(serial)]:
+            touch = part.touches.pop(serial)
+            self._block_map.take(self._block_map.held(touch.keys, part.number, serial), part.number)
+            part.blocks -= touch.left
+        part.watch.clear()
 
     def _correct(self, part: _EnginePart, surplus_tokens: float, slack_tokens: float) -> None:
         """Correct the capacity by one step. surplus_tokens: expected less cached tokens."""

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from router.prefix.restart_watch import RestartWatch
 from router.prefix.survival_curve import EDGES, SurvivalCurve
 from router.types import BlockKey, EngineId
 
@@ -42,7 +43,7 @@ class EngineRecency:
     unfinished: dict[int, Sequence[BlockKey]] = field(default_factory=dict)  # prompts of requests, by serial
     serial: int = 0  # of the newest request
     in_use: int = 0  # blocks that unfinished requests hold
-    losses: int = 0  # certain hits lost in a row
+    watch: RestartWatch = field(default_factory=RestartWatch)  # touches are generations
     surplus: int = 0  # blocks beyond the limits that are yet to be dropped
 
     @property
@@ -84,6 +85,11 @@ class EngineRecency:
         self.touched_capacities = self.touched / capacity
         if self.touched * GENERATIONS_IN_CAPACITY < min(capacity, limit):
             return False
+        self.begin_generation()
+        return True
+
+    def begin_generation(self) -> None:
+        """What is touched from now on is of a new generation. The caller must call `rank` then."""
         self.touched, self.touched_capacities = 0, 0.0
         self.lists.append([])
         self.counts.append(0)
@@ -91,7 +97,15 @@ class EngineRecency:
             self.lists[0] += self.lists.pop(1)
             self.counts[0] += self.counts.pop(1)
             self.first += 1
-        return True
+
+    def forget_until(self, generation: int) -> list[BlockKey]:
+        """Remove that generation and all older ones, of which the present one is none. Returns the keys in their lists.
+        The caller must call `rank` then."""
+        lists = max(0, generation - self.first + 1)
+        keys = [key for each in self.lists[:lists] for key in each]
+        del self.lists[:lists], self.counts[:lists]
+        self.first += lists
+        return keys
 
     def drop(self, entries: int, keys: int) -> None:
         """Remove this number of entries from the beginning of the oldest list, of which `keys` counted there."""
@@ -113,4 +127,5 @@ class EngineRecency:
         """The engine's cache is empty."""
         self.unfinished.clear()
         self.lists, self.counts, self.ranks = [[]], [0], [0.0]
-        self.in_use, self.touched, self.touched_capacities, self.losses, self.surplus = 0, 0, 0.0, 0, 0
+        self.in_use, self.touched, self.touched_capacities, self.surplus = 0, 0, 0.0, 0
+        self.watch.clear()

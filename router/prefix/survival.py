@@ -29,7 +29,7 @@ from router.prefix.block_map import BlockMap, Run
 from router.prefix.observation import CacheObservation
 from router.prefix.recency import IN_USE, EngineRecency
 from router.prefix.survival_curve import SurvivalCurve
-from router.types import BlockKey, EngineId, PrefixExpectation
+from router.types import BlockKey, EngineId, PrefixExpectation, Telling
 
 CAPACITIES = 8
 """The most blocks that are kept for an engine, in units of its capacity."""
@@ -39,8 +39,6 @@ SURPLUS_BLOCKS = 512
 """The most blocks that one request makes the index drop besides twice its own, as that takes 0.5 us a block."""
 MOST_LOOKED_AT = 4
 """The most entries that are looked at for a block to drop."""
-FLUSH_LOSSES = 2
-"""Certain hits that must be lost in a row before the engine counts as flushed."""
 
 
 class SurvivalIndex:
@@ -125,7 +123,7 @@ class SurvivalIndex:
         block_tokens: float,
     ) -> PrefixExpectation:
         part = self._parts[engine]
-        depth, bins = self._bins_along(part, runs)
+        depth, bins, telling = self._bins_along(part, runs)
         part.learn_size(block_tokens)
         held = self._hold(part, keys, runs)
         new = keys[held:]  # probably no engine holds these
@@ -136,24 +134,28 @@ class SurvivalIndex:
         self._age(part, len(keys))
         part.serial += 1
         part.unfinished[part.serial] = keys
-        return PrefixExpectation(depth, bool(bins) and bins[0][:2] == (0, 0), tuple(bins), part.serial)
+        return PrefixExpectation(depth, telling, tuple(bins), part.serial)
 
-    def _bins_along(self, part: EngineRecency, runs: Sequence[Run]) -> tuple[int, list[tuple[int, int, int]]]:
+    def _bins_along(
+        self, part: EngineRecency, runs: Sequence[Run]
+    ) -> tuple[int, list[tuple[int, int, int]], Telling | None]:
         """The blocks from the root that the engine was sent: (their number, those of them that are not in use as
-        stretches of one bin each: bin, first block, block after the last)."""
+        stretches of one bin each: bin, first block, block after the last; the one that tells of a restart)."""
         bins: list[tuple[int, int, int]] = []
-        depth = 0
+        depth, telling, watch = 0, None, part.watch
         for marks, length in runs:
             generation = marks.get(part.number)
             if generation is None:
                 break
             if generation < IN_USE:
                 bin_, first = part.bin_of(generation), depth
+                if telling is None and watch.tells(generation) and (depth == 0 or watch.since is not None):
+                    telling = Telling(depth, part.curve.surely(bin_), watch.number)
                 if bins and bins[-1][0] == bin_ and bins[-1][2] == depth:
                     first = bins.pop()[1]
                 bins.append((bin_, first, depth + length))
             depth += length
-        return depth, bins
+        return depth, bins, telling
 
     def settle(self, engine: EngineId, observation: CacheObservation) -> None:
         part, expectation = self._parts.get(engine), observation.expectation
@@ -164,13 +166,24 @@ class SurvivalIndex:
             part.curve.learn(
                 [(b, min(1.0, max(0.0, (cached_blocks - start) / (end - start)))) for b, start, end in expectation.bins]
             )
-            lost = expectation.recent and cached_blocks == 0
-            part.losses = part.losses + 1 if lost else (0 if cached_blocks else part.losses)
+        self._judge(part, observation)
         free = self._release(part, expectation, part.generation)
         part.join(free)
         self._age(part, len(free) + self._touch(part, observation.reply))
-        if part.losses >= FLUSH_LOSSES:
-            self.forget(engine)
+
+    def _judge(self, part: EngineRecency, observation: CacheObservation) -> None:
+        """Look whether the engine has restarted, and forget then what was touched last before the first loss."""
+        suspected = part.watch.since is not None
+        restarted = part.watch.judge(observation, part.generation)
+        if part.watch.since is not None and not suspected:
+            part.begin_generation()  # what is touched from now on is told apart
+            part.rank()
+        if restarted:
+            keys = part.forget_until(part.watch.since or 0)
+            old = [key for key in keys if part.watch.tells(self._block_map.marks(key).get(part.number, IN_USE))]
+            self._block_map.take(old, part.number)
+            part.rank()
+            part.watch.clear()
 
     def retract(
         self,

@@ -40,6 +40,10 @@ class SurvivalCurve:
             self._found[bin_] = DECAY * self._found[bin_] + share
         self._publish()
 
+    def surely(self, bin_: int) -> float:
+        """A chance that the bin has at least, so far as answers have shown it: the prior counts as blocks not found."""
+        return min(self.chance[bin_], self._found[bin_] / (self._tried[bin_] + PRIOR_WEIGHT))
+
     def dump(self) -> SavedState:
         return {"tried": list(self._tried), "found": list(self._found)}
 

@@ -10,7 +10,7 @@ import sys
 import uvloop
 
 from router.errors import LeafcutterError
-from router.processes.control import Control
+from router.processes.control import ROUTER, Control
 
 
 def main() -> int:
@@ -27,7 +27,7 @@ def main() -> int:
     )
     for chatty in ("httpx", "uvicorn"):  # as in `cli.main`
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if control.orders.listeners:
+    if control.orders.name != ROUTER:
         from router.processes.edge import run
     else:
         from router.processes.router_process import run

@@ -15,6 +15,8 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
+from router.core.failure_log import FailureLog
+
 log = logging.getLogger("leafcutter.processes")
 YIELD_S = 0.002
 FULL_S = 1.0  # without a file descriptor left, so long is waited before the next try
@@ -56,6 +58,7 @@ class Acceptor:
     ) -> None:
         self._counts, self._slot, self._count, self._serve = counts, slot, count, serve
         self._loop = asyncio.get_running_loop()
+        self._failures = FailureLog(log, self._loop.call_later)
         self._listeners: list[socket.socket] = []
         self._yielding: dict[socket.socket, asyncio.TimerHandle] = {}
 
@@ -98,7 +101,7 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another edge was faster, or the client has left
         except OSError as error:
-            log.error("no connection can be taken: %s", error)
+            self._failures.tell("this machine", "accept", f"no connection of a client can be taken: {error}")
             return self._pause(listener, FULL_S)
         connection.setblocking(False)
         self._serve(connection)

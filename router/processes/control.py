@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from router.config import Config
+from router.gateway.config_file import ConfigFile
 from router.types import EngineId
 
 READY = "ready"
@@ -22,10 +23,19 @@ GO = "go"
 """To a router process: it is the one that decides from now on."""
 RETIRE = "retire"
 """To an edge: take no new connections, and end when the present ones are done."""
+LEAVE = "leave"
+"""To an edge: tell load balancers that it is not ready, and serve on."""
 STOP = "stop"
 """Shut down in order."""
+HURRY = "hurry"
+"""After STOP: wait for no running request. A router process never does."""
+RELOAD = "reload"
+"""To a router process: read the file of options again."""
 RESTARTS = "restarts"
 """To the router process: how often edges, and router processes, have died so far (two numbers)."""
+
+ROUTER = "router"
+"""The name of every router process; that of an edge is another."""
 
 LENGTH = struct.Struct("<I")
 
@@ -37,13 +47,20 @@ class Orders:
     name: str
     config: Config
     engines: Mapping[EngineId, str]
-    """The base URL of each engine."""
+    """The base URL of each engine at the start."""
     folder: str
     """The private folder of all processes."""
+    file: ConfigFile | None = None
+    """The file that the options come from, if it is to be followed."""
     slot: int = 0
     """Which of the edges the process is."""
+    edges: int = 1
+    """How many edges there are."""
     listeners: tuple[int, ...] = ()
-    """File descriptors of the sockets on which clients connect, which the process has inherited."""
+    """File descriptors of the sockets on which clients (of a router process: operators) connect, which the process has
+    inherited."""
+    lane: int = 0
+    """Where an edge counts its running requests (`key_limits.SharedLimits`)."""
 
     @property
     def decisions(self) -> str:
@@ -59,6 +76,16 @@ class Orders:
     def connections(self) -> str:
         """The file in which edges count their connections."""
         return f"{self.folder}/connections"
+
+    @property
+    def limits(self) -> str:
+        """The file that holds the state of clients' limits."""
+        return f"{self.folder}/limits"
+
+    @property
+    def keys(self) -> str:
+        """The supervisor's copy of the clients' keys: those that were good last."""
+        return f"{self.folder}/keys"
 
     @property
     def metrics(self) -> str:

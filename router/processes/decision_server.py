@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -26,16 +26,23 @@ WATCH_S = 0.1  # the time between two looks for a change of the fleet
 
 
 class DecisionServer:
-    """All edges of one router. recording: takes the requests that they tell of; None: it is off. clock: monotonic,
-    seconds."""
+    """All edges of one router. addresses: of the engines in its fleet. recording: takes the requests that they tell of;
+    None: it is off. clock: monotonic, seconds."""
 
-    def __init__(self, router: Router, clock: Callable[[], float], recording: TraceWriter | None = None) -> None:
-        self.router, self.clock, self.recording = router, clock, recording
+    def __init__(
+        self,
+        router: Router,
+        addresses: Mapping[EngineId, str],
+        clock: Callable[[], float],
+        recording: TraceWriter | None = None,
+    ) -> None:
+        self.router, self.addresses, self.clock, self.recording = router, addresses, clock, recording
         self.edges: set[Edge] = set()
         """The edges that have greeted and are connected."""
         self.last_arrival_s = clock()
         """Arrivals are recorded in the order in which they are told, so their times never fall."""
         self.fleet = self._look()
+        router.on_out = self.tell_out
 
     @asynccontextmanager
     async def running(self, path: str) -> AsyncIterator[None]:
@@ -64,10 +71,19 @@ class DecisionServer:
             for edge in self.edges:
                 edge.link.send(fleet)
 
+    def tell_out(self, engine: EngineId) -> None:
+        """Tell all edges that the engine was taken out, as `Router.on_out` does."""
+        self.tell_fleet()
+        for edge in self.edges:
+            edge.link.send(protocol.Out(engine))
+
     def _look(self) -> protocol.Fleet:
         status = self.router.status()
-        healthy = [engine for engine in status.engines.values() if engine.healthy]
-        return protocol.Fleet(status.policy, [protocol.Engine(each.engine, list(each.info.models)) for each in healthy])
+        engines = [
+            protocol.Engine(name, self.addresses[name], each.ready, list(each.info.models))
+            for name, each in status.engines.items()
+        ]
+        return protocol.Fleet(status.policy, engines)
 
 
 class Edge:
@@ -84,6 +100,7 @@ class Edge:
             protocol.FirstToken: self._first_token,
             protocol.Complete: self._complete,
             protocol.Unreachable: self._unreachable,
+            protocol.Heard: self._heard,
             protocol.Resume: self._resume,
             protocol.Arrived: self._arrived,
             protocol.Ended: self._ended,
@@ -167,12 +184,19 @@ class Edge:
             self._router.complete(decision, unpack_outcome(message, decision.dispatched_s, self._clock()))
 
     def _unreachable(self, message: protocol.Unreachable) -> None:
-        self._router.set_health(self._engine(message.engine), False)
-        self._server.tell_fleet()
+        engine = EngineId(message.engine)
+        if engine in self._router:
+            self._router.set_health(engine, False)
+            self._server.tell_fleet()
+
+    def _heard(self, message: protocol.Heard) -> None:
+        self._router.heard(EngineId(message.engine), self._clock())
 
     def _resume(self, message: protocol.Resume) -> None:
         self._check_new(message.serial)
-        engine, now = self._engine(message.engine), self._clock()
+        engine, now = EngineId(message.engine), self._clock()
+        if engine not in self._router:  # it has left, and the edge is about to cut off what runs there
+            return
         dispatched_s, first_s = within(message.dispatched_s, 0.0, now), message.first_token_s
         self._open[message.serial] = self._router.resume(
             unpack_request(message.request),
@@ -187,14 +211,6 @@ class Edge:
     def _check_new(self, serial: int) -> None:
         if serial in self._open:
             raise ProtocolError(f"serial {serial} is in use")
-
-    def _engine(self, name: str) -> EngineId:
-        engine = EngineId(name)
-        try:
-            self._router.healthy(engine)
-        except KeyError:
-            raise ProtocolError(f"an unknown engine {name[:64]!r}") from None
-        return engine
 
     # --- the recording ------------------------------------------------------------------------------------------
 

@@ -6,48 +6,72 @@ import asyncio
 import secrets
 import socket
 import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from router.config import Config
+from router.gateway.access import Access
+from router.gateway.app import create_usage_log
+from router.gateway.beside import beside
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Message, Receive, Scope, Send
 from router.gateway.front import App, Application
 from router.gateway.handler import Gateway
+from router.gateway.key_limits import SharedLimits
 from router.gateway.metrics import Metrics
-from router.gateway.server import QuietServer, beside, cut_off_stuck, server_config, tended
+from router.gateway.server import ClientServer, cut_off_stuck, tended
+from router.gateway.server_tls import ServerTls
+from router.gateway.signs_of_life import tell_signs_of_life
 from router.gateway.upstream import Upstream
 from router.processes.acceptor import Acceptor, ConnectionCounts
-from router.processes.control import RETIRE, STOP, Control, first_of
+from router.processes.control import HURRY, LEAVE, RETIRE, STOP, Control, first_of
 from router.processes.edge_rest import EdgeRest
 from router.processes.remote_decider import RemoteDecider
 
 DRAIN_POLL_S = 0.05
+HANDSHAKE_S = 10.0  # a client has so long to agree on TLS
 
 
 async def run(control: Control) -> None:
     """Serve clients until the supervisor says STOP, or RETIRE and all connections are done."""
     orders = control.orders
-    config, engines, clock = orders.config, orders.engines, time.monotonic
-    decider = RemoteDecider(orders.decisions, orders.name, engines, clock)
+    config, clock = share(orders.config, orders.slot, orders.edges), time.monotonic
+    decider = RemoteDecider(orders.decisions, orders.name, clock)
     upstream, body_reader = Upstream(config), BodyReader()
-    rest = EdgeRest(config, orders.rest, decider)
+    decider.on_out = lambda engine: upstream.give_up(decider.addresses[engine])
+    decider.on_fleet = upstream.keep_only
+    rest, access = EdgeRest(config, orders.rest, decider), Access.of_copy(config.server, orders.keys)
+    tls, usage_log = ServerTls.of(config.server), create_usage_log(config, time.time)
     gateway = Gateway(
         config,
         decider,
-        engines,
+        decider.addresses,
         upstream,
         body_reader,
         Metrics(CollectorRegistry()),
         trace_writer=decider if config.recording.record is not None else None,
+        limits=SharedLimits(clock, orders.limits, orders.lane),
+        usage_log=usage_log,
         clock=clock,
         new_id=lambda: secrets.token_hex(16),
     )
-    server = EdgeServer(config, App(config, gateway, rest), ConnectionCounts(orders.connections), orders.slot)
-    listening = asyncio.create_task(control.listen({STOP: lambda _: server.stop(), RETIRE: lambda _: server.retire()}))
-    async with decider.running(), upstream.running(), body_reader.running(), rest.running():
-        with tended(lambda: decider.idle), beside(cut_off_stuck(server.server_state.connections)):
+    app = App(config, gateway, rest, access)
+    server = EdgeServer(config, app, ConnectionCounts(orders.connections), orders.slot, tls)
+    verbs = {LEAVE: server.leave, STOP: server.stop, HURRY: server.hurry, RETIRE: server.retire}
+    listening = asyncio.create_task(control.listen({word: lambda _, do=do: do() for word, do in verbs.items()}))  # type: ignore[misc]
+    async with AsyncExitStack() as stack:
+        for each in (decider, upstream, body_reader, rest, access, *([tls] if tls else ())):
+            await stack.enter_async_context(each.running())
+        if usage_log is not None:
+            stack.enter_context(usage_log.running())
+        with (
+            tended(lambda: decider.idle),
+            beside(cut_off_stuck(server.server_state.connections)),
+            beside(tell_signs_of_life(upstream, decider, decider.addresses)),
+        ):
             await first_of(decider.known.wait(), server.stopped.wait())
             if not server.should_exit:
                 sockets = [socket.socket(fileno=descriptor) for descriptor in orders.listeners]
@@ -58,14 +82,33 @@ async def run(control: Control) -> None:
     listening.cancel()
 
 
-class EdgeServer(QuietServer):
-    """uvicorn with a way to end that no client notices."""
+def share(config: Config, slot: int, edges: int) -> Config:
+    """The options of one edge. The limits that hold for the whole gateway are divided among its edges, so that their
+    sum holds; each edge has at least one place and one connection. slot: which of them it is."""
+    server = config.server
 
-    def __init__(self, config: Config, app: Application, counts: ConnectionCounts, slot: int) -> None:
+    def part(whole: int) -> int:
+        return whole // edges + (slot < whole % edges)
+
+    divided = replace(
+        server,
+        max_connections=max(1, part(server.max_connections)),
+        max_concurrent_requests=max(1, part(server.max_concurrent_requests)),
+        queue_size=part(server.queue_size),
+    )
+    return replace(config, server=divided)
+
+
+class EdgeServer(ClientServer):
+    """A server with a way to end that no client notices."""
+
+    def __init__(
+        self, config: Config, app: App, counts: ConnectionCounts, slot: int, tls: ServerTls | None = None
+    ) -> None:
         self._app = _LastAnswers(app)
-        super().__init__(server_config(config, self._app, lifespan="off"))
-        self._grace_s = config.server.shutdown_grace_period_secs
+        super().__init__(config, app, wrapped=self._app, lifespan="off")
         self._counts, self._slot = counts, slot
+        self._tls = None if tls is None else tls.context
         self._acceptor: Acceptor | None = None
         self._opening: set[asyncio.Task[object]] = set()
         """The connections that were taken and are not among uvicorn's yet."""
@@ -85,7 +128,7 @@ class EdgeServer(QuietServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         assert self._acceptor is not None
         self._acceptor.close()
-        await asyncio.gather(*self._opening)
+        await asyncio.gather(*self._opening, return_exceptions=True)
         await super().shutdown(sockets)
 
     def _connections(self) -> int:
@@ -101,13 +144,19 @@ class EdgeServer(QuietServer):
             )
             return protocol
 
-        task = loop.create_task(loop.connect_accepted_socket(create_protocol, connection))
+        timeout = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_S}
+        opening = loop.connect_accepted_socket(create_protocol, connection, ssl=self._tls, **timeout)
+        task = loop.create_task(opening)
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[object]) -> None:
+        self._opening.discard(task)
+        if not task.cancelled():
+            task.exception()  # a client that fails to agree on TLS is nobody's fault here
 
     def stop(self) -> None:
-        """Take no new connections, close the idle ones, and give running requests the grace to finish."""
-        self.should_exit = True
+        super().stop()
         self.stopped.set()
 
     def retire(self) -> None:

@@ -13,13 +13,12 @@ from yarl import URL
 from router.config import Config
 from router.errors import RequestError, RouterAway
 from router.gateway.client import Client, ClientGone, Receive, Scope, Send
-from router.gateway.front import readiness
+from router.gateway.front import JSON, readiness
 from router.gateway.headers import end_to_end, for_client
 from router.gateway.upstream import KEEP_ALIVE_S
 from router.processes.remote_decider import RemoteDecider
 
 ANSWER_S = 30.0  # the router process has so long to answer
-JSON = (b"content-type", b"application/json")
 
 
 class EdgeRest:
@@ -27,7 +26,6 @@ class EdgeRest:
 
     def __init__(self, config: Config, path: str, decider: RemoteDecider) -> None:
         self._most_bytes = config.server.max_payload_size
-        self._engines = len(config.engines.worker_urls)
         self._path, self._decider = path, decider
         self._session: aiohttp.ClientSession | None = None
 
@@ -56,7 +54,7 @@ class EdgeRest:
             await client.fail(error, [])
 
     async def _tell_readiness(self, client: Client) -> None:
-        status, content = readiness(self._decider.healthy, self._engines)
+        status, content = readiness(*self._decider.engines)
         await client.reply(status, [JSON], json.dumps(content).encode())
 
     async def _pass_on(self, client: Client, scope: Scope) -> None:

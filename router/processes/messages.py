@@ -32,6 +32,7 @@ def pack_request(request: ParsedRequest) -> protocol.Request:
         None if request.session is None else pack_text(request.session),
         request.slo_ttft_s,
         request.slo_tpot_s,
+        request.generates,
     )
 
 
@@ -58,6 +59,7 @@ def unpack_request(packed: protocol.Request) -> ParsedRequest:
         session=None if packed.session is None else unpack_text(packed.session),
         slo_ttft_s=packed.slo_ttft_s,
         slo_tpot_s=packed.slo_tpot_s,
+        generates=packed.generates,
     )
 
 

@@ -13,6 +13,8 @@ reader ignores; any other change raises VERSION. The fields of `Hello` and `Welc
                                     <--     Placed or Refused
     FirstToken, of a stream         -->
     Complete                        -->                                 once for each Route and Resume
+    Heard, Unreachable              -->                                 what else the edge sees of engines
+                                    <--     Out                         when an engine is found to be down or to hang
 
 The edge numbers its tries (`serial`), beginning with 1, and never uses a number twice, not even on a later connection.
 What was placed is completed exactly once: by `Complete`, or as cancelled by the end of the connection. An edge whose
@@ -23,6 +25,9 @@ tells of every client's request when it has arrived (`Arrived`) and ended (`Ende
 Times are seconds on CLOCK_MONOTONIC, so both ends are on one machine. Texts that clients choose are UTF-8 in a bin
 field, with lone surrogates as WTF-8 has them, because JSON allows those. Keys of blocks are 8 bytes each, little
 endian, in one bin field; at most MOST_KEYS are sent of a longer chain, from its beginning.
+
+Engines come and go. What an edge tells of one that has left meanwhile is ignored, and so is its `Resume`. `Fleet` has
+told of a new one before anything is placed there.
 
 A peer that breaks a rule is cut off (`ProtocolError`).
 """
@@ -38,7 +43,7 @@ from msgspec import Meta, Struct
 
 from router.types import BlockKey, Ending
 
-VERSION = 1
+VERSION = 2
 MOST_FRAME_BYTES = 16 << 20
 MOST_KEYS = 1 << 20
 KEY_BYTES = 8
@@ -71,6 +76,7 @@ class Request(Struct, array_like=True, gc=False):
     session: bytes | None
     slo_ttft_s: float | None
     slo_tpot_s: float | None
+    generates: bool = True
 
 
 class Hello(Struct, array_like=True, tag=0, gc=False):
@@ -166,6 +172,12 @@ class Line(Struct, array_like=True, gc=False):
     policy: str
 
 
+class Heard(Struct, array_like=True, tag=8, gc=False):
+    """Bytes of some answer have come from the engine within the last second."""
+
+    engine: str
+
+
 class Welcome(Struct, array_like=True, tag=16, gc=False):
     """The router process greets. It does so before anything else, and only once it knows the health of the fleet."""
 
@@ -175,14 +187,20 @@ class Welcome(Struct, array_like=True, tag=16, gc=False):
 
 
 class Engine(Struct, array_like=True, gc=False):
-    """One healthy engine, a part of `Fleet`. models: those that it serves; empty if it does not tell."""
+    """One engine, a part of `Fleet`."""
 
-    engine: str
+    engine: Annotated[str, Meta(pattern=r"\A[\w.-]{1,64}\Z")]
+    address: Annotated[str, Meta(max_length=2048)]
+    """Where it is, as `core.worker_url` writes it."""
+    ready: bool
+    """Whether it may get requests: it is healthy and not draining."""
     models: list[str]
+    """Those that it serves; empty if it does not tell."""
 
 
 class Fleet(Struct, array_like=True, tag=17, gc=False):
-    """All healthy engines. policy: the one with the largest share of the decisions."""
+    """All engines: what an edge has open on others is to be cut off. policy: the one with the largest share of the
+    decisions."""
 
     policy: str
     engines: list[Engine]
@@ -210,8 +228,14 @@ class Refused(Struct, array_like=True, tag=19, gc=False):
     param: str | None
 
 
-FromEdge: TypeAlias = Hello | Route | FirstToken | Complete | Unreachable | Resume | Arrived | Ended
-FromRouter: TypeAlias = Welcome | Fleet | Placed | Refused
+class Out(Struct, array_like=True, tag=20, gc=False):
+    """The engine was taken out, and others can serve its requests: those without a byte of an answer shall move."""
+
+    engine: str
+
+
+FromEdge: TypeAlias = Hello | Route | FirstToken | Complete | Unreachable | Resume | Arrived | Ended | Heard
+FromRouter: TypeAlias = Welcome | Fleet | Placed | Refused | Out
 
 from_edge = msgspec.msgpack.Decoder(FromEdge)
 from_router = msgspec.msgpack.Decoder(FromRouter)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from router.errors import BadRequest, GatewayFault, NoEngine, NotFound, RequestError
-from router.gateway.openai_request import BYTES_PER_TOKEN
+from router.core.worker_url import check_address
+from router.errors import BadRequest, ConfigError, GatewayFault, NoEngine, NotFound, RequestError
+from router.gateway.apis.base import BYTES_PER_TOKEN
 from router.gateway.trace_writer import summarize
 from router.processes import protocol
 from router.processes.link import Link
@@ -56,23 +57,32 @@ class _Question:
 
 
 class RemoteDecider:
-    """The `Decider` of one edge. path: the Unix socket of the router process. name: of this edge. engines: all of
-    them. clock: monotonic, seconds."""
+    """The `Decider` of one edge. path: the Unix socket of the router process, which tells what engines there are. name:
+    of this edge. clock: monotonic, seconds."""
 
-    def __init__(self, path: str, name: str, engines: Iterable[EngineId], clock: Callable[[], float]) -> None:
+    def __init__(self, path: str, name: str, clock: Callable[[], float]) -> None:
         self._path, self._name, self._clock = path, name, clock
         self._serial = 0
         self._link: Link[protocol.FromRouter] | None = None
         """None while the router process is away."""
         self._questions: dict[int, _Question] = {}
         self._open: dict[int, RemotePlacement] = {}
-        self._in_flight = dict.fromkeys(engines, 0)
+        self.addresses: dict[EngineId, str] = {}
+        """The address of every engine, and of those that have left with requests of this edge open."""
+        self._in_flight: dict[EngineId, int] = {}
+        """The requests of this edge that are open on each of them."""
+        self._present: Collection[EngineId] = ()
+        """The engines of the fleet."""
         self._policy = ""
-        self._healthy: dict[EngineId, frozenset[str]] = {}
-        """The healthy engines, as far as is known, each with its models."""
+        self._ready: dict[EngineId, frozenset[str]] = {}
+        """The engines that may get requests, as far as is known, each with its models."""
         self._records = False
         self._arrivals: set[int] = set()
         """The requests that the router process's recording waits for."""
+        self.on_out: Callable[[EngineId], None] = lambda _: None
+        """Called when an engine was taken out, and its requests shall be moved."""
+        self.on_fleet: Callable[[Collection[str]], None] = lambda _: None
+        """Called with the addresses of all engines that there are now, whenever that may have changed."""
         self.known = asyncio.Event()
         """The router process has been heard once."""
 
@@ -86,9 +96,9 @@ class RemoteDecider:
         return self._link is not None
 
     @property
-    def healthy(self) -> int:
-        """The number of healthy engines, as far as is known."""
-        return len(self._healthy)
+    def engines(self) -> tuple[int, int]:
+        """How many engines may get requests, and how many there are, as far as is known."""
+        return len(self._ready), len(self._present)
 
     # --- the decider --------------------------------------------------------------------------------------------
 
@@ -120,14 +130,19 @@ class RemoteDecider:
         whole = True
         if placement is not None:
             self._in_flight[placement.engine] -= 1
+            self._forget_if_gone(placement.engine)
             whole = len(placement.request.prompt.keys) <= protocol.MOST_KEYS
         if self._link is not None:
             self._link.send(pack_outcome(booking, outcome, whole=whole))
 
     def unreachable(self, engine: EngineId) -> None:
-        self._healthy.pop(engine, None)
+        self._ready.pop(engine, None)
         if self._link is not None:
             self._link.send(protocol.Unreachable(engine))
+
+    def heard(self, engine: EngineId) -> None:
+        if self._link is not None:
+            self._link.send(protocol.Heard(engine))
 
     # --- the recording ------------------------------------------------------------------------------------------
 
@@ -150,7 +165,7 @@ class RemoteDecider:
         """Place a request by what this edge knows. Raises NoEngine."""
         engines = [
             engine
-            for engine, models in self._healthy.items()
+            for engine, models in self._ready.items()
             if engine not in exclude and (not request.model or not models or request.model in models)
         ]
         if not engines:
@@ -251,15 +266,35 @@ class RemoteDecider:
                 self._learn(message)
                 if self._link is None:
                     self._back(link)
+            elif isinstance(message, protocol.Out):
+                engine = EngineId(message.engine)
+                if engine in self._in_flight:
+                    self.on_out(engine)
 
         return greet
 
     def _learn(self, fleet: protocol.Fleet) -> None:
-        self._policy = fleet.policy
-        engines = {EngineId(each.engine): frozenset(each.models) for each in fleet.engines}
-        if not engines.keys() <= self._in_flight.keys():
-            raise ProtocolError("a fleet of other engines")
-        self._healthy = engines
+        engines = {EngineId(each.engine): each for each in fleet.engines}
+        if len(engines) < len(fleet.engines):
+            raise ProtocolError("a fleet that has an engine twice")
+        for each in fleet.engines:
+            try:
+                check_address(each.address)
+            except ConfigError:
+                raise ProtocolError(f"{each.engine} at {each.address[:64]!r}, which is no address") from None
+        self._policy, self._present = fleet.policy, engines.keys()
+        self._ready = {engine: frozenset(each.models) for engine, each in engines.items() if each.ready}
+        for engine, each in engines.items():
+            self.addresses[engine] = each.address
+            self._in_flight.setdefault(engine, 0)
+        for engine in list(self.addresses):
+            self._forget_if_gone(engine)
+        self.on_fleet([each.address for each in fleet.engines])
+
+    def _forget_if_gone(self, engine: EngineId) -> None:
+        """Forget an engine that has left, when no request is open on it."""
+        if engine not in self._present and not self._in_flight[engine]:
+            del self.addresses[engine], self._in_flight[engine]
 
     def _back(self, link: Link[protocol.FromRouter]) -> None:
         """The router process is there: tell it of all that runs, and ask it from now on."""

@@ -7,46 +7,57 @@ first one has died: so another one decides within a fraction of a second.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import shutil
+import socket
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from prometheus_client import CollectorRegistry
 
 from router.core.router import Router
+from router.core.workers import Workers
 from router.engines.discovery import Discovery
+from router.gateway.access import Access
 from router.gateway.app import create_trace_writer
 from router.gateway.body_reader import BodyReader
+from router.gateway.config_file import following
+from router.gateway.front import AdminApp, Application
+from router.gateway.listeners import serving, tls_changes
 from router.gateway.metrics import RouterCollector
 from router.gateway.rest import create_rest
 from router.gateway.server import QuietServer, server_config, tended
+from router.gateway.server_tls import ServerTls
 from router.gateway.snapshot import Snapshot
-from router.processes import assignment
-from router.processes.control import GO, RESTARTS, STOP, Control, Orders, first_of
+from router.processes import assignment, kept_workers
+from router.processes.control import GO, HURRY, RELOAD, RESTARTS, STOP, Control, Orders, first_of
 from router.processes.decision_server import DecisionServer
 from router.processes.shared_metrics import EdgesCollector, SharedMetrics
 
-FIRST_ROUND_S = 1.0  # edges wait so long at most for the first round of health checks
 CRASH_INTERVAL_S = 5.0  # without --snapshot, what was learned is saved so often for the next router process
 
 
 async def run(control: Control) -> None:
     """Wait for GO, and then decide until the supervisor says STOP."""
-    going, stopping = asyncio.Event(), asyncio.Event()
+    going, stopping, reloading = asyncio.Event(), asyncio.Event(), asyncio.Event()
     restarts = {"edge": 0, "router": 0}
 
     def count(words: list[str]) -> None:
         restarts.update(zip(restarts, map(int, words), strict=True))
 
-    verbs = {GO: lambda _: going.set(), STOP: lambda _: stopping.set(), RESTARTS: count}
+    verbs = {
+        GO: lambda _: going.set(),
+        STOP: lambda _: stopping.set(),
+        HURRY: lambda _: None,
+        RELOAD: lambda _: reloading.set(),
+        RESTARTS: count,
+    }
     listening = asyncio.create_task(control.listen(verbs))
     await first_of(going.wait(), stopping.wait())
     if not stopping.is_set():
-        async with deciding(control.orders, restarts):
+        async with deciding(control.orders, restarts, reloading):
             control.say_ready()
             await stopping.wait()
     listening.cancel()
@@ -55,28 +66,31 @@ async def run(control: Control) -> None:
 
 
 @asynccontextmanager
-async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[None]:
-    """Everything that the router process does. restarts: how often processes have died, by their kind."""
-    config, engines, clock, wall_clock = orders.config, orders.engines, time.monotonic, time.time
+async def deciding(orders: Orders, restarts: dict[str, int], reloading: asyncio.Event) -> AsyncIterator[None]:
+    """Everything that the router process does. restarts: how often processes have died, by their kind. reloading: set
+    when the file of options shall be read again."""
+    config, clock, wall_clock = orders.config, time.monotonic, time.time
     router = Router(config.routing, config.policies, rng=random.Random(config.routing.seed), timer=time.perf_counter)
-    for engine in engines:
-        router.add_engine(engine)
+    workers = Workers(router, orders.engines)
+    addresses = workers.addresses
+    kept_workers.keep(workers, f"{orders.folder}/workers.json")
     kept_policies = f"{orders.folder}/policies.json"
     assignment.restore(router, kept_policies)
     path, interval_s = config.recording.snapshot, config.recording.snapshot_interval_secs
     if path is None:
         path, interval_s = f"{orders.folder}/learned.json", min(interval_s, CRASH_INTERVAL_S)
-    snapshot = Snapshot(path, router.learned, engines, clock=clock, wall_clock=wall_clock)
+    snapshot = Snapshot(path, router.learned, addresses, clock=clock, wall_clock=wall_clock)
     snapshot.start()
 
     registry = CollectorRegistry()
     registry.register(RouterCollector(router.status))
     registry.register(SharedMetrics(orders.metrics))
     recording = create_trace_writer(config, registry)
-    server = DecisionServer(router, clock, recording)
+    server = DecisionServer(router, addresses, clock, recording)
+    workers.listeners.append(server.tell_fleet)
     registry.register(EdgesCollector(lambda: len(server.edges), lambda: restarts))
     body_reader = BodyReader()
-    rest = create_rest(config, router, engines, registry, body_reader, clock=clock, wall_clock=wall_clock)
+    rest = create_rest(config, router, workers, registry, body_reader, clock=clock, wall_clock=wall_clock)
     async with AsyncExitStack() as stack:
         if recording is not None:
             stack.enter_context(recording.running())
@@ -84,12 +98,39 @@ async def deciding(orders: Orders, restarts: dict[str, int]) -> AsyncIterator[No
         await stack.enter_async_context(body_reader.running())
         stack.enter_context(tended(lambda: router.in_flight == 0))
         await stack.enter_async_context(_task(assignment.keep(router, kept_policies)))
-        await stack.enter_async_context(_watching(Discovery(config, router, engines)))
-        rest_server = QuietServer(server_config(config, rest, lifespan="off", uds=orders.rest))
+        await stack.enter_async_context(Discovery(config, workers).running())
+        rest_server = QuietServer(server_config(config, rest, http="httptools", lifespan="off", uds=orders.rest))
         await stack.enter_async_context(_task(rest_server.serve()))
         await rest_server.listening.wait()
         await stack.enter_async_context(server.running(orders.decisions))
+        await stack.enter_async_context(_admin_listener(orders, rest))
+        if orders.file is not None:
+            reload = stack.enter_context(following(orders.file, workers.relist, signals=False))
+            await stack.enter_async_context(_task(_whenever(reloading, reload)))
         yield
+
+
+@asynccontextmanager
+async def _admin_listener(orders: Orders, rest: Application) -> AsyncIterator[None]:
+    """Serve operators on the sockets that the supervisor has opened for them, if there are any."""
+    async with AsyncExitStack() as stack:
+        if orders.listeners:
+            config = orders.config
+            access, tls = Access.of_copy(config.server, orders.keys), ServerTls.of(config.server)
+            await stack.enter_async_context(access.running())
+            if tls is not None:
+                await stack.enter_async_context(tls.running())
+            app = AdminApp(config, rest, access)
+            sockets = [socket.socket(fileno=descriptor) for descriptor in orders.listeners]
+            await stack.enter_async_context(serving(config, app, sockets, **tls_changes(tls)))
+        yield
+
+
+async def _whenever(event: asyncio.Event, call: Callable[[], None]) -> NoReturn:
+    while True:
+        await event.wait()
+        event.clear()
+        call()
 
 
 @asynccontextmanager
@@ -101,21 +142,3 @@ async def _task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _watching(discovery: Discovery) -> AsyncIterator[None]:
-    """Watch the engines. It begins with the first round of checks, but an engine that does not answer holds up nobody
-    for longer than FIRST_ROUND_S."""
-    begun = asyncio.Event()
-
-    async def watch() -> None:
-        async with discovery.running():
-            begun.set()
-            await asyncio.Event().wait()
-
-    async with _task(watch()):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_ROUND_S):
-                await begun.wait()
-        yield

@@ -37,6 +37,7 @@ class SharedMetrics(Collector):
         self._families = {metric.name: metric for metric in described.collect()}
 
     def collect(self) -> Iterable[Metric]:
+        forget_gauges(self._folder)
         if len(list(self._folder.glob("*.db"))) > MOST_FILES:
             fold(self._folder)
         found = {metric.name: metric for metric in self._sums.collect()}
@@ -63,13 +64,20 @@ class EdgesCollector(Collector):
         yield restarts
 
 
+def forget_gauges(folder: Path) -> None:
+    """Remove the files of gauges, which tell what a process has at the moment, once it has ended."""
+    for file in folder.glob("gauge_*.db"):
+        if _ended(file):
+            file.unlink(missing_ok=True)
+
+
 def fold(folder: Path) -> None:
-    """Add the files of ended processes to one file for each kind of metric, and remove them."""
+    """Add the files of ended processes to one file for each kind of metric, and remove them. Gauges are forgotten."""
+    forget_gauges(folder)
     ended: dict[str, list[Path]] = {}
     for file in folder.glob("*.db"):
-        kind, _, process = file.stem.rpartition("_")
-        if process.isdigit() and not os.path.exists(f"/proc/{process}"):
-            ended.setdefault(kind, []).append(file)
+        if _ended(file):
+            ended.setdefault(file.stem.rpartition("_")[0], []).append(file)
     for kind, files in ended.items():
         archive, fresh = folder / f"{kind}_{ENDED}.db", folder / f"{kind}_{ENDED}.part"
         sums: dict[str, float] = {}
@@ -85,3 +93,9 @@ def fold(folder: Path) -> None:
         fresh.replace(archive)
         for file in files:
             file.unlink()
+
+
+def _ended(file: Path) -> bool:
+    """Whether the process that counts in this file has ended."""
+    process = file.stem.rpartition("_")[2]
+    return process.isdigit() and not os.path.exists(f"/proc/{process}")

@@ -15,8 +15,9 @@ from router.types.decision import (
     Placement,
     PrefixExpectation,
     ShadowChoice,
+    Telling,
 )
-from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking
+from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking, WorkerId
 from router.types.request import BlockKey, ParsedRequest, Prompt
 from router.types.scores import PLAIN, Score, Scores, Unit
 
@@ -40,5 +41,7 @@ __all__ = [
     "Score",
     "Scores",
     "ShadowChoice",
+    "Telling",
     "Unit",
+    "WorkerId",
 ]

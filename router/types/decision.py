@@ -11,20 +11,31 @@ from router.types.request import BlockKey, ParsedRequest
 from router.types.scores import Score, Scores
 
 
+class Telling(NamedTuple):
+    """The block of a match that tells most of whether its engine has lost its cache (`prefix.restart_watch`)."""
+
+    block: int
+    """Its place in the prompt. The blocks before it are cached in any case."""
+    chance: float
+    """How likely it is cached if the engine has not lost its cache."""
+    number: int
+    """Which suspicion against the engine it was chosen under."""
+
+
 class PrefixExpectation(NamedTuple):
     """The prefix that the index expects on the chosen engine. It is given back to the index with what was observed."""
 
     blocks: int
     """Blocks of the index that matched, or that are known to have been sent to the engine."""
-    recent: bool
-    """Whether the match was confirmed so recently that only a flush or a restart of the engine can have undone it."""
+    telling: Telling | None
+    """None: whatever the engine reports, it says nothing of a restart."""
     bins: tuple[tuple[int, int, int], ...] = ()
     """Set by the survival index: the match divided by age, as (age bin, first block, block after the last)."""
     serial: int = 0
     """The number by which the index knows what it booked: the request, or its touch of the blocks that were new."""
 
 
-NO_EXPECTATION = PrefixExpectation(0, False)
+NO_EXPECTATION = PrefixExpectation(0, None)
 
 
 class ShadowChoice(NamedTuple):
@@ -112,10 +123,11 @@ class Ending(StrEnum):
     """How a request ended. Only `OK` teaches the learners."""
 
     OK = "ok"
-    REJECTED = "rejected"  # the engine answered with an HTTP error
+    REJECTED = "rejected"  # the engine refused the request for what is in it, with an HTTP error of the client's kind
     CANCELLED = "cancelled"  # the client left
     TIMEOUT = "timeout"
     ENGINE_LOST = "engine_lost"  # connection refused, reset or cut short
+    ENGINE_FAILED = "engine_failed"  # the engine answered that it is too busy or has failed (429 or 5xx)
     GATEWAY_FAULT = "gateway_fault"  # an error of the gateway itself, logged with its traceback
 
 

@@ -8,6 +8,9 @@ from typing import NamedTuple, NewType
 EngineId = NewType("EngineId", str)
 """The stable short name of an engine, such as `engine-0`. Unlike its URL, it may be shown to clients."""
 
+WorkerId = NewType("WorkerId", str)
+"""The name of a server of engines, at one base URL. If it has one engine, that has the same name."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
@@ -83,6 +86,8 @@ class EngineView(NamedTuple):
     that came later."""
     unstreamed: int = 0
     """The requests in flight that are not streamed, so that their first token will not be seen."""
+    failure_odds: float = 0.0
+    """How many tries on the engine are expected to fail before one succeeds (`core.reliability`)."""
 
 
 class Candidate(NamedTuple):

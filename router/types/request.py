@@ -47,3 +47,5 @@ class ParsedRequest:
     """The client's bound on the time to the first token; None if it set none."""
     slo_tpot_s: float | None = None
     """The client's bound on the time for each later token; None if it set none."""
+    generates: bool = True
+    """False: the answer has no generated tokens (embeddings, counts), so its latency is not what predictions are of."""

@@ -97,6 +97,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     command += ["--num-gpu-blocks", str(BLOCKS), "--block-size", str(BLOCK_SIZE), "--max-model-len", "4096"]
     command += ["--lbgr-cold-samples", "0", "--eviction-seed", "1", "--seed", "1"]
     command += ["--log-dir", str(folder), "--health-check-interval-secs", "1"]
+    options = folder / "up.yaml"  # arguments that begin with a dash are no values of a flag
+    options.write_text("engine_args: [--enable-auto-tool-choice, --tool-call-parser, hermes]\n")
+    command += ["--config", str(options)]
     log = folder / "up.log"
     # The tests' own settings of the environment must not reach the command.
     env = {key: value for key, value in os.environ.items() if not key.startswith("LEAFCUTTER_")}

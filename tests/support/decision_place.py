@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,6 +19,7 @@ from router.types import Ending, EngineId, EngineInfo, Outcome, ParsedRequest
 from tests.support.fake_engine import MODEL
 
 E0, E1 = ENGINES = EngineId("engine-0"), EngineId("engine-1")
+ADDRESSES = {E0: "http://127.0.0.1:1", E1: "http://127.0.0.1:2"}
 NUMBERS = itertools.count()
 
 
@@ -49,9 +51,14 @@ class Place:
         self.router = make_router()
         self._serving = AsyncExitStack()
 
-    async def serve(self, router: Router | None = None, recording: TraceWriter | None = None) -> DecisionServer:
+    async def serve(
+        self,
+        router: Router | None = None,
+        recording: TraceWriter | None = None,
+        addresses: Mapping[EngineId, str] = ADDRESSES,
+    ) -> DecisionServer:
         self.router = router or self.router
-        server = DecisionServer(self.router, time.monotonic, recording)
+        server = DecisionServer(self.router, addresses, time.monotonic, recording)
         await self._serving.enter_async_context(server.running(self.path))
         return server
 
@@ -59,7 +66,7 @@ class Place:
         await self._serving.aclose()
 
     async def edge(self, name: str = "edge-0") -> RemoteDecider:
-        decider = RemoteDecider(self.path, name, ENGINES, time.monotonic)
+        decider = RemoteDecider(self.path, name, time.monotonic)
         await self._stack.enter_async_context(decider.running())
         await decider.known.wait()
         return decider

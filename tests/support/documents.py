@@ -20,7 +20,8 @@ MARKS = {
 }
 """What a comment above a block may say. A command under `needs` or `takes` is not run by the tests."""
 
-HOST_FLAGS = {"--enable-prompt-tokens-details", "--max-model-len", "--tensor-parallel-size"}
+HOST_FLAGS = {"--enable-prompt-tokens-details", "--max-model-len", "--tensor-parallel-size", "--disable-log-stats"}
+HOST_FLAGS |= {f"--data-parallel-{end}" for end in ("size", "rank", "backend", "hybrid-lb", "external-lb")}
 """Of vLLM, as far as documents name them."""
 
 _BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n)*)^```(.*)\n((?:.*\n)*?)^```$", re.MULTILINE)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from router.core.retries import Retries
 from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
+from router.gateway.apis import COMPLETIONS
 from router.gateway.client import Client, Message
 from router.gateway.exchange import Exchange
-from router.gateway.openai_request import COMPLETIONS, OpenAIRequest
+from router.gateway.openai_request import OpenAIRequest
 from router.prefix.blocks import chain
 from router.types import Decision, ParsedRequest
 
@@ -23,8 +24,8 @@ async def _send(_message: Message) -> None:
 
 def exchange_of(arrived_s: float, decision: Decision | None) -> Exchange:
     """A request to COMPLETIONS with the decision of its only try, or one that reached no engine."""
-    client = Client({"headers": []}, _receive, _send)
-    exchange = Exchange(client, COMPLETIONS, b"", "r", arrived_s, Retries(0), placement=decision)
+    client = Client({"path": COMPLETIONS, "headers": []}, _receive, _send)
+    exchange = Exchange(client, COMPLETIONS, "POST", COMPLETIONS, b"", "r", arrived_s, Retries(0), placement=decision)
     if decision is not None:
         exchange.request = OpenAIRequest(decision.request, None, False, False, False)
     return exchange

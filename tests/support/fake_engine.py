@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support import api_answers
+
 MODEL = "tiny"
 REFUSAL = {"message": "prompt too long", "type": "invalid_request_error", "param": None, "code": 400}
 
@@ -28,6 +30,8 @@ class Script:
     """When the fault happens. None: before the head of the answer; 0: after the head; n: after n chunks."""
     strike: asyncio.Event | None = None
     """The fault waits for this event."""
+    raw: bytes | None = None
+    """These bytes are the answer, whatever they are, and the connection is closed after them."""
     status: int = 200
     error: dict[str, Any] | None = None
     """An error that is the whole answer, or that is sent inside the stream if the status is 200."""
@@ -39,12 +43,15 @@ class Script:
     headers: Mapping[str, str] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     """Each token waits for this event."""
+    ranks: tuple[int, ...] = ()
+    """The data-parallel ranks that its page of metrics names."""
 
 
 @dataclass
 class Request:
     """A request that the engine has received."""
 
+    method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
@@ -83,9 +90,11 @@ class FakeEngine:
 
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 28)
-        app.router.add_post("/v1/{rest:.*}", self._handle)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
+        app.router.add_get("/metrics", self._metrics)  # what the gateway itself asks is no request of the script
+        app.router.add_get("/version", self._missing)
+        app.router.add_route("*", "/{rest:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.05)
         await self._runner.setup()
         port = int(self.url.rpartition(":")[2]) if self.url else 0
@@ -100,6 +109,13 @@ class FakeEngine:
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()
 
+    async def _missing(self, request: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        line = 'vllm:cache_config_info{block_size="16",engine="%d",num_gpu_blocks="65"} 1.0\n'
+        return web.Response(text="".join(line % rank for rank in self.script.ranks))
+
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
@@ -107,11 +123,15 @@ class FakeEngine:
         assert request.transport is not None
         peer = request.transport.get_extra_info("peername")
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.requests.append(Request(request.path_qs, headers, await request.read(), peer))
+        self.requests.append(Request(request.method, request.path_qs, headers, await request.read(), peer))
         self.arrived.set()
         self.running += 1
         try:
-            return await self._answer(request, self.requests[-1].json)
+            try:
+                body = self.requests[-1].json
+            except ValueError:  # a form, or nothing
+                body = {}
+            return await self._answer(request, body if isinstance(body, dict) else {})
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -122,10 +142,18 @@ class FakeEngine:
         script = self.script
         if script.after is None:
             await self._fault(request)
+        if script.raw is not None:
+            assert request.transport is not None
+            request.transport.write(script.raw)
+            request.transport.close()
+            raise ConnectionResetError
         if script.status != 200:
             return web.json_response({"error": script.error}, status=script.status, headers=script.headers)
         if body.get("stream"):
             return await self._stream(request, body)
+        if script.fault is not None and script.after == 0:
+            await web.StreamResponse().prepare(request)
+            await self._fault(request)
         if script.gate is not None:
             await script.gate.wait()
         return web.json_response(self._whole(request.path, body), headers=script.headers)
@@ -154,6 +182,8 @@ class FakeEngine:
 
     def _whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         text = "".join(self.script.tokens)
+        if (other := api_answers.whole(path, self.script)) is not None:
+            return other
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
         if "chat" in path:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None, "tool_calls": []}
@@ -175,11 +205,13 @@ class FakeEngine:
                 await self._fault(request)
             if script.gate is not None and index:
                 await script.gate.wait()
-            await response.write(b"data: " + chunk + b"\n\n")
+            await response.write(chunk)
         await response.write_eof()
         return response
 
     def _chunks(self, path: str, body: dict[str, Any]) -> list[bytes]:
+        if (other := api_answers.events(path, self.script)) is not None:
+            return other
         options = body.get("stream_options") or {}
         continuous = {"usage": self._usage()} if options.get("continuous_usage_stats") else {}
         deltas: list[dict[str, Any]] = [{"delta": {"role": "assistant", "content": ""}}] if "chat" in path else []
@@ -189,4 +221,5 @@ class FakeEngine:
             chunks.append({"error": self.script.error})
         if options.get("include_usage"):
             chunks.append({"id": "x", "choices": [], "usage": self._usage()})
-        return [json.dumps(chunk).encode() for chunk in chunks] + ([b"[DONE]"] if self.script.done else [])
+        data = [json.dumps(chunk) for chunk in chunks] + (["[DONE]"] if self.script.done else [])
+        return [f"data: {each}\n\n".encode() for each in data]

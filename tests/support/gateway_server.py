@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -18,7 +19,10 @@ from prometheus_client.samples import Sample
 
 from router.config import configure
 from router.core.router import Router
+from router.engines.discovery import Discovery
 from router.gateway.app import create_app
+from router.gateway.front import App
+from router.gateway.server import server_config
 from router.types import EngineId, EngineInfo
 from tests.support.fake_engine import MODEL, FakeEngine, Script
 
@@ -39,6 +43,7 @@ class Served:
     router: Router
     registry: CollectorRegistry
     engines: Sequence[FakeEngine]
+    app: App
 
     async def post(self, route: str = CHAT, *, stream: bool = False, **fields: Any) -> httpx.Response:
         return await self.client.post(route, json={**BODIES[route], "stream": stream, **fields})
@@ -75,9 +80,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def served(
-    *scripts: Script, known: bool = True, router_type: type[Router] = Router, **options: Any
+    *scripts: Script, known: bool = True, watched: bool = False, router_type: type[Router] = Router, **options: Any
 ) -> AsyncIterator[Served]:
-    """Run a gateway in front of one engine for each script. known: the gateway knows the model of the engines.
+    """Run a gateway in front of one engine for each script. known: the gateway knows the model of the engines. watched:
+    it checks them itself.
 
     options: those of the gateway, for which `least_loaded` decides unless they name another policy.
     """
@@ -87,16 +93,17 @@ async def served(
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(FakeEngine(script).serving()) for script in scripts or (Script(),)]
         urls = {EngineId(f"engine-{i}"): engine.url for i, engine in enumerate(engines)}
-        app = create_app(config, router, urls, registry=registry)
-        for engine in urls:
+        discovery = partial(Discovery, config) if watched else None
+        app = create_app(config, router, urls, registry=registry, discovery=discovery)
+        for engine in () if watched else urls:
             router.set_health(engine, True)
             if known:
                 router.set_info(engine, EngineInfo(models=(MODEL,)))
-        url = await stack.enter_async_context(listening(app))
+        url = await stack.enter_async_context(listening(app, server_config(config, app, refused=app.refused)))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(), verify=False)
         )
-        yield Served(url, client, router, registry, engines)
+        yield Served(url, client, router, registry, engines, app)
 
 
 @asynccontextmanager

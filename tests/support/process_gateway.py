@@ -105,7 +105,7 @@ async def launch(*flags: str, folder: Path, log: Path) -> asyncio.subprocess.Pro
     env = {name: value for name, value in os.environ.items() if not name.startswith("LEAFCUTTER_")}
     with log.open("wb") as out:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router", "serve", "--port", "0", *flags),
+            *(sys.executable, "-m", "router", "serve", "--port", "0", "--shutdown-pause-secs", "0", *flags),
             cwd=ROOT,
             env={**env, "TMPDIR": str(folder)},
             stdout=out,
@@ -115,15 +115,22 @@ async def launch(*flags: str, folder: Path, log: Path) -> asyncio.subprocess.Pro
 
 @asynccontextmanager
 async def processes(
-    *scripts: Script, count: int = 2, tmp_path: Path, flags: Sequence[str] = (), key: str | None = None
+    *scripts: Script,
+    count: int = 2,
+    tmp_path: Path,
+    flags: Sequence[str] = (),
+    key: str | None = None,
+    listed: bool = True,
 ) -> AsyncIterator[Processes]:
-    """Serve one engine for each script with `count` edges. flags: options of the command, besides."""
+    """Serve one engine for each script with `count` edges. flags: options of the command, besides. listed: the engines
+    are among them."""
     folder, log = tmp_path / "private", tmp_path / "gateway.log"
     folder.mkdir()
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(FakeEngine(script).serving()) for script in scripts]
         options = ["--processes", str(count), "--health-check-interval-secs", "0.5", *flags]
-        options += ["--worker-urls", *(engine.url for engine in engines)]
+        if listed:
+            options += ["--worker-urls", *(engine.url for engine in engines)]
         process = await launch(*options, folder=folder, log=log)
         try:
             url = await _url(process, log)

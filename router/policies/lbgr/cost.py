@@ -1,6 +1,6 @@
 """E: what a request costs the whole fleet if it goes to an engine. The engine with the lowest E gets the request.
 
-    E = c (W + R + w + D + X + V) + F + S                        seconds
+    E = c (W + R + w + D + X + V) + F + S + K                    seconds
 
     W = a (nw + u) + b q                         own wait: the prompts ahead of it and their uncached tokens
     R = s D max(0, ctx + len - cap) / cap        wait for room: what does not fit the cache comes in as others leave
@@ -10,6 +10,7 @@
     V = (1 + kf) kv price (b m + at p)           price of computing again what another engine holds
     F = kf c (W + R + w)                         the time to the first token counts more than the rest of the latency
     S                                            what it costs to miss the client's own bounds
+    K = f c (W + R + w + s D)                    tries that fail before one succeeds, each as long as an answer
 
 V has the factor (1 + kf) as well, because the time that it stands for is others' time to the first token. The predicted
 latency of the request itself is c (W + R + w + s D), where s stretches decoding by the prefill of others beside it. E
@@ -24,6 +25,7 @@ counts D without s, because X already prices that delay for the request that cau
     q            uncached prompt tokens of both that are still ahead (`queued_tokens`)
     c            slowness of the engine (`engine_speed`), or what its silence tells of it (`Cost._slowness`)
     a ... g2, s  coefficients of the latency model (`latency`), one set for all engines, here in seconds and tokens
+    f            tries on the engine that are expected to fail before one succeeds (`core.reliability`)
     price        seconds for each second of prefill (`duplication`)
     kf, kp, kd   options lbgr_first_token_weight, lbgr_imposed_prefill, lbgr_imposed_decode
     kv           option lbgr_duplication_weight; lbgr_duplication_weight_learned for an engine whose order is not LRU
@@ -54,8 +56,8 @@ from router.types import Candidate, EngineId, EngineView
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
 
-# In the order of the equation: c W, c R, c w, c D, c X, c V, F, S.
-TERMS = "wait", "room", "prefill", "decode", "imposed", "duplication", "first_token", "objective"
+# In the order of the equation: c W, c R, c w, c D, c X, c V, F, S, K.
+TERMS = "wait", "room", "prefill", "decode", "imposed", "duplication", "first_token", "objective", "failure"
 STALL_FACTOR, STALL_S = 3.0, 0.3  # an engine is stalled if it is silent for more than factor * expected + STALL_S
 
 
@@ -106,7 +108,7 @@ class Cost:
         others: float  # n~
         rows: list[float] = []
         for view, hit in candidates:
-            engine, info, n, waiting, tokens, context, capacity, head, head_s, oldest, _, _ = view
+            engine, info, n, waiting, tokens, context, capacity, head, head_s, oldest, _, _, odds = view
             c, others, unseen, q, wait = factor(engine, now), n, 0, 0.0, 0.0  # waiting: nw; unseen: u
             if head is not None or oldest is not None:
                 if oldest is not None or now - head_s > STALL_S:
@@ -132,11 +134,12 @@ class Cost:
             duplication = c * (lru if info.order in LRU_ORDERS else learned) * computed  # c V
             first_s = wait + room + prefill  # predicted time to the first token
             first_token, objective = urgency * first_s, penalty(first_s, rest_s) if penalty else 0.0  # F, S
-            e = first_s + decode + imposed + duplication + first_token + objective
             total_s = first_s + rest_s  # predicted latency
+            failure = odds * total_s  # K
+            e = first_s + decode + imposed + duplication + first_token + objective + failure
             # fmt: off
             rows += (e, total_s, h, c, wait, room, prefill, decode, imposed, duplication, first_token, objective,
-                     waiting, unseen, q)
+                     failure, waiting, unseen, q)
             # fmt: on
         return array("d", pack(f"{len(rows)}d", *rows))  # a third of the time that array takes to read a list
 

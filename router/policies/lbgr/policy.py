@@ -137,6 +137,8 @@ class Lbgr(Policy[LbgrOptions]):
             queue.drop(decision.booking)
             return
         queue.reach(decision.booking, released.done_s, self._speed(decision.engine, released.done_s))
+        if not decision.request.generates:
+            return
         if decision.predicted_s is not None and decision.booking > self._cold_until:
             self._error_alarm.learn_one(decision.predicted_s, released.done_s - decision.dispatched_s)
         output_tokens = outcome.output_tokens

@@ -214,7 +214,7 @@ def test_ended_decisions_stay_within_the_stated_memory() -> None:
             scores = scores_of(rows, terms)
             request = ParsedRequest(f"request-{n:032}", "/v1/completions", "m", prompt_of(*range(1000)), True, None)
             shadows = tuple(ShadowChoice(policy, E1, n * 0.5, scores, scores[0]) for policy in ("a", "b", "c"))
-            expectation = PrefixExpectation(9, True, tuple((k, k, k) for k in range(50)))
+            expectation = PrefixExpectation(9, None, tuple((k, k, k) for k in range(50)))
             decision = decided(n, request=request, scores=scores, shadows=shadows, expectation=expectation)
             decision_log.open(decision)
             decision_log.close(

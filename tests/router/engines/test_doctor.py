@@ -27,6 +27,7 @@ def fleet(**pages: dict[str, str]) -> httpx.AsyncClient:
 
 def sound(**changes: str | None) -> dict[str, str]:
     pages: dict[str, str | None] = {
+        "/health": "ok",
         "/v1/models": '{"data": [{"id": "m"}]}',
         "/version": '{"version": "0.32.0"}',
         "/metrics": METRICS,
@@ -50,8 +51,13 @@ async def test_a_sound_fleet_has_no_finding_but_ok() -> None:
     [
         ({"/v1/completions": '{"usage": {"prompt_tokens": 1, "prompt_tokens_details": null}}'}, "FAIL", "--enable-pro"),
         ({"/v1/completions": None}, "FAIL", "a completion of one token failed"),
-        ({"/v1/models": "hello"}, "FAIL", "not as an OpenAI-compatible server"),
+        ({"/v1/models": "hello"}, "FAIL", "not JSON: is this an OpenAI server?"),
+        ({"/v1/completions": '{"usage": 1e400}'}, "FAIL", "its answer has no usage"),
+        ({"/health": None}, "FAIL", "/health answers 404"),
         ({"/v1/models": None}, "FAIL", "/v1/models answers 404"),
+        ({"/v1/models": '{"data": null}'}, "FAIL", "null under `data`"),
+        ({"/v1/models": "[" * 100_000}, "FAIL", "nested too deeply"),
+        ({"/metrics": METRICS.replace('"256"', '"-1"')}, "warn", "num_gpu_blocks is '-1', not a number from 1 to"),
         ({"state": None}, "warn", "no eviction plugin at http://a:1001/metrics"),
         ({"/metrics": None}, "warn", "--default-capacity-tokens is assumed"),
         ({"state": STATE.replace("0.1.0", "9.9.9")}, "warn", "plugin 9.9.9 beside gateway"),

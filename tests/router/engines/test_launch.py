@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.config import UpConfig, configure_up
-from router.engines.launch import Engine, Launch, advice, plan
+from router.engines.launch import Engine, Launch, advice, inherited, plan
 from router.errors import SetupError
 
 SERVER = """
@@ -152,3 +152,9 @@ def test_options_reach_the_engines_command() -> None:
 )
 def test_advice_fits_the_fault(log_end: str, words: str) -> None:
     assert words in advice(log_end)
+
+
+def test_engines_do_not_inherit_the_gateways_keys() -> None:
+    keys = ("API_KEY", "ADMIN_KEY", "CLIENT_KEYS", "WORKER_API_KEY")
+    env = {f"LEAFCUTTER_{name}": "s3cret" for name in keys} | {"HF_TOKEN": "t", "LEAFCUTTER_POLICY": "lbgr"}
+    assert inherited(env) == {"HF_TOKEN": "t", "LEAFCUTTER_POLICY": "lbgr"}

@@ -86,7 +86,7 @@ async def test_every_try_is_told() -> None:
         retried = [found for n in range(4) if (found := await explained(gateway, f"r{n}"))["retries"]]
         assert retried
         first, second = retried[0]["decisions"]
-        assert (first["engine"], first["outcome"]["ending"], first["tried"]) == ("engine-0", "rejected", [])
+        assert (first["engine"], first["outcome"]["ending"], first["tried"]) == ("engine-0", "engine_failed", [])
         assert (second["engine"], second["outcome"]["ending"], second["tried"]) == ("engine-1", "ok", ["engine-0"])
         assert [engine["engine"] for engine in second["engines"]] == ["engine-1"]
         assert second["reason"] == "only_engine"

@@ -181,6 +181,12 @@ async def test_the_right_key_opens_and_health_needs_none() -> None:
             assert (await gateway.client.get(path)).status_code == 200
 
 
+@pytest.mark.parametrize("given", ["bearer key", "BEARER key", "Bearer  key"])
+async def test_the_name_of_the_scheme_may_be_in_any_case(given: str) -> None:
+    async with served(api_key="key") as gateway:
+        assert (await gateway.client.get("/v1/models", headers={"authorization": given})).status_code == 200
+
+
 async def test_discovery_runs_as_long_as_the_application() -> None:
     class Watch:
         state = "new"
@@ -193,7 +199,9 @@ async def test_discovery_runs_as_long_as_the_application() -> None:
 
     watch = Watch()
     config = Config()
-    app = create_app(config, Router(config.routing, config.policies, rng=random.Random(1)), {}, discovery=watch)
+    app = create_app(
+        config, Router(config.routing, config.policies, rng=random.Random(1)), {}, discovery=lambda _: watch
+    )
     async with listening(app) as url, httpx.AsyncClient(verify=False) as client:
         assert (await client.get(f"{url}/health")).status_code == 200
         assert watch.state == "running"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from router.errors import BadRequest
+from router.gateway.apis import CHAT
 from router.gateway.body_reader import LARGE_BYTES, LENGTH, BodyReader, serve
-from router.gateway.openai_request import CHAT, parse_request
+from router.gateway.openai_request import parse_request
 from router.prefix.blocks import MOST_BLOCKS
 from tests.support.gateway_server import served, until
 
@@ -50,6 +51,32 @@ async def test_bodies_of_any_size_are_read_alike(body: bytes) -> None:
     async with running() as reader:
         assert await reader.read(body, **ABOUT) == parse_request(body, **ABOUT)
         assert (reader._process is not None) is (len(body) >= LARGE_BYTES)
+
+
+SOUND = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"x" * LARGE_BYTES
+FORM = SOUND + b'\r\n--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b--\r\n'
+LONG_TURN = {"role": "user", "content": [{"type": "text", "text": "word " * LARGE_BYTES}]}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "content_type"),
+    [
+        ("/v1/messages", json.dumps({"model": "whisper-1", "messages": [LONG_TURN]}).encode(), b"application/json"),
+        ("/v1/responses", json.dumps({"model": "whisper-1", "input": [LONG_TURN]}).encode(), b""),
+        ("/v1/embeddings", json.dumps({"model": "whisper-1", "input": ["word"] * LARGE_BYTES}).encode(), b""),
+        ("/v1/audio/transcriptions", FORM, b"multipart/form-data; boundary=b"),
+        ("/v1/opened/{path}", b"\x00" * LARGE_BYTES, b"application/octet-stream"),
+    ],
+)
+async def test_bodies_of_every_api_are_read_alike(route: str, body: bytes, content_type: bytes) -> None:
+    about = {**ABOUT, "route": route, "headers": {b"content-type": content_type}, "aliases": {"whisper-1": "w"}}
+    async with running() as reader:
+        request = await reader.read(body, **about)
+        assert request == parse_request(body, **about)
+        assert reader._process is not None
+        sent = b"".join(request.body_for_engine(body))
+        assert (b"whisper-1" in sent) is False
+        assert len(sent) == len(body) - 8 * body.count(b"whisper-1")
 
 
 @pytest.mark.parametrize(

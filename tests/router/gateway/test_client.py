@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from router.errors import BadRequest, EngineLost, EngineTimeout, NoEngine, PayloadTooLarge
-from router.gateway.client import Client, ClientGone, Message
+from router.errors import BadRequest, EngineLost, EngineTimeout, GatewayFull, NoEngine, PayloadTooLarge
+from router.gateway.client import BodyMemory, Client, ClientGone, Message
 
 DISCONNECT = {"type": "http.disconnect"}
 
@@ -22,7 +22,7 @@ class Wire:
         self.incoming = list(incoming)
         self.leaves = asyncio.Event()
         self.sent: list[Message] = []
-        self.client = Client({"headers": headers or []}, self.receive, self.send)
+        self.client = Client({"path": "/v1/completions", "headers": headers or []}, self.receive, self.send)
 
     async def receive(self) -> Message:
         if self.incoming:
@@ -49,6 +49,19 @@ async def test_too_large_a_body_is_refused(headers: list[tuple[bytes, bytes]]) -
     with pytest.raises(PayloadTooLarge):
         await wire.client.read_body(4)
     assert len(wire.incoming) == (2 if headers else 0)
+
+
+async def test_all_bodies_together_have_a_limit() -> None:
+    refused: list[str] = []
+    memory = BodyMemory(10, refused.append)
+    first, second = Wire(chunk(b"x" * 7)), Wire(chunk(b"abc", more=True), chunk(b"d"))
+    await first.client.read_body(9, memory)
+    with pytest.raises(GatewayFull):
+        await second.client.read_body(9, memory)
+    assert (memory.held_bytes, refused) == (10, ["gateway_full"])
+    memory.give_back(second.client.held_bytes)
+    memory.give_back(first.client.held_bytes)
+    assert memory.held_bytes == 0
 
 
 async def test_a_client_may_leave_inside_its_body() -> None:

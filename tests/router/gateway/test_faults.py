@@ -80,7 +80,7 @@ async def test_all_engines_busy_gives_the_last_ones_words(retries: int) -> None:
         assert (response.status_code, response.headers["retry-after"]) == (503, "7")
         assert error_of(response) == REFUSAL
         assert [len(engine.requests) for engine in gateway.engines].count(1) == min(retries + 1, 3)
-        await gateway.ended("rejected")
+        await gateway.ended("engine_failed")
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset"])
@@ -156,6 +156,119 @@ async def test_more_cached_tokens_than_prompt_reach_neither_metrics_nor_log_nor_
         assert entry.result.cached_tokens is None
     (line,) = map(json.loads, path.read_text().splitlines())
     assert line["cached_tokens"] is None
+
+
+# --- engines that talk nonsense --------------------------------------------------------------------
+
+BODY = b'{"choices": [{"index": 0, "message": {"content": "x"}}]}'
+LENGTH = b"content-length: %d\r\n" % len(BODY)
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+NONSENSE = {
+    "nothing": b"",
+    "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "status 0": b"HTTP/1.1 000 No\r\n" + LENGTH + b"\r\n" + BODY,
+    "status 99": b"HTTP/1.1 099 No\r\n" + LENGTH + b"\r\n" + BODY,
+    "status 600": b"HTTP/1.1 600 No\r\n" + LENGTH + b"\r\n" + BODY,
+    "status 999": b"HTTP/1.1 999 No\r\n" + LENGTH + b"\r\n" + BODY,
+    "status of four digits": b"HTTP/1.1 2000 No\r\n" + LENGTH + b"\r\n" + BODY,
+    "another protocol by consent": b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+    "101 alone": b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + OK + LENGTH + b"\r\n" + BODY,
+    "interim answers without end": b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
+    "another address": b"HTTP/1.1 307 Elsewhere\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+    "not modified": b"HTTP/1.1 304 Not Modified\r\n\r\n",
+    "two lengths": OK + LENGTH + b"content-length: 1\r\n\r\n" + BODY,
+    "a length and chunks": OK + LENGTH + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    "a negative length": OK + b"content-length: -1\r\n\r\n" + BODY,
+    "a length beyond all": OK + b"content-length: 1" + b"0" * 400 + b"\r\n\r\n" + BODY,
+    "a length that is not reached": OK + b"content-length: 1000\r\n\r\n" + BODY,
+    "a chunk of no size": OK + b"transfer-encoding: chunked\r\n\r\nzz\r\nx\r\n",
+    "a chunk beyond all": OK + b"transfer-encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\nx\r\n",
+    "a chunk cut short": OK + b"transfer-encoding: chunked\r\n\r\n5\r\nda",
+    "a header without end": OK + b"x: " + b"y" * 3_000_000,
+    "headers without end": OK + b"x: y\r\n" * 500_000,
+    "a head too large": OK + b"x: " + b"y" * 100_000 + b"\r\n" + LENGTH + b"\r\n" + BODY,
+    "an odd name": OK + b"x\x00y: z\r\n" + LENGTH + b"\r\n" + BODY,
+    "a name with a space": OK + b"x y: z\r\n" + LENGTH + b"\r\n" + BODY,
+    "an odd value": OK + b"x: y\x00z\r\n" + LENGTH + b"\r\n" + BODY,
+    "a compressed answer": OK + b"content-encoding: gzip\r\n" + LENGTH + b"\r\n" + BODY,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", NONSENSE)
+async def test_nonsense_from_an_engine_is_a_clean_error_and_one_line_in_the_log(
+    name: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(Script(raw=NONSENSE[name])) as gateway:
+        response = await gateway.client.post(
+            CHAT, json={**BODIES[CHAT], "stream": stream}, headers={"x-request-id": "the-request"}
+        )
+        assert response.status_code == 502
+        assert error_of(response)["type"] == "server_error"
+        assert "location" not in response.headers
+        await gateway.ended("engine_lost")
+        told = [message for message in caplog.messages if message.startswith("engine-0: ")]
+        assert len(told) == 1
+        assert told[0].endswith("(request the-request)")
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+async def test_nonsense_goes_elsewhere_where_there_is_another_engine(name: str) -> None:
+    async with served(Script(raw=NONSENSE[name]), Script()) as gateway:
+        for _ in range(2):
+            assert (await gateway.post()).status_code == 200
+        await gateway.ended("ok", 2)
+
+
+@pytest.mark.parametrize(
+    ("raw", "seen"),
+    [
+        (OK + LENGTH + b"\r\n" + BODY + b"more than that", "x"),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\n" + OK + LENGTH + b"\r\n" + BODY, "x"),
+        (b"HTTP/1.0 200 OK\r\n\r\n" + BODY, "x"),
+        (OK + b"connection: x-secret\r\nx-secret: 1\r\n" + LENGTH + b"\r\n" + BODY, "x"),
+        (OK + b"content-encoding: identity\r\n" + LENGTH + b"\r\n" + BODY, "x"),
+        (OK + b"x: \xff\xfe\r\n" + LENGTH + b"\r\n" + BODY, "x"),
+    ],
+)
+async def test_an_answer_that_is_only_odd_passes(raw: bytes, seen: str) -> None:
+    async with served(Script(raw=raw)) as gateway:
+        for _ in range(2):
+            response = await gateway.post()
+            assert (response.status_code, response.json()["choices"][0]["message"]["content"]) == (200, seen)
+            assert "x-secret" not in response.headers
+        await gateway.ended("ok", 2)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'{"prompt_tokens": 1%s, "completion_tokens": 1%s}' % (b"0" * 400, b"0" * 400),
+        b'{"prompt_tokens": 1%s}' % (b"0" * 5000),
+        b'{"prompt_tokens": 1e400, "completion_tokens": NaN, "prompt_tokens_details": {"cached_tokens": -1}}',
+        b'{"prompt_tokens": -5, "completion_tokens": true, "prompt_tokens_details": []}',
+        b'{"prompt_tokens": 40, "prompt_tokens_details": {"cached_tokens": 1%s}}' % (b"0" * 30),
+        b"[[[]]]",
+        b'"\\ud800"',
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_impossible_counts_pass_to_the_client_and_teach_nothing(usage: bytes, stream: bool) -> None:
+    answer = b'{"choices": [{"index": 0, "message": {"content": "x"}}], "usage": %s}' % usage
+    raw = OK + b"content-length: %d\r\n\r\n" % len(answer) + answer
+    if stream:
+        first = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
+        said = first + b"data: " + answer + b"\n\ndata: [DONE]\n\n"
+        raw = EVENTS + b"%x\r\n" % len(said) + said + b"\r\n0\r\n\r\n"
+    async with served(Script(raw=raw), policy="lbgr") as gateway:
+        for _ in range(3):
+            response = await gateway.post(stream=stream)
+            assert response.status_code == 200
+        await gateway.ended("ok", 3)
+        learned = json.dumps(gateway.router.learned.dump(1.0), allow_nan=False)  # so every number is finite
+        assert "e+" not in learned
+        assert (await gateway.client.get("/decisions")).status_code == 200
 
 
 # --- faults of the gateway itself ------------------------------------------------------------------

@@ -88,7 +88,9 @@ async def test_bodies_and_headers_pass_untouched() -> None:
         b'"vllm_xargs":{"a":[1,2.50]},"priority":-1,"cache_salt":"s","return_token_ids":true,"top_k":20,"new":NaN}'
     )
     headers = {"x-custom": "kept", "traceparent": "00-1", "authorization": "Bearer mine", "connection": "x-hop"}
-    async with served(Script(headers={"x-engine": "kept", "keep-alive": "timeout=9"})) as gateway:
+    answered = {"openai-processing-ms": "7", "keep-alive": "timeout=9", "x-engine": "secret", "set-cookie": "a=b"}
+    answered |= {"location": "http://10.0.0.1", "access-control-allow-origin": "*", "retry-after": "3"}
+    async with served(Script(headers=answered)) as gateway:
         response = await gateway.client.post(f"{CHAT}?a=1", content=body, headers={**headers, "x-hop": "dropped"})
         request = gateway.engines[0].requests[0]
         assert request.body == body
@@ -97,9 +99,16 @@ async def test_bodies_and_headers_pass_untouched() -> None:
         assert got.items() >= {("x-custom", "kept"), ("traceparent", "00-1"), ("authorization", "Bearer mine")}
         assert got["accept-encoding"] == "identity"
         assert "x-hop" not in got
-        assert response.headers["x-engine"] == "kept"
-        assert "keep-alive" not in response.headers
+        assert (response.headers["openai-processing-ms"], response.headers["retry-after"]) == ("7", "3")
+        assert not (set(answered) - {"openai-processing-ms", "retry-after"}) & set(response.headers)
         assert not {"date", "server"} & set(response.headers)  # the gateway's own server adds these
+
+
+async def test_what_is_between_client_and_gateway_goes_no_further() -> None:
+    secrets = {"Cookie": "a=b", "X-API-Key": "k", "X-Leafcutter-Route": "x", "X-LEAFCUTTER-anything": "y"}
+    async with served() as gateway:
+        await gateway.client.post(CHAT, json=BODIES[CHAT], headers=secrets)
+        assert not {name.lower() for name in secrets} & set(gateway.engines[0].requests[0].headers)
 
 
 async def test_the_engines_key_replaces_the_clients() -> None:

@@ -61,7 +61,7 @@ def test_streams_may_be_cut_anywhere(end: str, cuts: list[int]) -> None:
     pieces = [whole[a:b] for a, b in pairwise(bounds)]
     observer, shown = observe(*pieces)
     assert plain(shown) == plain(visible)
-    assert observer.done
+    assert observer.observed.done
     assert observer.observed.message.fields() == {"role": "assistant", "content": "Paris"}
     assert observer.observed.usage.cached_tokens == 8
     observer, shown = observe(*pieces, hide_usage=False)
@@ -127,7 +127,7 @@ def test_tokens_that_have_come_are_counted(chunks: list[bytes], tokens: int) -> 
 
 
 def test_an_event_without_a_blank_line_at_the_end_counts() -> None:
-    assert observe(b"data: [DONE]")[0].done
+    assert observe(b"data: [DONE]")[0].observed.done
     assert observe(b"data: [DONE]")[1] == b"data: [DONE]"
     assert observe(usage_event().rstrip())[1] == b""
 

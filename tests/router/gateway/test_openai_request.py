@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from router.errors import BadRequest
-from router.gateway.openai_request import CHAT, COMPLETIONS, NAME_CHARS, OpenAIRequest, parse_request
+from router.gateway.apis import CHAT, COMPLETIONS
+from router.gateway.openai_request import NAME_CHARS, OpenAIRequest, parse_request
 from router.prefix import blocks
 
 USER = {"role": "user", "content": "What is the capital of France? " * 40}

@@ -9,6 +9,7 @@ import pytest
 import uvicorn
 
 from router.gateway import server
+from router.gateway.beside import beside
 from router.gateway.client import Receive, Scope, Send
 
 HUGE = b"x" * (16 << 20)
@@ -33,7 +34,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_a_slow_one_gets_all(
     serving = asyncio.create_task(quiet.serve([listener]))
     await quiet.listening.wait()
     connections = quiet.server_state.connections
-    with server.beside(server.cut_off_stuck(connections)):
+    with beside(server.cut_off_stuck(connections)):
         reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=1 << 16)
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         size = 0

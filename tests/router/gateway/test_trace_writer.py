@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +254,47 @@ def test_prompts_of_token_ids_have_blocks_of_whole_tokens(tmp_path: Path) -> Non
             decision = decision_of(request, EngineId("e"), prompt_tokens=200.0)
             writer.ended(writer.arrived(0.0), 0.0, decision, answer(prompt=units))
     assert [(line["block_tokens"], len(line["hash_ids"])) for line in lines(tmp_path / "t")] == [(64.0, 3)] * 64
+
+
+def refused(path: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        TraceWriter(path, max_bytes=4096, files=1, salt=SALT)
+    return str(caught.value)
+
+
+def test_only_a_regular_file_is_recorded_to_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to-null").symlink_to("/dev/null")
+    (tmp_path / "to-fifo").symlink_to(tmp_path / "fifo")
+    (tmp_path / "to-folder").symlink_to(tmp_path / "folder")
+    (tmp_path / "to-nothing").symlink_to(tmp_path / "absent")
+    before = sorted(os.listdir(tmp_path))
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "socket"))
+        assert "expected a regular file, but this is a socket" in refused(str(tmp_path / "socket"))
+        (tmp_path / "socket").unlink()
+    for name, words in [
+        ("fifo", "a pipe"),
+        ("folder", "a folder"),
+        ("to-null", "a device"),
+        ("to-fifo", "a pipe"),
+        ("to-folder", "a folder"),
+        ("to-nothing", "a link to nothing"),
+    ]:
+        assert f"expected a regular file, but this is {words}" in refused(str(tmp_path / name))
+    assert "this is a device" in refused("/dev/null")
+    assert "the name of a file" in refused("")
+    assert "the name of a file" in refused(f"{tmp_path}/")
+    assert "null byte" in refused("a\0b")
+    assert "a file that can be written" in refused(str(tmp_path / "absent" / "file"))
+    assert sorted(os.listdir(tmp_path)) == before
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_link_to_a_regular_file_is_recorded_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with TraceWriter(str(tmp_path / "link"), max_bytes=4096, files=1, salt=SALT).running():
+        pass
+    assert (tmp_path / "link.1").read_text() == "before"

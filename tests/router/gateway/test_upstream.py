@@ -37,7 +37,7 @@ async def running(**options: float) -> AsyncIterator[Upstream]:
 @asynccontextmanager
 async def posted(upstream: Upstream, engine: FakeEngine, body: bytes = b"{}") -> AsyncIterator[UpstreamAnswer]:
     headers = [(b"content-type", b"application/json")]
-    answer = await upstream.post(engine.url, PATH, b"", headers, "r", [body])
+    answer = await upstream.send(engine.url, PATH, b"", headers, "r", [body])
     try:
         yield answer
     finally:
@@ -77,7 +77,7 @@ async def test_no_cookie_of_one_client_reaches_another() -> None:
 async def test_repeated_and_non_ascii_headers_pass() -> None:
     async with FakeEngine().serving() as engine, running() as upstream:
         headers = [(b"x-name", "zoë".encode()), (b"x-odd", b"\xff")]
-        (await upstream.post(engine.url, PATH, b"a=1", headers, "r", [b"{}"])).close()
+        (await upstream.send(engine.url, PATH, b"a=1", headers, "r", [b"{}"])).close()
         assert engine.requests[0].headers["x-name"] == "zoë"
         assert engine.requests[0].path.endswith("?a=1")
         assert not {"user-agent", "content-type", "accept"} & set(engine.requests[0].headers)

@@ -180,7 +180,8 @@ def test_engines_may_leave_with_requests_in_flight_and_come_back(policy: str) ->
     router.remove_engine(EngineId("e0"))
     for decision in kept:
         router.first_token(decision, 9.0)
-        router.complete(decision, Outcome(Ending.ENGINE_LOST, 9.0))
+        lost = decision.engine == EngineId("e0")
+        router.complete(decision, Outcome(Ending.ENGINE_LOST if lost else Ending.CANCELLED, 9.0))
     router.add_engine(EngineId("e0"))
     router.set_health(EngineId("e0"), True)
     chosen = {router.route(ask_for(50 + n), 10.0).engine for n in range(12)}
@@ -218,7 +219,9 @@ def test_requests_that_fail_leave_no_trace_in_the_choice(policy: str, ending: En
     elif policy in ("round_robin", "cache_aware"):
         assert first.total > second.total
     else:
-        assert first.total == pytest.approx(second.total)
+        priced = first.terms.get("failure", 0.0)  # that is what failures are meant to change
+        assert (priced > 0) == (policy == "lbgr" and ending in (Ending.TIMEOUT, Ending.ENGINE_LOST))
+        assert first.total - priced == pytest.approx(second.total)
 
 
 def events(policy: Policy[Any], decision: Decision, numbers: range) -> None:

@@ -14,7 +14,8 @@ from router.processes import protocol
 from router.processes.messages import pack_request
 from router.processes.protocol import frame
 from router.processes.remote_decider import RemoteDecider
-from tests.support.decision_place import ENGINES, Place, done, request
+from router.types import Ending
+from tests.support.decision_place import Place, done, request
 from tests.support.gateway_server import until
 
 
@@ -53,7 +54,6 @@ def bad_frames() -> dict[str, Callable[[], list[protocol.FromEdge | bytes]]]:
     route = protocol.Route(1, pack_request(request()), [])
     wrong = pack_request(request())
     wrong.keys = b"123"
-    running = protocol.Resume(1, pack_request(request()), "engine-9", "p", "r", None, 0.0, None)
     return {
         "another version": lambda: [protocol.Hello(protocol.VERSION + 1, "strange")],
         "no hello": lambda: [route],
@@ -63,8 +63,6 @@ def bad_frames() -> dict[str, Callable[[], list[protocol.FromEdge | bytes]]]:
         "HTTP": lambda: [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"],
         "a serial twice": lambda: [HELLO, route, route],
         "half a key": lambda: [HELLO, protocol.Route(1, wrong, [])],
-        "an unknown engine": lambda: [HELLO, running],
-        "an engine that cannot be": lambda: [HELLO, protocol.Unreachable("engine-9")],
         "an answer": lambda: [HELLO, frame(protocol.Welcome(1, False))],
     }
 
@@ -109,7 +107,54 @@ async def test_an_edge_refuses_a_router_process_of_another_version(
 
     path = str(tmp_path / "decisions")
     async with await asyncio.start_unix_server(later, path):
-        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
+        edge = RemoteDecider(path, "edge-0", time.monotonic)
         async with edge.running():
-            await until(lambda: "version 2 of the protocol, 1 was expected" in caplog.text)
+            words = f"version {protocol.VERSION + 1} of the protocol, {protocol.VERSION} was expected"
+            await until(lambda: words in caplog.text)
             assert not edge.connected
+
+
+async def test_what_is_told_of_an_engine_that_has_left_is_ignored(place: Place) -> None:
+    gone = "engine-9"
+    edge = await peer(place.path)
+    edge.say(HELLO, protocol.Unreachable(gone), protocol.Heard(gone))
+    edge.say(protocol.Resume(1, pack_request(request()), gone, "p", "r", None, 0.0, None))
+    edge.say(protocol.Complete(1, Ending.OK, time.monotonic()), protocol.Route(2, pack_request(request()), [gone]))
+    await until(lambda: place.router.in_flight == 1)  # so that the edge is still heard
+    edge._writer.close()
+
+
+ADDRESS = "http://127.0.0.1:1"
+BAD_FLEETS = {
+    "no address": protocol.Engine("engine-0", "127.0.0.1:1", True, []),
+    "a path": protocol.Engine("engine-0", f"{ADDRESS}/v1", True, []),
+    "another spelling": protocol.Engine("engine-0", "HTTP://127.0.0.1:1", True, []),
+    "a bad rank": protocol.Engine("engine-0", f"{ADDRESS}#1x", True, []),
+    "too long": protocol.Engine("engine-0", "http://" + "a" * 3000, True, []),
+    "no name": protocol.Engine("", ADDRESS, True, []),
+    "a name of two lines": protocol.Engine("engine-0\n", ADDRESS, True, []),
+    "twice": protocol.Engine("engine-1", ADDRESS, True, []),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FLEETS)
+async def test_an_edge_cuts_off_a_router_process_that_tells_of_a_fleet_that_cannot_be(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = protocol.Engine("engine-1", "http://127.0.0.1:2", True, [])
+
+    async def router(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(protocol.Welcome(protocol.VERSION, False)) + frame(protocol.Fleet("lbgr", [good])))
+        await reader.readexactly(4)
+        writer.write(frame(protocol.Fleet("lbgr", [good, BAD_FLEETS[name]])))
+        await reader.read()
+        writer.close()
+
+    path = str(tmp_path / "decisions")
+    async with await asyncio.start_unix_server(router, path):
+        edge = RemoteDecider(path, "edge-0", time.monotonic)
+        async with edge.running():
+            await edge.known.wait()
+            await until(lambda: "cut off the router process" in caplog.text)
+            assert edge.addresses == {"engine-1": "http://127.0.0.1:2"}
+            assert (await edge.route(request(), [])).engine == "engine-1"

@@ -18,8 +18,8 @@ from router.gateway.trace_writer import TraceWriter
 from router.processes import protocol, remote_decider
 from router.processes.protocol import frame
 from router.processes.remote_decider import RemoteDecider
-from router.types import Ending, ParsedRequest
-from tests.support.decision_place import E0, E1, ENGINES, Place, done, make_router, request
+from router.types import Ending, EngineId, ParsedRequest
+from tests.support.decision_place import ADDRESSES, E0, E1, ENGINES, Place, done, make_router, request
 from tests.support.fake_engine import MODEL
 from tests.support.gateway_server import until
 
@@ -82,7 +82,7 @@ async def test_a_client_that_leaves_while_its_route_is_asked_leaves_no_load(plac
 async def test_the_load_of_an_edge_that_dies_is_released(place: Place) -> None:
     async with AsyncExitStack() as stack:
         other = await place.edge("edge-1")
-        dying = RemoteDecider(place.path, "edge-0", ENGINES, time.monotonic)
+        dying = RemoteDecider(place.path, "edge-0", time.monotonic)
         await stack.enter_async_context(dying.running())
         await dying.known.wait()
         kept = await other.route(request(), [])
@@ -128,7 +128,7 @@ async def test_what_is_asked_when_the_router_process_dies_is_decided_by_the_edge
 
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(4)
-        fleet = protocol.Fleet("lbgr", [protocol.Engine(engine, []) for engine in ENGINES])
+        fleet = protocol.Fleet("lbgr", [protocol.Engine(engine, ADDRESSES[engine], True, []) for engine in ENGINES])
         if not greeted.is_set():
             greeted.set()
             writer.write(frame(protocol.Welcome(protocol.VERSION, False)) + frame(fleet))
@@ -137,7 +137,7 @@ async def test_what_is_asked_when_the_router_process_dies_is_decided_by_the_edge
 
     path = str(tmp_path / "decisions")
     async with await asyncio.start_unix_server(deaf, path):
-        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
+        edge = RemoteDecider(path, "edge-0", time.monotonic)
         async with edge.running():
             await edge.known.wait()
             first, none = await asyncio.gather(
@@ -158,14 +158,14 @@ async def test_a_router_process_that_falls_silent_is_taken_to_be_away(
         nonlocal greeted
         greeted += 1
         if greeted == 1:
-            fleet = protocol.Fleet("lbgr", [protocol.Engine(E1, [MODEL])])
+            fleet = protocol.Fleet("lbgr", [protocol.Engine(E1, ADDRESSES[E1], True, [MODEL])])
             writer.write(frame(protocol.Welcome(protocol.VERSION, False)) + frame(fleet))
         await reader.read()
         writer.close()
 
     path = str(tmp_path / "decisions")
     async with await asyncio.start_unix_server(silent, path):
-        edge = RemoteDecider(path, "edge-0", ENGINES, time.monotonic)
+        edge = RemoteDecider(path, "edge-0", time.monotonic)
         async with edge.running():
             await edge.known.wait()
             assert (await edge.route(request(), [])).reason == "router_away"
@@ -176,19 +176,37 @@ async def test_a_router_process_that_falls_silent_is_taken_to_be_away(
 
 async def test_the_health_of_the_fleet_comes_to_the_edges(place: Place) -> None:
     edge = await place.edge()
-    assert edge.healthy == 2
+    assert edge.engines[0] == 2
     edge.unreachable(E0)
     await until(lambda: not place.router.healthy(E0))
-    assert edge.healthy == 1
+    assert edge.engines[0] == 1
     place.router.set_health(E0, True)
-    await until(lambda: edge.healthy == 2)
+    await until(lambda: edge.engines[0] == 2)
     place.router.set_health(E1, False)
     place.router.assign({"lmetric": 1.0})
-    await until(lambda: edge.healthy == 1)
+    await until(lambda: edge.engines[0] == 1)
     await place.stop()
     await until(lambda: not edge.connected)
     placement = await edge.route(request(), [])
     assert (placement.engine, placement.policy) == (E0, "lmetric")
+
+
+async def test_the_edges_say_which_engines_live_and_hear_which_are_taken_out(place: Place) -> None:
+    edges = [await place.edge(name) for name in ("edge-0", "edge-1")]
+    out: list[list[EngineId]] = [[], []]
+    for edge, moved in zip(edges, out, strict=True):
+        edge.on_out = moved.append
+    heard = place.router._fleet._engines[E0]
+    assert heard.heard_s < 0
+    edges[1].heard(E0)
+    await until(lambda: heard.heard_s > 0)
+
+    place.router.take_out(E0)
+    await until(lambda: out == [[E0], [E0]])
+    assert [edge.engines[0] for edge in edges] == [1, 1]
+    place.router.take_out(E1)  # nobody else could serve what waits for it
+    await until(lambda: edges[0].engines[0] == 0)
+    assert out == [[E0], [E0]]
 
 
 async def test_a_fault_of_the_router_fails_that_request_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -40,12 +40,14 @@ BODIES = {
     "surrogates": b'{"model": "m\\ud800", "user": "\\udfff", "messages": []}',
     "tokens": b'{"model": "m", "prompt": [%s]}' % b",".join(b"%d" % n for n in range(700)),
     "few tokens": b'{"prompt": [1, 2, -3], "max_tokens": 5}',
+    "embeddings": b'{"input": ["some text", "more text"]}',
     "big numbers": b'{"prompt": "x", "max_tokens": 1%s, "n": 1%s}' % (b"0" * 40, b"0" * 40),
 }
 
 
 def parsed(name: str) -> ParsedRequest:
     route = "/v1/completions" if b'"prompt"' in BODIES[name] else "/v1/chat/completions"
+    route = "/v1/embeddings" if name == "embeddings" else route
     headers = {b"x-slo-ttft-ms": b"500"}
     return parse_request(BODIES[name], route=route, headers=headers, request_id="r", block_tokens=64).parsed
 
@@ -63,7 +65,7 @@ def test_a_request_arrives_as_it_was_sent(name: str) -> None:
     assert isinstance(route, protocol.Route)
     assert (route.serial, route.tried) == (7, ["engine-1"])
     found = unpack_request(route.request)
-    for field in ("request_id", "route", "model", "stream", "session", "slo_ttft_s", "slo_tpot_s"):
+    for field in ("request_id", "route", "model", "stream", "session", "slo_ttft_s", "slo_tpot_s", "generates"):
         assert getattr(found, field) == getattr(request, field)
     assert (found.prompt.root, found.prompt.keys, found.prompt.units) == (
         request.prompt.root,
@@ -175,5 +177,5 @@ def test_any_fields_are_a_message_or_an_error(tag: int, fields: list[object]) ->
 def test_every_message_says_what_it_is_and_has_a_number_of_its_own() -> None:
     kinds = [each for each in vars(protocol).values() if isinstance(each, type) and issubclass(each, msgspec.Struct)]
     tags = [kind.__struct_config__.tag for kind in kinds if kind.__struct_config__.tag is not None]
-    assert len(tags) == len(set(tags)) == 12
+    assert len(tags) == len(set(tags)) == 14
     assert all(kind.__doc__ for kind in kinds)

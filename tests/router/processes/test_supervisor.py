@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from router.cli.main import serve as serve_real
 from router.config import Config, configure, configure_up
 from router.engines.up import run as run_up
-from router.processes.supervisor import process_count, supervise
+from router.processes.supervisor import process_count
 from tests.router.engines.test_launch import launch as launch_engine
 from tests.support.fake_engine import FakeEngine, Script
 from tests.support.gateway_server import BODIES, CHAT
@@ -174,7 +175,11 @@ async def _refuses(url: str) -> bool:
         return True
 
 
-async def test_under_up_running_streams_finish_before_the_engines_stop(tmp_path: Path, unused_tcp_port: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("count", [1, 2])
+async def test_under_up_running_streams_finish_before_the_engines_stop(
+    count: int, number: signal.Signals, tmp_path: Path, unused_tcp_port: int
+) -> None:
     """`up` hears the signal too, and cancels the gateway at once."""
     started, script = launch_engine(tmp_path, unused_tcp_port), gated()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -182,13 +187,14 @@ async def test_under_up_running_streams_finish_before_the_engines_stop(tmp_path:
     async with FakeEngine(script).serving() as engine:
 
         async def serve(config: Config) -> None:
-            await supervise(replace(config, engines=replace(config.engines, worker_urls=(engine.url,))))
+            await serve_real(replace(config, engines=replace(config.engines, worker_urls=(engine.url,))))
 
-        running = asyncio.create_task(run_up(configure_up(processes=2, port=port), [started], serve))
+        config = configure_up(processes=count, port=port, shutdown_pause_secs=0.5)
+        running = asyncio.create_task(run_up(config, [started], serve))
         url = f"http://127.0.0.1:{port}"
         await until(lambda: _answers(url))
         async with streams(url, 4) as begun:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             await until(lambda: _refuses(url))
             assert not running.done()
             assert script.gate is not None

@@ -167,10 +167,10 @@ def test_an_engine_fails() -> None:
     assert set(again.values()) <= {1, 2, 3}
     retried = {int(name) for name, count in again.items() if count > 1}
     assert retried & {s.number for s in result.served}
-    # The first refusal marks it; nothing goes there any more.
+    # What it breaks leaves it out for a while. The first refusal after that marks it; nothing goes there any more.
     late = [d for d in seen if d.dispatched_s > 21]
     assert late
-    assert not any(d.engine == "engine-1" for d in late)
+    assert sum(d.engine == "engine-1" for d in late) <= 1
 
 
 def test_unstreamed_requests_survive_their_engine() -> None:
