@@ -39,6 +39,8 @@ from benchmarks.report import machine, markdown_table, write_json
 
 ENGINES = 3
 LOST_SHARE = 0.01
+WARM_UP = 40  # requests
+IDLE_S = 6.0  # then all idle connections to engines have been closed
 FLAGS = ("--health-check-interval-secs", "0.5", "--health-check-timeout-secs", "1")
 _GAUGES = re.compile(rb"^(?:leafcutter_in_flight{.*}|leafcutter_queue_length\S*) (\S+)$", re.MULTILINE)
 
@@ -50,6 +52,8 @@ async def play(name: str, processes: int, engines: Sequence[Engine], args: argpa
     urls = [engine.url for engine in engines]
     begun_s = time.monotonic()
     async with running_gateway(urls, *flags, log=args.log) as (url, pid):
+        await Load(url).run(WARM_UP)  # with several processes, files of metrics are opened by the first requests
+        await asyncio.sleep(IDLE_S)
         before = (await settled(pid)).descriptors
         load = Load(url)
         stage = Stage(url, engines, load, args.requests, args.storm)

@@ -20,6 +20,7 @@ from benchmarks.live.numbered_engine import DONE, NumberedConnection, numbered
 
 GAP_S = 0.01  # between the chunks of a stream
 DRIP_S = 0.5  # between the bytes of an engine that drips
+WHOLE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
 GARBAGE = b"SSH-2.0-OpenSSH_9.6\r\n"
 OVERSIZED = b"HTTP/1.1 200 OK\r\nx: " + b"y" * 3_000_000
 STATUSES = {429: "Too Many Requests", 500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable"}
@@ -77,26 +78,28 @@ class ChaosConnection(NumberedConnection):
             self._timer = self._loop.call_later(DRIP_S, self.drip, data[1:])
 
 
-def _events(request: bytes) -> list[bytes]:
-    """The head of a stream, and its chunks without an end."""
+def _stream(request: bytes) -> list[bytes]:
+    """The head of a stream, its chunks, and its end mark."""
     found = _CHUNKS.search(request)
-    return [STREAM_HEAD, *(http_chunk(numbered(number)) for number in range(int(found[1]) if found else 2))]
+    chunks = (http_chunk(numbered(number)) for number in range(int(found[1]) if found else 1))
+    return [STREAM_HEAD, *chunks, http_chunk(DONE)]
+
+
+def _break_off(stream_pieces: Callable[[int], int], whole: bytes) -> Fault:
+    """Send a part of the answer and reset. stream_pieces: how many pieces to send of a stream of so many. whole: what
+    is sent of other answers."""
+
+    def fault(connection: ChaosConnection, request: bytes) -> None:
+        pieces = _stream(request) if _STREAM.search(request) else [whole]
+        connection.send_and_reset(*pieces[: stream_pieces(len(pieces))])
+
+    return fault
 
 
 def _refuse(status: int) -> Fault:
     body = b'{"error":{"message":"out of order","type":"server_error","code":%d}}' % status
-    head = (
-        f"HTTP/1.1 {status} {STATUSES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return lambda connection, _: connection._transport.write(head.encode() + body)
-
-
-def _reset_middle(connection: ChaosConnection, request: bytes) -> None:
-    if _STREAM.search(request):
-        events = _events(request)
-        connection.send_and_reset(*events[: len(events) // 2 + 1])
-    else:
-        connection.send_and_reset(b'HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{"choices": [')
+    answer = response(f"{status} {STATUSES[status]}".encode(), body)
+    return lambda connection, _: connection._transport.write(answer)
 
 
 def _unanswered(connection: ChaosConnection, request: bytes) -> None:
@@ -107,10 +110,10 @@ Fault = Callable[[ChaosConnection, bytes], None]
 FAULTS: dict[str, Fault] = {
     **{f"status-{status}": _refuse(status) for status in STATUSES},
     "reset-before-head": lambda connection, _: connection.reset(),
-    "reset-after-head": lambda connection, _: connection.send_and_reset(STREAM_HEAD),
-    "reset-middle": _reset_middle,
-    "reset-before-end": lambda connection, request: connection.send_and_reset(*_events(request)),
-    "reset-after-end": lambda connection, request: connection.send_and_reset(*_events(request), http_chunk(DONE)),
+    "reset-after-head": _break_off(lambda _: 1, WHOLE_HEAD),
+    "reset-middle": _break_off(lambda pieces: pieces // 2 + 1, WHOLE_HEAD + b'{"choices": ['),
+    "reset-before-end": _break_off(lambda pieces: max(1, pieces - 1), WHOLE_HEAD + b'{"choices": []'),
+    "reset-after-end": _break_off(lambda pieces: pieces, WHOLE_HEAD + b'{"choices": []}'),
     "wedged": _unanswered,
     "garbage": lambda connection, _: connection.send_and_close(GARBAGE),
     "oversized-head": lambda connection, _: connection.send_and_close(OVERSIZED),
