@@ -59,7 +59,7 @@ async def play(name: str, processes: int, engines: Sequence[Engine], args: argpa
         stage = Stage(url, engines, load, args.requests, args.storm)
         extra = await scenario.play(stage)
         await asyncio.gather(*(engine.heal() for engine in engines))
-        kept = await gauges(url)
+        kept = await gauges(url, len(urls))
         after = await descriptors_back(pid, before)
     return {
         "scenario": name,
@@ -73,13 +73,13 @@ async def play(name: str, processes: int, engines: Sequence[Engine], args: argpa
     }
 
 
-async def gauges(url: str) -> int:
+async def gauges(url: str, engines: int) -> int:
     """How many requests are in flight or wait once there are none, or when that has taken too long."""
     end_s = time.monotonic() + SETTLE_S
     async with connected([url], 1) as (connection,):
         while True:
             found = _GAUGES.findall(await connection.ask(METRICS))
-            assert len(found) > ENGINES, "the page has a line for each engine, and one for the queue"
+            assert len(found) > engines, "the page has a line for each engine, and one for the queue"
             count = sum(int(float(each)) for each in found)
             if not count or time.monotonic() >= end_s:
                 return count

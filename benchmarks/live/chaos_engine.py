@@ -118,7 +118,7 @@ FAULTS: dict[str, Fault] = {
     "garbage": lambda connection, _: connection.send_and_close(GARBAGE),
     "oversized-head": lambda connection, _: connection.send_and_close(OVERSIZED),
     "endless": lambda connection, _: connection.send_without_end(STREAM_HEAD, http_chunk(numbered(0))),
-    "dripping": lambda connection, _: connection.drip(STREAM_HEAD),
+    "dripping": lambda connection, _: connection.drip(OVERSIZED[:10_000]),
 }
 
 

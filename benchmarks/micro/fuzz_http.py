@@ -46,7 +46,7 @@ async def fuzz_http(inputs: int, seed: int, log: Path) -> dict[str, Any]:
         chats = Chats(2048, 0)
         async with connected([url], 1) as (connection,):
             check(await connection.ask(chats.request(1)), 0)
-        if kept := await gauges(url):
+        if kept := await gauges(url, 1):
             faults.append(f"{kept} requests are still in flight")
     accepted = sum(count for status, count in statuses.items() if status < 400)
     return {"inputs": inputs, "accepted": accepted, "faults": faults, "statuses": dict(sorted(statuses.items()))}
