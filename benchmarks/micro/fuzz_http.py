@@ -23,31 +23,37 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
 async def fuzz_http(inputs: int, seed: int, log: Path) -> dict[str, Any]:
-    """Send so many inputs. What came of them, as `fuzz.Found` has it, and the number of answers with each status."""
-    host, port, rng = "127.0.0.1", free_port(), random.Random(seed)
+    """Send so many inputs to a gateway. What came of them, as `fuzz.Found` has it, and how often each status."""
+    host, port = "127.0.0.1", free_port()
+    async with lean_engines((host,), port, gap_s=0.0), running_gateway([f"http://{host}:{port}"], log=log) as (url, _):
+        found = await send(url, inputs, seed)
+        async with connected([url], 1) as (connection,):
+            check(await connection.ask(Chats(2048, 0).request(1)), 0)
+        if kept := await gauges(url, 1):
+            found["faults"].append(f"{kept} requests are still in flight")
+    return found
+
+
+async def send(url: str, inputs: int, seed: int) -> dict[str, Any]:
+    """Send so many inputs to the gateway at `url`, each on a connection of its own."""
+    rng = random.Random(seed)
     mutator, statuses, faults = Mutator(fuzz_seeds.REQUEST_SEEDS, rng), Counter[int](), list[str]()
     todo = iter(range(inputs))
-    async with lean_engines((host,), port, gap_s=0.0), running_gateway([f"http://{host}:{port}"], log=log) as (url, _):
 
-        async def client() -> None:
-            for _ in todo:
-                data = mutator.next()
-                try:
-                    answer = await _ask(url, pieces(data, rng))
-                except (OSError, TimeoutError) as error:
-                    faults.append(f"{data!r}: {error!r}")
-                    continue
-                found = [int(status) for status in _STATUS.findall(answer)]
-                statuses.update(found)
-                if any(status >= 500 and status != 505 for status in found):
-                    faults.append(f"{data!r}: {answer[:400]!r}")
+    async def client() -> None:
+        for _ in todo:
+            data = mutator.next()
+            try:
+                answer = await _ask(url, pieces(data, rng))
+            except (OSError, TimeoutError) as error:
+                faults.append(f"{data!r}: {error!r}")
+                continue
+            found = [int(status) for status in _STATUS.findall(answer)]
+            statuses.update(found)
+            if any(status >= 500 and status != 505 for status in found):
+                faults.append(f"{data!r}: {answer[:400]!r}")
 
-        await asyncio.gather(*(client() for _ in range(CLIENTS)))
-        chats = Chats(2048, 0)
-        async with connected([url], 1) as (connection,):
-            check(await connection.ask(chats.request(1)), 0)
-        if kept := await gauges(url, 1):
-            faults.append(f"{kept} requests are still in flight")
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
     accepted = sum(count for status, count in statuses.items() if status < 400)
     return {"inputs": inputs, "accepted": accepted, "faults": faults, "statuses": dict(sorted(statuses.items()))}
 
