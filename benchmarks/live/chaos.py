@@ -40,6 +40,7 @@ from benchmarks.report import machine, markdown_table, write_json
 ENGINES = 3
 LOST_SHARE = 0.01
 WARM_UP = 40  # requests
+BACK_S = 30.0  # descriptors may take so long to be back: a look whether an engine hangs takes 20 s
 IDLE_S = 6.0  # then all idle connections to engines have been closed
 FLAGS = ("--health-check-interval-secs", "0.5", "--health-check-timeout-secs", "1")
 _GAUGES = re.compile(rb"^(?:leafcutter_in_flight{.*}|leafcutter_queue_length\S*) (\S+)$", re.MULTILINE)
@@ -60,7 +61,7 @@ async def play(name: str, processes: int, engines: Sequence[Engine], args: argpa
         extra = await scenario.play(stage)
         await asyncio.gather(*(engine.heal() for engine in engines))
         kept = await gauges(url, len(urls))
-        after = await descriptors_back(pid, before)
+        after = await descriptors_back(pid, before, BACK_S)
     return {
         "scenario": name,
         "processes": processes,
@@ -117,21 +118,16 @@ def wrong(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    heads = ["scenario", "processes", "requests", "well", "broken", "lost", "kept", "descriptors before, after"]
-    cells = [
-        [
-            row["scenario"],
-            str(row["processes"]),
-            f"{row['requests']:,}",
-            f"{row['well']:,}",
-            str(row["broken"]),
-            str(sum(row["lost"].values())),
-            str(row["gauges"]),
-            f"{row['descriptors_before']}, {row['descriptors_after']}",
-        ]
-        for row in rows
-    ]
-    return markdown_table(heads, cells)
+    """One line for each scenario. Where it was played with several numbers of processes, a cell has a figure for each."""
+    heads = ["scenario", "requests", "well", "left", "broken", "lost", "in flight", "descriptors before, after"]
+    cells: dict[str, list[list[str]]] = {}
+    for row in rows:
+        counts = [f"{row[key]:,}" for key in ("requests", "well", "left", "broken")]
+        counts += [str(sum(row["lost"].values())), str(row["gauges"])]
+        cells.setdefault(row["scenario"], []).append(
+            [*counts, f"{row['descriptors_before']}, {row['descriptors_after']}"]
+        )
+    return markdown_table(heads, [[name, *map(" / ".join, zip(*found, strict=True))] for name, found in cells.items()])
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -32,7 +32,7 @@ async def test_nothing_is_lost_while_engines_die_and_clients_leave(monkeypatch: 
     assert row["well"] + row["broken"] + row["left"] == 300
     assert row["kills"] > 0
     assert row["left"] > 0
-    assert f"| storm | 1 | 300 | {row['well']:,} |" in table([row])
+    assert f"| storm | 300 | {row['well']} | {row['left']} |" in table([row])
 
 
 async def test_nothing_is_lost_with_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ async def test_nothing_is_lost_with_several_processes(monkeypatch: pytest.Monkey
     assert (row["well"], row["lost"], row["gauges"]) == (60, {}, 0)
 
 
-async def unchanged(_: int, before: int) -> int:
+async def unchanged(_: int, before: int, __: float) -> int:
     return before
 
 
@@ -125,9 +125,17 @@ def test_answers_are_judged(came: bytes, chunks: int, found: str) -> None:
     assert judge(came, chunks) == found
 
 
+RIGHT = {"scenario": "wedged", "processes": 1, "requests": 1000, "well": 999, "left": 0, "broken": 0}
+RIGHT |= {"lost": {"late": 1}, "gauges": 0, "descriptors_before": 22, "descriptors_after": 22}
+
+
+def test_a_scenario_is_one_line_of_the_table() -> None:
+    line = "| wedged | 1,000 / 2,000 | 999 / 999 | 0 / 0 | 0 / 0 | 1 / 1 | 0 / 0 | 22, 22 / 22, 22 |"
+    assert table([RIGHT, {**RIGHT, "processes": 2, "requests": 2000}]).splitlines()[2:] == [line]
+
+
 def test_what_should_not_be_is_told() -> None:
-    right = {"scenario": "wedged", "processes": 1, "requests": 100, "broken": 0, "lost": {"late": 1}, "gauges": 0}
-    right |= {"descriptors_before": 22, "descriptors_after": 22}
+    right = {**RIGHT, "requests": 100}
     assert wrong([right, {**right, "scenario": "killed", "broken": 3}]) == []
     faults: list[dict[str, Any]] = [
         {"lost": {"late": 1, "altered": 1}},

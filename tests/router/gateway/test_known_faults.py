@@ -1,5 +1,5 @@
 """What users of other routers suffer from, and what no other test here shows over real sockets. CONTRIBUTING.md lists
-all fifteen of these faults with their tests."""
+all fifteen faults with their tests."""
 
 from __future__ import annotations
 
