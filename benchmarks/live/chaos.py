@@ -118,7 +118,7 @@ def wrong(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line for each scenario. Where it was played with several numbers of processes, a cell has a figure for each."""
+    """One line for each scenario. If it was played with several numbers of processes, a cell has a figure for each."""
     heads = ["scenario", "requests", "well", "left", "broken", "lost", "in flight", "descriptors before, after"]
     cells: dict[str, list[list[str]]] = {}
     for row in rows:
