@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.micro.fuzz --inputs 1000000 --http 50000 --out fuzz.json
 
-First within this process (`fuzz_targets`): whatever comes, a part accepts it or refuses it by its declared error, and
+First within this process (`fuzz_target`): whatever comes, a part accepts it or refuses it by its declared error, and
 keeps nothing of it. Then over sockets: a real `leafcutter serve` gets raw bytes, each input on a connection of its own.
 Every connection must come to its end, and every answer must be a success or a clean refusal: no status of 500 or above
 but for 505. Afterwards a request must be answered as before, and nothing may be in flight.
@@ -26,11 +26,24 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.micro.fuzz_clients import BodyTarget, ClientTarget, FormTarget
+from benchmarks.micro.fuzz_engines import AnswerTarget, EngineTarget, FactsTarget, StreamTarget
 from benchmarks.micro.fuzz_http import fuzz_http
 from benchmarks.micro.fuzz_mutator import Mutator
-from benchmarks.micro.fuzz_targets import TARGETS, Target
+from benchmarks.micro.fuzz_processes import ProtocolTarget
+from benchmarks.micro.fuzz_target import Target
 from benchmarks.report import machine, markdown_table, write_json
 
+TARGETS: dict[str, type[Target]] = {
+    "requests": ClientTarget,
+    "bodies": BodyTarget,
+    "forms": FormTarget,
+    "answers": AnswerTarget,
+    "streams": StreamTarget,
+    "engines' HTTP": EngineTarget,
+    "engines' facts": FactsTarget,
+    "messages of processes": ProtocolTarget,
+}
 SLOW_S = 1.0  # of CPU time; no input may take so long
 MOST_FAULTS = 20  # of one part are kept
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.micro.fuzz import feed, fuzz, table
+from benchmarks.micro.fuzz import TARGETS, feed, fuzz, table
 from benchmarks.micro.fuzz_http import send
 from benchmarks.micro.fuzz_mutator import Mutator, pieces
-from benchmarks.micro.fuzz_targets import TARGETS, Target
+from benchmarks.micro.fuzz_target import Target
 from tests.support.gateway_server import served, until
 
 
