@@ -5,7 +5,7 @@
 First within this process (`fuzz_target`): whatever comes, a part accepts it or refuses it by its declared error, and
 keeps nothing of it. Then over sockets: a real `leafcutter serve` gets raw bytes, each input on a connection of its own.
 Every connection must come to its end, and every answer must be a success or a clean refusal: no status of 500 or above
-but for 505. Afterwards a request must be answered as before, and nothing may be in flight.
+but for 505, and no redirect. Afterwards a request must be answered as before, and nothing may be in flight.
 
 The inputs are the same for the same `--seed`. The exit status is 1 if there was any fault; each is printed with the
 input that showed it.

@@ -50,11 +50,11 @@ async def send(url: str, inputs: int, seed: int) -> dict[str, Any]:
                 continue
             found = [int(status) for status in _STATUS.findall(answer)]
             statuses.update(found)
-            if any(status >= 500 and status != 505 for status in found):
+            if any(status >= 300 and not 400 <= status < 500 and status != 505 for status in found):
                 faults.append(f"{data!r}: {answer[:400]!r}")
 
     await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    accepted = sum(count for status, count in statuses.items() if status < 400)
+    accepted = sum(count for status, count in statuses.items() if 200 <= status < 300)
     return {"inputs": inputs, "accepted": accepted, "faults": faults, "statuses": dict(sorted(statuses.items()))}
 
 

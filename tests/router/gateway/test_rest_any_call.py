@@ -108,3 +108,11 @@ def test_well_formed_calls_are_served(client: TestClient) -> None:
     assert client.post("/explain", json=BODIES[CHAT]).status_code == 200
     assert client.put("/policy", json={"policy": "lmetric"}).status_code == 200
     assert client.post("/workers", json={"url": "http://127.0.0.1:2"}).status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/decisions/", "/policy/", "/health/", "//decisions"])
+def test_nobody_is_redirected(path: str, client: TestClient) -> None:
+    """The address of a redirect would be made of the client's own `host`."""
+    answer = client.get(path, headers={"host": "elsewhere.example"}, follow_redirects=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+    assert "location" not in answer.headers
