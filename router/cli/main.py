@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from router import descriptors
+from router import descriptors, logs
 from router.cli import bench_eviction as bench
 from router.cli import keys, simulate
 from router.cli.flags import add_options
@@ -64,13 +64,7 @@ def start(arguments: argparse.Namespace) -> int:
     if arguments.config and arguments.follows:
         file = ConfigFile.at_start(arguments.config, os.environ, flags_of(arguments.spec, arguments))
     config = load(arguments.spec, arguments, os.environ) if file is None else file.config
-    logging.basicConfig(
-        level=config.server.log_level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("httpx", "uvicorn"):  # a line for every health check, and for every step of the start
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.set_up(config.server)
     status: int = arguments.run(config, file) if arguments.follows else arguments.run(config)
     return status
 

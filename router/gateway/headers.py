@@ -14,6 +14,7 @@ Headers = list[tuple[bytes, bytes]]
 # Headers that the gateway reads. A client's session is named by the first of SESSION that it sends.
 SESSION = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
 SLO_TTFT_MS, SLO_TPOT_MS = b"x-slo-ttft-ms", b"x-slo-tpot-ms"
+OVERHEAD = b"x-leafcutter-overhead-ms"
 EXPLAIN_ROUTE = b"x-leafcutter-route"
 REQUEST_ID = b"x-request-id"
 REQUEST_ID_CHARS = 128
