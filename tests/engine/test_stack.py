@@ -84,13 +84,13 @@ def test_both_engines_show_their_order(stack: Stack) -> None:
 
 
 def test_a_repeated_prompt_returns_to_its_engine_and_different_ones_spread(stack: Stack) -> None:
-    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(6)]
+    prompts = [[{"role": "user", "content": text(seed, 150)}] for seed in range(6)]
     first = ask_together(stack, prompts)
     assert set(first) == {"engine-0", "engine-1"}
     for messages, engine in zip(prompts, first, strict=True):
         again, answer = ask(stack, messages)
         assert again == engine
-        assert answer.usage.prompt_tokens_details.cached_tokens >= 300
+        assert answer.usage.prompt_tokens_details.cached_tokens >= 150
 
 
 def test_a_follow_up_turn_finds_the_conversation_and_the_reply(stack: Stack) -> None:
@@ -118,7 +118,7 @@ def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
 
 def test_the_cache_overflows_and_answers_stay_right(stack: Stack) -> None:
     before = [stack.state(index, "leafcutter_engine_evictions_total") for index in range(2)]
-    prompts = [[{"role": "user", "content": text(seed, 600)}] for seed in range(100, 120)]
+    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(100, 120)]
     ask_together(stack, prompts)
     for index in range(2):
         assert stack.state(index, "leafcutter_engine_evictions_total") > before[index]
@@ -137,7 +137,7 @@ def test_a_fault_of_the_request_comes_back_as_the_engine_says_it(stack: Stack) -
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_the_generation(stack: Stack, stream: bool) -> None:
-    body = {"model": model(stack), "messages": QUESTION, "max_tokens": 3000, "ignore_eos": True, "stream": stream}
+    body = {"model": model(stack), "messages": QUESTION, "max_tokens": 1900, "ignore_eos": True, "stream": stream}
 
     def running() -> float:
         return sum(stack.engine_metric(index, "vllm:num_requests_running") for index in range(2))
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_stops_the_generation(stack: Stack, stream: bool) -
     eventually(lambda: running() == 1, 10, "the request runs")
     seen.set()
     client.join()
-    # 3,000 tokens would take far longer than this.
+    # 1,900 tokens would take far longer than this.
     eventually(lambda: running() == 0, 8, "the engine drops the request")
     eventually(lambda: all(worker["in_flight"] == 0 for worker in stack.workers()), 5, "its load is released")
 
@@ -203,5 +203,5 @@ def test_a_killed_engine_loses_no_new_request_and_is_started_again(stack: Stack)
     assert set(served[mark + 2 :]) == {"engine-0"}
     eventually(lambda: all(worker["healthy"] for worker in stack.workers()), 180, "the engine is back")
     assert stack.pid(1) != killed
-    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(900, 908)]
+    prompts = [[{"role": "user", "content": text(seed, 150)}] for seed in range(900, 908)]
     assert set(ask_together(stack, prompts)) == {"engine-0", "engine-1"}
