@@ -44,7 +44,7 @@ from router.gateway.routes import read_aliases
 from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.gateway.usage_log import UsageLog
-from router.types import BlockKey, Ending, EngineId, Outcome, Placement
+from router.types import BlockKey, Ending, EngineId, Outcome, Placement, Stop
 
 log = logging.getLogger("leafcutter.gateway")
 BODIES = 32  # so many of the largest bodies are held at a time, or more of smaller ones
@@ -284,6 +284,8 @@ class Gateway:
             cached_tokens=usage.cached_tokens,
             output_tokens=output_tokens,
             reply_keys=reply_keys,
+            stop=observed.stop if ending is Ending.OK else Stop.UNKNOWN,
+            tool=observed.tool,
         )
 
     async def _fail(self, exchange: Exchange, error: RequestError) -> None:

@@ -12,7 +12,18 @@ from router.types import Placement
 Headers = list[tuple[bytes, bytes]]
 
 # Headers that the gateway reads. A client's session is named by the first of SESSION that it sends.
-SESSION = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
+# x-correlation-id is none of them, although some clients put a session there: to most it is the id of one request.
+SESSION = (
+    b"x-session-id",
+    b"x-claude-code-session-id",
+    b"x-dynamo-session-id",
+    b"x-session-affinity",
+    b"session-id",
+    b"x-smg-routing-key",
+    b"x-session-token",
+    b"x-user-id",
+)
+PARENT_SESSION, FINAL_SESSION = b"x-dynamo-parent-session-id", b"x-dynamo-session-final"
 SLO_TTFT_MS, SLO_TPOT_MS = b"x-slo-ttft-ms", b"x-slo-tpot-ms"
 OVERHEAD = b"x-leafcutter-overhead-ms"
 EXPLAIN_ROUTE = b"x-leafcutter-route"

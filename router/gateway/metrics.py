@@ -234,6 +234,7 @@ class RouterCollector(Collector):
         index = GaugeMetricFamily("leafcutter_prefix_index_blocks", "Blocks in the router's prefix index.")
         index.add_metric([], status.index_blocks)
         yield index
+        yield from _session_metrics(status)
         yield from _policy_metrics(status)
         yield from _shadow_metrics(status)
 
@@ -268,6 +269,21 @@ def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
         if engine.drifts is not None:
             drift.add_metric([engine.engine], float(engine.drifts))
     return in_flight, healthy, draining, drift, share, ejections, rate
+
+
+def _session_metrics(status: RouterStatus) -> Iterable[Metric]:
+    sessions = status.sessions
+    yield GaugeMetricFamily("leafcutter_sessions", "Conversations that the router knows.", sessions.known)
+    yield GaugeMetricFamily("leafcutter_sessions_running", "Those with a request at an engine now.", sessions.running)
+    yield CounterMetricFamily(
+        "leafcutter_sessions_forgotten", "Conversations forgotten to make room for others.", sessions.forgotten
+    )
+    error = GaugeMetricFamily(
+        "leafcutter_session_return_error", "Running mean of |ln(actual / predicted)| of the times sessions stay away."
+    )
+    if sessions.error is not None:
+        error.add_metric([], sessions.error)
+    yield error
 
 
 def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:

@@ -15,6 +15,7 @@ from router.types.decision import (
     Placement,
     PrefixExpectation,
     ShadowChoice,
+    Stop,
     Telling,
 )
 from router.types.engine import Booking, Candidate, EngineId, EngineInfo, EngineView, ReleasedBooking, WorkerId
@@ -41,6 +42,7 @@ __all__ = [
     "Score",
     "Scores",
     "ShadowChoice",
+    "Stop",
     "Telling",
     "Unit",
     "WorkerId",

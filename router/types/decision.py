@@ -92,6 +92,8 @@ class Decision:
     better one meanwhile."""
     longest_tokens: float = 0.0
     """The longest prefix, in tokens, that any candidate is expected to hold."""
+    conversation: int | None = None
+    """The number of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
     resumed: bool = False
     """Another router placed the request (`core.Router.resume`). No policy here scored it, so none hears of it."""
 
@@ -131,6 +133,15 @@ class Ending(StrEnum):
     GATEWAY_FAULT = "gateway_fault"  # an error of the gateway itself, logged with its traceback
 
 
+class Stop(StrEnum):
+    """Why an answer ended, as far as it tells when its session will come back."""
+
+    TOOL = "tool_call"  # the client runs a tool, and comes back with what it gave
+    TURN = "end_of_turn"  # the model has said all that it had to say: a person reads it
+    LENGTH = "length"  # it reached its bound
+    UNKNOWN = "unknown"  # it was cut off, or does not say
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the gateway saw of a request that is over. Times are on the clock of `Decision.dispatched_s`."""
@@ -144,3 +155,6 @@ class Outcome:
     output_tokens: int | None = None
     reply_keys: tuple[BlockKey, ...] = ()
     """Keys of the blocks that the reply adds to those of the prompt (`prefix.blocks.extend`)."""
+    stop: Stop = Stop.UNKNOWN
+    tool: str | None = None
+    """The name of the tool that was called, of several the first one; None: none was, or it has no name."""
