@@ -77,6 +77,7 @@ FADE, FADED = 0.9, 0.001  # a streamed answer multiplies the strength of decodin
 FADE_WHOLE, FADED_WHOLE = 0.95, 0.3  # the same for an unstreamed request and the whole prior
 BESIDE_DECAY = 0.995  # what an answer of full weight leaves of the older evidence for phi
 BESIDE_HALF_S = 30.0  # and what so many seconds leave half of
+MOST_SHARE = 10.0  # of one answer: several engines' worth of prefill cannot run beside it, but estimates can err
 MOST_BESIDE = 0.9  # the largest gp * phi, so that decoding is stretched 10 times at most
 
 
@@ -108,8 +109,9 @@ class LatencyModel:
         self._model = NonNegativeLeastSquares(PRIOR, STRENGTH)
         self._prefill_pace, self._decode_pace = _Pace(20.0), _Pace(20.0)
         self._prefill_trust = self._decode_trust = 1.0  # factors on the strength of the prior
-        self._beside_ms, self._decoding_ms = 0.0, 1.0  # running means, whose ratio is phi
-        self._beside_s = 0.0  # when they were last learned
+        self._phi = 0.0  # a mean over answers: of sums over time the long answers of a crowd would be the most
+        self._phi_s = 0.0  # when it was last learned
+        self._phi_weight = 0.0  # of the answers so far, at most those that BESIDE_DECAY remembers
         self.coefficients = PRIOR
         self.per_token_s = PRIOR.per_token_s()
         self.tokens_per_s = 1.0 / self.per_token_s.b
@@ -119,7 +121,7 @@ class LatencyModel:
 
     def stretch(self, now: float) -> float:
         """The factor on decoding for the prefill of others that must be expected beside it; 1 to 10."""
-        return 1.0 / (1.0 - min(MOST_BESIDE, self._share) * _fade(now - self._beside_s))
+        return 1.0 / (1.0 - min(MOST_BESIDE, self._share) * _fade(now - self._phi_s))
 
     @property
     def samples(self) -> int:
@@ -150,10 +152,10 @@ class LatencyModel:
         self._decode_pace.learn_one(alone_ms, PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context)
         self._decode_trust = max(FADED, self._decode_trust * FADE)
         weight = min(output, FULL_OUTPUT) / FULL_OUTPUT
-        gain = 1.0 - (1.0 - (1.0 - BESIDE_DECAY) * weight) * _fade(now - self._beside_s)
-        self._beside_ms += gain * (beside_ms - self._beside_ms)
-        self._decoding_ms += gain * (y_ms - self._decoding_ms)
-        self._beside_s = now
+        self._phi_weight = min(1.0 / (1.0 - BESIDE_DECAY), self._phi_weight + weight)
+        gain = 1.0 - (1.0 - weight / self._phi_weight) * _fade(now - self._phi_s)
+        self._phi += gain * (min(MOST_SHARE, beside_ms / max(y_ms, 1.0)) - self._phi)
+        self._phi_s = now
         self._learn((0.0, 0.0, 0.0, 1.0, others, context, 0.0, beside), token_ms, weight, HALF)
 
     def learn_whole(
@@ -200,7 +202,7 @@ class LatencyModel:
             "prefill_pace_ms": self._prefill_pace.dump(),
             "decode_pace_ms": self._decode_pace.dump(),
             "trust": [self._prefill_trust, self._decode_trust],
-            "beside_ms": [self._beside_ms * _fade(now - self._beside_s), self._decoding_ms],
+            "phi": [self._phi, self._phi_weight, max(0.0, now - self._phi_s)],
         }
 
     def load(self, state: SavedFields, saved_s: float) -> None:
@@ -209,13 +211,12 @@ class LatencyModel:
         state.same("coefficients", list(Coefficients._fields))
         paces = [state.numbers(key, 2, low=1e-300) for key in ("prefill_pace_ms", "decode_pace_ms")]
         trust = state.numbers("trust", 2, low=0.0)
-        beside = state.numbers("beside_ms", 2, low=0.0)
+        phi, phi_weight, idle_s = state.numbers("phi", 3, low=0.0)
         self._model.load(state.fields("regression"))
         self._prefill_pace.load(paces[0])
         self._decode_pace.load(paces[1])
         self._prefill_trust, self._decode_trust = trust
-        self._beside_ms, self._decoding_ms = beside
-        self._beside_s = saved_s
+        self._phi, self._phi_weight, self._phi_s = phi, phi_weight, saved_s - idle_s
         self._publish()
 
     def _publish(self) -> None:
@@ -226,7 +227,7 @@ class LatencyModel:
         self._publish_share()
 
     def _publish_share(self) -> None:
-        self._share = self.coefficients.gp * self._beside_ms / max(1.0, self._decoding_ms)
+        self._share = self.coefficients.gp * self._phi
 
 
 def _prefill_ms(c: Coefficients, requests: float, miss: float, hit: float, spread: float) -> float:

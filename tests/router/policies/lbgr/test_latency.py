@@ -140,7 +140,7 @@ def test_prefill_beside_is_told_apart_from_decoding_and_stretches_it() -> None:
 def test_decoding_is_stretched_tenfold_at_most() -> None:
     model = LatencyModel()
     for _ in range(50):
-        model.learn_decode(100, 0.0, 0.0, 1000.0, 50_000.0, 0.0)
+        model.learn_decode(100, 0.0, 0.0, 1000.0, 5000.0, 0.0)
     assert model.stretch(0.0) == pytest.approx(10.0)
 
 
