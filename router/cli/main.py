@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import os
 import random
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -150,7 +151,8 @@ async def _serve_alone(config: Config, file: ConfigFile | None) -> None:
 
     engines = engines_of(config.engines.worker_urls)
     rng = random.Random(config.routing.seed)
-    router = Router(config.routing, config.policies, rng=rng, timer=time.perf_counter)
+    prefix = f"lc-{secrets.token_hex(4)}-"
+    router = Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
     app = create_app(config, router, engines, discovery=partial(Discovery, config), config_file=file)
     tls, server = ServerTls.of(config.server), config.server
     async with AsyncExitStack() as stack:

@@ -57,7 +57,7 @@ class LoggedDecision(NamedTuple):
     route: str
     model: str
     session: str | None
-    conversation: int | None
+    conversation: str | None
     stream: bool
     at_s: float
     policy: str
@@ -84,7 +84,7 @@ class LoggedDecision(NamedTuple):
             "route": self.route,
             "model": self.model,
             "session": self.session,
-            "conversation": None if self.conversation is None else f"s{self.conversation}",
+            "conversation": self.conversation,
             "stream": self.stream,
             "age_s": round(now - self.at_s, 6),
             "policy": self.policy,

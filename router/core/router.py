@@ -64,7 +64,8 @@ class Router:
     """Chooses an engine for every request, and learns from the outcome.
 
     policies: the options of the policies (`policies.table.PolicyOptions`); None: all at their defaults. rng: the only
-    source of chance. create: makes a policy by its name; None: the policy table does. timer: a clock in seconds that
+    source of chance. create: makes a policy by its name; None: the policy table does. session_prefix: begins the ids of
+    sessions. timer: a clock in seconds that
     measures how long policies take.
     """
 
@@ -75,6 +76,7 @@ class Router:
         *,
         rng: random.Random,
         create: Create | None = None,
+        session_prefix: str = "s",
         timer: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._fleet = Fleet(options.default_capacity_tokens, self._engine_changed)
@@ -90,7 +92,7 @@ class Router:
             create or (lambda name: create_policy(name, policies)), fallbacks, rng=rng, timer=timer
         )
         self._experiment.assign({options.policy: 1.0}, options.shadow)
-        self.sessions = Sessions(ReturnTimes())
+        self.sessions = Sessions(ReturnTimes(), session_prefix)
         self.on_idle: Callable[[Session], None] = lambda _: None
         """Called when the last answer of a session has ended."""
         self.on_out: Callable[[EngineId], None] = lambda _: None
@@ -271,7 +273,7 @@ class Router:
         rng_state = self._rng.getstate()
         try:
             session = self.sessions.find(request)
-            routing, candidates, _ = self._prepare(request, now, (), None if session is None else session.number)
+            routing, candidates, _ = self._prepare(request, now, (), None if session is None else session.id)
             return self._experiment.choose(routing, candidates).decision(routing, 0, NO_EXPECTATION, ())
         finally:
             self._rng.setstate(rng_state)
@@ -342,7 +344,7 @@ class Router:
     # --- preparing the choice -----------------------------------------------------------------------------------
 
     def _prepare(
-        self, request: ParsedRequest, now: float, exclude: Collection[EngineId], conversation: int | None
+        self, request: ParsedRequest, now: float, exclude: Collection[EngineId], conversation: str | None
     ) -> _Prepared:
         candidates, places = self._eligible(request.model, exclude, now)
         tokens_per_unit = self._tokens_per_unit(request)

@@ -38,11 +38,12 @@ ERROR_WEIGHT = 0.05  # of the newest error in the running mean
 class Session:
     """One conversation. Times are seconds on the clock of the decisions."""
 
-    number: int
+    id: str
+    """How engines, operators and this router call it."""
     name: str | None
     """The client's; None: it gave none."""
-    parent: int | None
-    """The number of the session that it works for."""
+    parent: str | None
+    """The id of the session that it works for."""
     seen_s: float
     """When its last request came, or its last answer ended."""
     requests: int = 0
@@ -66,11 +67,6 @@ class Session:
     tip_place: int = 0
     """The number of full blocks of that prompt."""
 
-    @property
-    def id(self) -> str:
-        """How others call it."""
-        return f"s{self.number}"
-
     def extended_by(self, keys: tuple[BlockKey, ...]) -> bool:
         """Whether a prompt of these blocks goes on with the conversation, or repeats its last prompt."""
         place = self.tip_place
@@ -90,12 +86,13 @@ class SessionsStatus(NamedTuple):
 
 
 class Sessions:
-    """All sessions of one router. returns: predicts when they come back. most: so many are kept."""
+    """All sessions of one router. returns: predicts when they come back. prefix: begins all ids, and should be that of
+    no other router before the same engines. most: so many are kept."""
 
-    def __init__(self, returns: ReturnTimes, most: int = MOST_SESSIONS) -> None:
-        self._returns, self._most = returns, most
-        self._sessions: dict[int, Session] = {}
-        """By number, the one that has been idle for longest first."""
+    def __init__(self, returns: ReturnTimes, prefix: str, most: int = MOST_SESSIONS) -> None:
+        self._returns, self._prefix, self._most = returns, prefix, most
+        self._sessions: dict[str, Session] = {}
+        """By id, the one that has been idle for longest first."""
         self._named: dict[str, list[Session]] = {}
         self._tips: dict[BlockKey, Session] = {}
         """Nameless sessions by their tips."""
@@ -122,8 +119,8 @@ class Sessions:
         tips = self._tips
         return next((tips[key] for key in reversed(keys) if key in tips), None) if tips else None
 
-    def arrive(self, request: ParsedRequest, now: float, *, again: bool) -> int | None:
-        """The number of the session of a request that is to be placed, which may be a new one; None: it has none.
+    def arrive(self, request: ParsedRequest, now: float, *, again: bool) -> str | None:
+        """The id of the session of a request that is to be placed, which may be a new one; None: it has none.
 
         again: it has been placed before, and its engine failed.
         """
@@ -134,7 +131,7 @@ class Sessions:
             session.requests += 1
             if session.ended_s is not None and not session.running:
                 self._learn(session, now - session.ended_s)
-        return session.number
+        return session.id
 
     def dispatched(self, decision: Decision) -> None:
         """A request has been placed."""
@@ -156,7 +153,7 @@ class Sessions:
             return None
         session.running -= 1
         self._running -= not session.running
-        if session.number not in self._sessions:
+        if session.id not in self._sessions:
             return None
         if outcome.ending is Ending.OK:
             prompt_tokens = outcome.prompt_tokens or decision.prompt_tokens
@@ -171,15 +168,15 @@ class Sessions:
         if session.running:
             return None
         session.ended_s = outcome.done_s
-        session.return_s = self._returns.predict_one(session.number, session.stop, session.tool)
+        session.return_s = self._returns.predict_one(session.id, session.stop, session.tool)
         return session
 
     def _begin(self, request: ParsedRequest, now: float) -> Session:
         siblings = self._named.get(request.session, []) if request.session is not None else []
         parents = self._named.get(request.parent, []) if request.parent is not None else siblings
-        session = Session(self._next, request.session, parents[0].number if parents else None, now)
+        session = Session(f"{self._prefix}{self._next}", request.session, parents[0].id if parents else None, now)
         self._next += 1
-        self._sessions[session.number] = session
+        self._sessions[session.id] = session
         if request.session is not None:
             self._named.setdefault(request.session, siblings).append(session)
             if len(siblings) > MOST_OF_NAME:
@@ -193,7 +190,7 @@ class Sessions:
 
     def _learn(self, session: Session, gap_s: float) -> None:
         gap_s = max(gap_s, 1e-3)
-        self._returns.learn_one(session.number, session.stop, session.tool, gap_s)
+        self._returns.learn_one(session.id, session.stop, session.tool, gap_s)
         if session.return_s:
             error = abs(math.log(gap_s / session.return_s))
             session.error = error if session.error is None else session.error + 0.25 * (error - session.error)
@@ -203,7 +200,7 @@ class Sessions:
 
     def _see(self, session: Session, now: float) -> None:
         session.seen_s = now
-        self._sessions[session.number] = self._sessions.pop(session.number)
+        self._sessions[session.id] = self._sessions.pop(session.id)
 
     def _move_tip(self, session: Session, keys: tuple[BlockKey, ...]) -> None:
         if not keys:
@@ -222,8 +219,8 @@ class Sessions:
             self._forget(oldest)
 
     def _forget(self, session: Session) -> None:
-        del self._sessions[session.number]
-        self._returns.forget(session.number)
+        del self._sessions[session.id]
+        self._returns.forget(session.id)
         if session.name is not None:
             siblings = self._named[session.name]
             siblings.remove(session)

@@ -201,6 +201,7 @@ class Gateway:
                 exchange.request_id,
                 request.body_for_engine(exchange.body),
                 exchange.method,
+                placement.conversation,
             )
             await self._relay(exchange, request, placement, answer, observed)
             ending = _ending_of(answer, observed)

@@ -31,7 +31,7 @@ def describe(session: Session, now: float) -> dict[str, Any]:
     return {
         "session": session.id,
         "name": session.name,
-        "parent": None if session.parent is None else f"s{session.parent}",
+        "parent": session.parent,
         "engine": session.engine,
         "cached_tokens": round(session.context_tokens),
         "requests": session.requests,

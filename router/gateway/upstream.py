@@ -192,19 +192,20 @@ class Upstream:
         request_id: str,
         body: Sequence[Piece],
         method: str = "POST",
+        session: str | None = None,
     ) -> UpstreamAnswer:
         """Send a request with `body`, which may be in several pieces, and return the answer once its head has arrived.
 
         address: that of the engine (`core.worker_url`). path: what comes after its base URL. query: may be empty.
-        headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost (EngineOut is one),
-        EngineTimeout and OutOfFiles.
+        headers: the client's, with names in lower case. session: the id of its session. Raises EngineUnreachable,
+        EngineLost (EngineOut is one), EngineTimeout and OutOfFiles.
         """
         reliability = self._config.reliability
         engine = self._engines.get(address)
         if engine is None:
             engine = self._engines[address] = _Engine(address, reliability.connect_timeout_secs, self._tls)
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
-        lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
+        lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys, session)]
         target = path.encode() + (b"?" + query if query else b"")
         lines.append(b"content-length: %d" % sum(map(len, body)))
         head = method.encode() + b" " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"

@@ -42,15 +42,15 @@ class _Mean:
 
 
 class ReturnTimes:
-    """Learns the gaps of all sessions, which are known by their numbers."""
+    """Learns the gaps of all sessions, which are known by their ids."""
 
     def __init__(self) -> None:
         self._kinds: dict[Stop, _Mean] = {}
         self._tools: dict[str, _Mean] = {}
         """The tool that was called last comes last."""
-        self._sessions: dict[int, dict[Stop | str, _Mean]] = {}
+        self._sessions: dict[str, dict[Stop | str, _Mean]] = {}
 
-    def learn_one(self, session: int, stop: Stop, tool: str | None, gap_s: float) -> None:
+    def learn_one(self, session: str, stop: Stop, tool: str | None, gap_s: float) -> None:
         """The session came back. stop, tool: how its last answer ended. gap_s: seconds from then."""
         log_s = math.log(min(max(gap_s, LEAST_S), MOST_S))
         self._kinds.setdefault(stop, _Mean(0.0)).learn(log_s, KIND_GAPS)
@@ -64,7 +64,7 @@ class ReturnTimes:
             if name in classes or len(classes) < MOST_CLASSES:
                 classes.setdefault(name, _Mean(0.0)).learn(log_s, SESSION_GAPS)
 
-    def predict_one(self, session: int, stop: Stop, tool: str | None) -> float:
+    def predict_one(self, session: str, stop: Stop, tool: str | None) -> float:
         """How long the session will stay away after an answer that ended so, seconds."""
         kind, classes = self._kinds.get(stop), self._sessions.get(session, {})
         expected = math.log(FIRST_GUESS_S) if kind is None else kind.shrunk_to(math.log(FIRST_GUESS_S))
@@ -73,6 +73,6 @@ class ReturnTimes:
                 expected = mean.shrunk_to(expected)
         return math.exp(expected)
 
-    def forget(self, session: int) -> None:
+    def forget(self, session: str) -> None:
         """Nothing is kept of the session itself. What it has taught of its kinds and tools stays."""
         self._sessions.pop(session, None)

@@ -222,6 +222,7 @@ class Placed(Struct, array_like=True, tag=18, gc=False):
     predicted_s: float | None
     prompt_tokens: float
     dispatched_s: float
+    conversation: str | None = None
 
 
 class Refused(Struct, array_like=True, tag=19, gc=False):

@@ -92,8 +92,8 @@ class Decision:
     better one meanwhile."""
     longest_tokens: float = 0.0
     """The longest prefix, in tokens, that any candidate is expected to hold."""
-    conversation: int | None = None
-    """The number of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
+    conversation: str | None = None
+    """The id of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
     resumed: bool = False
     """Another router placed the request (`core.Router.resume`). No policy here scored it, so none hears of it."""
 
@@ -119,6 +119,8 @@ class Placement(Protocol):
     def booking(self) -> int: ...
     @property
     def dispatched_s(self) -> float: ...
+    @property
+    def conversation(self) -> str | None: ...
 
 
 class Ending(StrEnum):

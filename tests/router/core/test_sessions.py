@@ -17,7 +17,7 @@ class Play:
     """Requests to one router's sessions, whose answers take a second."""
 
     def __init__(self, **options: Any) -> None:
-        self.sessions = Sessions(ReturnTimes(), **options)
+        self.sessions = Sessions(ReturnTimes(), "s", **options)
         self.booking = 0
 
     def begin(
@@ -52,7 +52,7 @@ class Play:
     ) -> Session | None:
         return self.sessions.completed(decision, Outcome(ending, decision.dispatched_s + 1, stop=stop, **fields))
 
-    def ask(self, prompt: bytes, at_s: float, **fields: Any) -> int | None:
+    def ask(self, prompt: bytes, at_s: float, **fields: Any) -> str | None:
         decision = self.begin(prompt, at_s, **fields)
         self.end(decision)
         return decision.conversation
@@ -164,7 +164,7 @@ def test_the_sessions_that_have_been_idle_for_longest_make_room() -> None:
     kept = [play.ask(letter * 64, 0, session=name) for letter, name in ((b"d", None), (b"e", "e"), (b"f", None))]
     play.ask(b"d" * 64, 1)
     play.ask(b"g" * 64, 2)
-    assert [session.number for session in play.sessions] == [3, kept[0], kept[2]]
+    assert [session.id for session in play.sessions] == ["s3", kept[0], kept[2]]
     assert play.sessions.status().forgotten == 1
     assert len(play.sessions._tips) == 3
     assert not play.sessions._named
@@ -191,7 +191,7 @@ def test_sessions_that_stay_away_are_forgotten() -> None:
     play.ask(A, 0)
     for number in range(200):
         play.ask(b"%064d" % number, FORGET_S + 2)
-    assert 0 not in {session.number for session in play.sessions}
+    assert "s0" not in {session.id for session in play.sessions}
 
 
 def test_what_an_engine_had_cached_is_lost_with_it() -> None:

@@ -139,3 +139,14 @@ async def test_a_sub_agent_stands_under_its_parent_and_an_end_is_heard() -> None
         await ask(session_id="helper", session_final="true")
         found = (await gateway.client.get("/sessions")).json()["sessions"]
         assert [each["name"] for each in found] == ["main"]
+
+
+async def test_engines_get_the_id_of_the_session_in_place_of_the_clients_name() -> None:
+    async with served() as gateway:
+        for sent in ({"x-session-id": "mine"}, {"x-session-id": "mine"}, {}):
+            await gateway.client.post(CHAT, json=BODIES[CHAT], headers=sent)
+        await gateway.client.post("/v1/embeddings", json={"model": "tiny", "input": "x"}, headers={"x-session-id": "e"})
+        mine, again, other, none = [each.headers.get("x-session-id") for each in gateway.engines[0].requests]
+        ids = {each["name"]: each["session"] for each in (await gateway.client.get("/sessions")).json()["sessions"]}
+        assert (mine, again, other) == (ids["mine"], ids["mine"], ids[None])
+        assert none == "e"  # it is no conversation, and its header is its own business

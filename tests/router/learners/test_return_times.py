@@ -8,7 +8,7 @@ from router.learners import return_times
 from router.learners.return_times import FIRST_GUESS_S, MOST_CLASSES, MOST_TOOLS, PRIOR, ReturnTimes
 from router.types import Stop
 
-Gap = tuple[int, Stop, str | None, float]
+Gap = tuple[str, Stop, str | None, float]
 
 
 def mean_of(gaps: Sequence[float], most: int) -> tuple[float, int]:
@@ -20,7 +20,7 @@ def mean_of(gaps: Sequence[float], most: int) -> tuple[float, int]:
     return mean, count
 
 
-def expected(gaps: Sequence[Gap], session: int, stop: Stop, tool: str | None) -> float:
+def expected(gaps: Sequence[Gap], session: str, stop: Stop, tool: str | None) -> float:
     """The prediction from all gaps at once, as the equation has it."""
     chain = [
         ([g for _, k, _, g in gaps if k is stop], 200),
@@ -41,7 +41,7 @@ def expected(gaps: Sequence[Gap], session: int, stop: Stop, tool: str | None) ->
 def test_predictions_are_those_of_the_equation() -> None:
     rng, times, gaps = random.Random(1), ReturnTimes(), list[Gap]()
     for _ in range(300):
-        session, stop = rng.randrange(5), rng.choice(list(Stop))
+        session, stop = str(rng.randrange(5)), rng.choice(list(Stop))
         tool = rng.choice(["read", "test", "search"]) if stop is Stop.TOOL else None
         assert times.predict_one(session, stop, tool) == pytest.approx(expected(gaps, session, stop, tool))
         gaps.append((session, stop, tool, rng.lognormvariate(2, 1)))
@@ -52,28 +52,28 @@ def test_a_tool_and_its_user_are_told_apart() -> None:
     times = ReturnTimes()
     for session in range(20):
         for _ in range(8):
-            times.learn_one(session, Stop.TOOL, "read", 1.0)
-            times.learn_one(session, Stop.TOOL, "test", 100.0 if session else 10.0)
-            times.learn_one(session, Stop.TURN, None, 600.0)
-    assert times.predict_one(99, Stop.TOOL, "read") < 1.6
-    assert 50 < times.predict_one(99, Stop.TOOL, "test") < 110
-    assert times.predict_one(0, Stop.TOOL, "test") < 0.3 * times.predict_one(1, Stop.TOOL, "test")
-    assert 500 < times.predict_one(99, Stop.TURN, None) < 700
+            times.learn_one(str(session), Stop.TOOL, "read", 1.0)
+            times.learn_one(str(session), Stop.TOOL, "test", 100.0 if session else 10.0)
+            times.learn_one(str(session), Stop.TURN, None, 600.0)
+    assert times.predict_one("99", Stop.TOOL, "read") < 1.6
+    assert 50 < times.predict_one("99", Stop.TOOL, "test") < 110
+    assert times.predict_one("0", Stop.TOOL, "test") < 0.3 * times.predict_one("1", Stop.TOOL, "test")
+    assert 500 < times.predict_one("99", Stop.TURN, None) < 700
 
 
 @pytest.mark.parametrize("gap_s", [0.0, -1.0, 1e300, math.inf])
 def test_gaps_that_cannot_be_leave_predictions_finite(gap_s: float) -> None:
     times = ReturnTimes()
-    times.learn_one(1, Stop.TOOL, "read", gap_s)
-    assert return_times.LEAST_S <= times.predict_one(1, Stop.TOOL, "read") <= return_times.MOST_S
+    times.learn_one("1", Stop.TOOL, "read", gap_s)
+    assert return_times.LEAST_S <= times.predict_one("1", Stop.TOOL, "read") <= return_times.MOST_S
 
 
 def test_memory_is_bounded_whatever_models_call_their_tools() -> None:
     times = ReturnTimes()
     for number in range(2000):
-        times.learn_one(1, Stop.TOOL, f"tool {number}", 1.0)
+        times.learn_one("1", Stop.TOOL, f"tool {number}", 1.0)
     assert len(times._tools) == MOST_TOOLS
-    assert len(times._sessions[1]) == MOST_CLASSES
-    times.forget(1)
-    times.forget(1)
+    assert len(times._sessions["1"]) == MOST_CLASSES
+    times.forget("1")
+    times.forget("1")
     assert not times._sessions
