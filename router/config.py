@@ -108,6 +108,11 @@ class EngineOptions:
         "key sent to the engines in place of the client's; nothing: the client's passes if the gateway has no keys",
         secret=True,
     )
+    hint_key: str | None = option(
+        None,
+        "key of the engines' hints about sessions (their LEAFCUTTER_HINT_KEY); nothing: none are sent",
+        secret=True,
+    )
     model_alias: tuple[str, ...] = option(
         (), "more names for models, each as ALIAS=MODEL, e.g. gpt-4o=Qwen/Qwen3-8B; engines get the name of the model"
     )
