@@ -282,9 +282,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         use, epoch = node.use, node.epoch
         reuse_class = use.first_class + node.kind
         recent = self._epoch - epoch < HORIZON
-        leaves = (
-            self._buckets[reuse_class * SLOTS + epoch % HORIZON] if recent else self._ancient[reuse_class][epoch]
-        )
+        leaves = self._buckets[reuse_class * SLOTS + epoch % HORIZON] if recent else self._ancient[reuse_class][epoch]
         last = leaves.pop()
         if last is not node:
             leaves[node.leaf_index] = last

@@ -7,11 +7,11 @@ The prediction is a mean of logarithms, and each level is shrunk towards the nex
     log r = m(s, q, t),      m_level = (n_level mean_level + W m_wider) / (n_level + W),      W = 2
     levels: (session, kind, tool)  <  (tool, kind)  <  kind  <  all,          or (session, kind)  <  kind  <  all
 
-A session's mean is that of its last 8 gaps of the kind (and tool), that of a tool, of a kind and of all are those of the
-last 200, so n is at most 8 and 200. Without any gap r is unknown.
+A session's mean is that of its last 8 gaps of the kind (and tool); those of a tool, of a kind and of all are of the last
+200. So n is at most 8 and 200. Without any gap r is unknown.
 
-The chance that a session never returns is learned by kind: (lost + 1) / (lost + returned + 2), where a session counts as
-lost, and is forgotten, once LOST_S have passed without a request. Both counts fade by a factor .995 with each new one.
+The chance that a session never returns is learned by kind: (lost + 1) / (lost + returned + 2), where a session counts
+as lost, and is forgotten, once LOST_S have passed without a request. Both counts fade by .995 with each new one.
 
 Memory: SESSIONS sessions, those answered last, with at most ENDINGS endings each, and TOOLS tools. No text is kept.
 Everything is O(1), and time comes in as an argument.
@@ -131,7 +131,8 @@ class ReturnTimes:
         value = self._kinds[kind].shrunk(self._all.shrunk(None))
         if tool is not None and (of_tool := self._tools.get((kind, tool))):
             value = of_tool.shrunk(value)
-        if own := self._sessions.get(session, {}).get((kind, tool)):
+        gaps = self._sessions.get(session)
+        if gaps is not None and (own := gaps.get((kind, tool))):
             value = own.shrunk(value)
         lost, returned = self._lost[kind], self._returned[kind]
         return Return(None if value is None else math.exp(value), (lost + 1) / (lost + returned + 2))

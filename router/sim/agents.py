@@ -206,20 +206,24 @@ def deal(conversations: Sequence[Conversation], rng: random.Random) -> Iterator[
 
 @dataclass(frozen=True)
 class AgentTrace:
-    """The open-loop timeline as a `Trace` for a single cache: the file at `label`, played by `users` users.
+    """The open-loop timeline as a `Trace` for a single cache: the file at the path `file`, played by `users` users.
 
     Think times are capped at `think_cap_s`. The cache's blocks hold `merge` of the trace's.
     """
 
-    label: str
+    file: str
     users: int
     think_cap_s: float = math.inf
     limit: int | None = None
     seed: int = 0
     merge: int = 4
 
+    @property
+    def label(self) -> str:
+        return f"{self.file} x{self.users}"
+
     def open(self, capacity: int, report: Callable[[float], None] = ignore) -> Iterator[Request]:  # noqa: ARG002
-        conversations = read_conversations(self.label)
+        conversations = read_conversations(self.file)
         total = sum(len(thread.requests) for each in conversations for thread in each.threads)
         total = min(total, self.limit or total)
         for number, request in zip(range(total), self._requests(conversations), strict=False):
@@ -232,9 +236,9 @@ class AgentTrace:
         deck = deal(conversations, rng)
         # Each event is a request to come: its time, a tie-break, and its thread. An event without one takes up the next
         # conversation.
-        events: list[tuple[float, int, _Playing | None]] = []
+        events: list[tuple[float, int, Playing | None]] = []
 
-        def schedule(time_s: float, playing: _Playing | None) -> None:
+        def schedule(time_s: float, playing: Playing | None) -> None:
             heappush(events, (time_s, next(serial), playing))
 
         for _ in range(self.users):
@@ -245,7 +249,7 @@ class AgentTrace:
                 conversation = next(deck, None)
                 if conversation is None:
                     continue
-                playing = _Playing(conversation)
+                playing = Playing(conversation)
             request = playing.next_request()
             yield playing.describe(request, now, self.merge)
             answered_s = now + max(SHORTEST_ANSWER_S, request.api_s)
@@ -257,7 +261,7 @@ class AgentTrace:
                 schedule(answered_s + rng.expovariate(1 / BETWEEN_CONVERSATIONS_S), None)
 
 
-class _Playing:
+class Playing:
     """A thread that is being played. `done` of its requests have come; `blocks` are the ids of the last one's."""
 
     def __init__(self, conversation: Conversation, thread: int = 0) -> None:
@@ -279,13 +283,13 @@ class _Playing:
         self.blocks = self.conversation.blocks(self.blocks, request)
         return request
 
-    def children(self) -> list[_Playing]:
+    def children(self) -> list[Playing]:
         """Return the sub-agents that the last request started."""
         if self.thread:
             return []
         threads = enumerate(self.conversation.threads)
         return [
-            _Playing(self.conversation, place) for place, thread in threads if place and thread.parent == self.done - 1
+            Playing(self.conversation, place) for place, thread in threads if place and thread.parent == self.done - 1
         ]
 
     def describe(self, request: AgentRequest, now: float, merge: int) -> Request:

@@ -8,10 +8,10 @@ time until the session's next request in steps:
 The class is only a feature: what it is worth is learned (`hazard`). As blocks share their use, news of a session move
 its leaves, which are few, and not all of its blocks.
 
-The expectation comes from outside (`expect`, a gateway's hint), or else from the session's own requests: with g the time
-between two of them,
+The expectation comes from outside (`expect`, a gateway's hint), or else from the session's own requests: with g the
+time between two of them,
 
-    log r = (n m + 2 m_all) / (n + 2),      m: mean of log g over the session's last n <= 8 gaps, m_all: over the last 200
+    log r = (n m + 2 m_all) / (n + 2),      m: mean of log g over the session's last n <= 8 gaps, m_all: the last 200
 
 Memory: the SESSIONS sessions used last; of the others, blocks keep the class that they have.
 """

@@ -53,6 +53,10 @@ class Session:
     """The session that its requests name; None: they name none."""
     sets_max_tokens: bool = False
     """Whether each request sets max_tokens to the exact length of its answer."""
+    parent: str | None = None
+    """The session that started this one, of a sub-agent."""
+    follow: Callable[[float], list[Session]] | None = None
+    """What its client, or others, ask because its last request has ended at this time; None: nothing."""
 
 
 class Traffic(Protocol):
@@ -71,6 +75,11 @@ class Traffic(Protocol):
     @property
     def requests(self) -> int:
         """About how many requests the sessions have together."""
+        ...
+
+    @property
+    def window_s(self) -> tuple[float, float] | None:
+        """The time between which a run's requests count; None: all count but the first tenth."""
         ...
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
@@ -193,6 +202,7 @@ class Workload:
     label: str
     rate: float
     requests: int
+    window_s: None = None
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
         spec = WORKLOADS[self.label]
@@ -228,6 +238,8 @@ class Replay:
     id_tokens: float | None = None
     """Tokens for which an id stands, as the first request says; None: `TRACE_BLOCK`."""
 
+    window_s: None = None
+
     @property
     def label(self) -> str:
         return self.file.label
@@ -248,9 +260,11 @@ class Replay:
                 request.max_tokens,
                 request.stream,
                 request.route or ROUTE,
+                request.stop,
+                request.tool,
             )
             at_s, first_token_id = (arrival_s - start_s) * self.scale, number * TOKEN_IDS_PER_SESSION
-            yield Session(at_s, prefix, (turn,), first_token_id, request.session)
+            yield Session(at_s, prefix, (turn,), first_token_id, request.session, parent=request.parent)
 
 
 TimedRequest = tuple[float, tuple[Request, int, int]]
