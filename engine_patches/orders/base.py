@@ -25,7 +25,7 @@ class Defaults:
     overrides it by a property."""
 
     free: int
-    cached = hits = misses = evictions = 0
+    cached = hits = misses = evictions = hints = 0
     phases = marked = 0
     fallback = False
     fallbacks = 0
@@ -52,6 +52,7 @@ class EvictionOrder(Protocol):
     - `phases`, `marked`: phase changes so far, and keys marked in this phase; 0 in an order without phases
     - `fallback`, `fallbacks`: whether a guard decides now, and how often one took over; false and 0 without a guard
     - `shadow_misses`: misses of the order that the guard follows; 0 without a guard
+    - `hints`: calls of `expect` with a session that the order knows; 0 in an order that heeds none
     - `randomized`: whether the order makes random choices
     """
 
@@ -62,6 +63,7 @@ class EvictionOrder(Protocol):
     hits: int
     misses: int
     evictions: int
+    hints: int
 
     @property
     def phases(self) -> int: ...

@@ -113,6 +113,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         known = self._sessions.find(session)
         if known is None:
             return
+        self.hints += 1
         told = return_class(seconds)
         if known.use is None:
             known.told = told

@@ -7,8 +7,8 @@ The prediction is a mean of logarithms, and each level is shrunk towards the nex
     log r = m(s, q, t),      m_level = (n_level mean_level + W m_wider) / (n_level + W),      W = 2
     levels: (session, kind, tool)  <  (tool, kind)  <  kind  <  all,          or (session, kind)  <  kind  <  all
 
-A session's mean is that of its last 8 gaps of the kind (and tool); those of a tool, of a kind and of all are of the last
-200. So n is at most 8 and 200. Without any gap r is unknown.
+A session's mean is that of its last 8 gaps of the kind (and tool); those of a tool, of a kind and of all are of the
+last 200. So n is at most 8 and 200. Without any gap r is unknown.
 
 The chance that a session never returns is learned by kind: (lost + 1) / (lost + returned + 2), where a session counts
 as lost, and is forgotten, once LOST_S have passed without a request. Both counts fade by .995 with each new one.

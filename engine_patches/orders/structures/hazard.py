@@ -18,7 +18,6 @@ the index in steps of a factor 1.5: within one step the estimate cannot tell two
 
 import math
 
-KINDS = 16
 HORIZON = 64  # epochs; older blocks count as in the last bin and are in no statistics
 STARTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # first age of each bin, epochs
 BINS = len(STARTS)
@@ -95,27 +94,8 @@ class HazardTable:
 
     def hazards(self, c: int) -> list[float]:
         """Return hazard(c, b) for each bin b, in reuses per block and epoch. All are > 0, as they are shrunk."""
-        kind = c % KINDS
-        h, x = self._h[c * BINS : (c + 1) * BINS], self._x[c * BINS : (c + 1) * BINS]
-        hk, xk = self._of_kind(self._h, kind), self._of_kind(self._x, kind)
-        of_kind = self._shrunk(hk, xk)
-        if x == xk:
-            return of_kind
-        import os
-
-        P = float(os.environ.get("P", "1"))
-        Q = float(os.environ.get("Q", "4"))
-        prior = self._epoch_length * self._rate * P
-        ratio = (sum(h) + prior) / (sum(a * b for a, b in zip(x, of_kind, strict=True)) + prior)
-        strength = Q * self._epoch_length
-        return [(hb + strength * ratio * gb) / (xb + strength) for hb, xb, gb in zip(h, x, of_kind, strict=True)]
-
-    def _of_kind(self, cells, kind):
-        rows = [cells[c * BINS : (c + 1) * BINS] for c in range(kind, self._classes, KINDS)]
-        return [sum(column) for column in zip(*rows)]
-
-    def _shrunk(self, h: list[float], x: list[float]) -> list[float]:
         rate, strength = self._rate, SHRINK * self._epoch_length
+        h, x = self._h[c * BINS : (c + 1) * BINS], self._x[c * BINS : (c + 1) * BINS]
         expected = sum(a * b for a, b in zip(x, self._pooled, strict=True))
         prior = self._epoch_length * rate
         level = strength * (sum(h) + prior) / (expected + prior)

@@ -48,6 +48,7 @@ class Agents:
 
     @property
     def window_s(self) -> tuple[float, float]:
+        """From when until when requests count."""
         return WARM_UP * self.duration_s, self.duration_s
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:

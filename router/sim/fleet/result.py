@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 
 from router.errors import SetupError
+from router.sim.fleet.agents import Agents
 from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.simulation import RunResult, ServedRequest, simulate
 from router.sim.trace import ignore
@@ -75,7 +76,7 @@ def measure(run: Run, report: Callable[[float], None] = ignore) -> Row:
 
 def summarize(run: Run, result: RunResult) -> Row:
     """Return the row of a run that was simulated. Raises SetupError if nothing that counts was answered."""
-    window_s = run.traffic.window_s
+    window_s = run.traffic.window_s if isinstance(run.traffic, Agents) else None
     if window_s is None:
         start = WARM_UP * result.requests
         counted = [s for s in result.served if s.number >= start and s.arrival_s <= result.last_arrival_s]

@@ -77,11 +77,6 @@ class Traffic(Protocol):
         """About how many requests the sessions have together."""
         ...
 
-    @property
-    def window_s(self) -> tuple[float, float] | None:
-        """The time between which a run's requests count; None: all count but the first tenth."""
-        ...
-
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
         """Give the sessions in the order of their arrival, the same ones for the same seed."""
         ...
@@ -202,7 +197,6 @@ class Workload:
     label: str
     rate: float
     requests: int
-    window_s: None = None
 
     def open(self, seed: int, block_tokens: int) -> Iterator[Session]:
         spec = WORKLOADS[self.label]
@@ -237,8 +231,6 @@ class Replay:
     """Whether requests of one time arrive evenly until the next time, since published traces round times to seconds."""
     id_tokens: float | None = None
     """Tokens for which an id stands, as the first request says; None: `TRACE_BLOCK`."""
-
-    window_s: None = None
 
     @property
     def label(self) -> str:
