@@ -115,8 +115,7 @@ def build_app(registry: CollectorRegistry, desk: HintDesk | None) -> App:
         if environ.get("PATH_INFO") != PATH:
             return metrics(environ, start_response)
         status = "404 Not Found" if desk is None else desk.take(environ)
-        # What was not read of the body would be taken for the next request.
-        start_response(status, [("Content-Length", "0"), ("Connection", "close")])
+        start_response(status, [("Content-Length", "0")])
         return [b""]
 
     return app

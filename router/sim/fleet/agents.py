@@ -3,7 +3,7 @@
 Each of the users takes one conversation of the trace after the other (`sim.agents`), in a random order that all users
 share. A request comes its think time, capped, after the end of the answer before it. A sub-agent's thread starts when
 the request that it belongs to has been answered, and runs beside its parent. When the main thread is through, the user
-takes up the next conversation, 10 s later in the mean (exponential). Nobody asks anything after the end of the run.
+takes up the next conversation, 10 s later in the mean (exponential), and likewise when a request fails. Nobody asks anything after the end of the run.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class _Players:
             follow=partial(self._follow, playing),
         )
 
-    def _follow(self, playing: Playing, now: float) -> list[Session]:
+    def _follow(self, playing: Playing, now: float, answered: bool) -> list[Session]:
+        if not answered:  # too long for any engine, say: its user gives the conversation up
+            return list(filter(None, [self.begin(now)])) if playing.thread == 0 else []
         following = [self._session(child, now) for child in playing.children()]
         if request := playing.following:
             following.append(self._session(playing, now + min(request.think_s, self._traffic.think_cap_s)))

@@ -206,11 +206,11 @@ class Simulation:
         self._schedule_session()
         self._send(session)
 
-    def _go_on(self, session: ActiveSession) -> None:
-        """A request of the session has ended, whichever way. Schedule those that follow from it."""
+    def _go_on(self, session: ActiveSession, *, answered: bool = False) -> None:
+        """A request of the session has ended. Schedule those that follow from it."""
         plan = session.plan
         if session.turns_begun == len(plan.turns) and plan.follow is not None:
-            for following in plan.follow(self._now):
+            for following in plan.follow(self._now, answered):
                 self._schedule(following.arrival_s, self._send, self._open(following))
 
     def _send(self, session: ActiveSession) -> None:
@@ -313,7 +313,7 @@ class Simulation:
         self._served.append(served)
         if len(self._served) % REPORT_EVERY == 0:
             self._report(min(1.0, len(self._served) / self._run.traffic.requests))
-        self._go_on(session)
+        self._go_on(session, answered=True)
         if session.turns_begun < len(session.plan.turns):
             pause_s = session.plan.turns[session.turns_begun].pause_s
             self._schedule(self._now + pause_s, self._send, session)

@@ -55,8 +55,8 @@ class Session:
     """Whether each request sets max_tokens to the exact length of its answer."""
     parent: str | None = None
     """The session that started this one, of a sub-agent."""
-    follow: Callable[[float], list[Session]] | None = None
-    """What its client, or others, ask because its last request has ended at this time; None: nothing."""
+    follow: Callable[[float, bool], list[Session]] | None = None
+    """What its client, or others, ask after its last request has ended at this time, answered or not; None: nothing."""
 
 
 class Traffic(Protocol):
