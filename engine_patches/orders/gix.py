@@ -2,7 +2,9 @@
 
 What a leaf is worth is its Gittins index, which follows from hazards of reuse that are learned online (`hazard`).
 
-A key's class is 4 min(hits, 3) + 2 branch + back:
+A key's class is 16 return + 4 min(hits, 3) + 2 branch + back:
+- return: when the session that used the key last is expected to ask again, in steps; 0: no session, or nothing known
+  (`sessions`). All keys of one use share it, so news of a session count for its blocks at once, and move its leaves;
 - hits: accesses since the key was first cached; evictions in between do not end the count while they are remembered;
 - branch: 1 if the key belongs to a stretch that was born where the tree forked, below a key that had a child already.
   All keys that one request adds below the deepest key known before it are one stretch. Keys at a root are not born at a
@@ -25,7 +27,11 @@ non-empty bucket by (level, older first). Leaves unused for HORIZON epochs keep 
 class are ranked as one, and the oldest of them goes first. Up to 4 n evicted keys are remembered as ghosts: their reuse
 is an event, and it finds their class as it was.
 
-Cost: O(1) for each verb; at the end of an epoch about 1,000 buckets are ranked anew, whatever n is. GIX alone has no
+Buckets stand in a heap by rank, and only those that are not empty are ranked. What a class is worth is computed once an
+epoch, when a leaf of it is ranked.
+
+Cost: O(1) for each verb, and O(log 9,360) for the rank of a bucket that was empty; at the end of an epoch the buckets
+that are not empty are ranked anew, at most 9,360, whatever n is. GIX alone has no
 bound against an adversary: `rlt_gix` is GIX under a guard.
 """
 

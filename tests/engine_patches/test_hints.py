@@ -61,7 +61,7 @@ def test_a_message_is_taken_whole() -> None:
         ({"CONTENT_LENGTH": "9" * 5000}, 413),
     ],
 )
-def test_what_is_refused_is_not_taken(changes: dict[str, str], status: int) -> None:
+def test_what_is_refused_is_not_taken(changes: dict[str, Any], status: int) -> None:
     desk = Desk()
     assert desk.post(**changes) == status
     assert desk.taken == []

@@ -3,7 +3,8 @@
 Each of the users takes one conversation of the trace after the other (`sim.agents`), in a random order that all users
 share. A request comes its think time, capped, after the end of the answer before it. A sub-agent's thread starts when
 the request that it belongs to has been answered, and runs beside its parent. When the main thread is through, the user
-takes up the next conversation, 10 s later in the mean (exponential), and likewise when a request fails. Nobody asks anything after the end of the run.
+takes up the next conversation, 10 s later in the mean (exponential), and likewise when a request of it fails. Nobody
+asks anything after the end of the run.
 """
 
 from __future__ import annotations
