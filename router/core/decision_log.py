@@ -136,7 +136,7 @@ class LoggedDecision(NamedTuple):
             "prompt_tokens": r.prompt_tokens,
             "cached_tokens": r.cached_tokens,
             "output_tokens": r.output_tokens,
-            "stop": r.stop.value,
+            "stop": r.stop.word,
             "tool": r.tool,
             "prediction_error_ratio": _number(error),
         }

@@ -129,8 +129,8 @@ class Sessions:
         session = self.find(request) or self._begin(request, now)
         if not again:
             session.requests += 1
-            if session.ended_s is not None and not session.running:
-                self._learn(session, now - session.ended_s)
+            if not session.running and (gap_s := self._returns.arrived(session.id, now)) is not None:
+                self._judge(session, gap_s)
         return session.id
 
     def dispatched(self, decision: Decision) -> None:
@@ -168,7 +168,8 @@ class Sessions:
         if session.running:
             return None
         session.ended_s = outcome.done_s
-        session.return_s = self._returns.predict_one(session.id, session.stop, session.tool)
+        expected = self._returns.answered(session.id, session.stop, outcome.done_s, session.tool)
+        session.return_s = expected.seconds
         return session
 
     def _begin(self, request: ParsedRequest, now: float) -> Session:
@@ -188,9 +189,8 @@ class Sessions:
             self._sweep(now)
         return session
 
-    def _learn(self, session: Session, gap_s: float) -> None:
-        gap_s = max(gap_s, 1e-3)
-        self._returns.learn_one(session.id, session.stop, session.tool, gap_s)
+    def _judge(self, session: Session, gap_s: float) -> None:
+        """The session has come back after so long."""
         if session.return_s:
             error = abs(math.log(gap_s / session.return_s))
             session.error = error if session.error is None else session.error + 0.25 * (error - session.error)

@@ -17,8 +17,8 @@ MOST_ID = 1 << 63  # ids are hashed as 8 bytes
 TOOL_CHARS = 64  # models choose the names of tools, and maps keep them
 # By the reason that chats and completions, messages, and responses give.
 STOPS = {
-    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), Stop.TOOL),
-    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "completed"), Stop.TURN),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), Stop.TOOL_CALL),
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "completed"), Stop.END_OF_TURN),
     **dict.fromkeys(("length", "max_tokens", "model_context_window_exceeded", "incomplete"), Stop.LENGTH),
 }
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
@@ -138,7 +138,7 @@ class ObservedAnswer:
     def stop(self) -> Stop:
         """Why the answer ended."""
         if self.message.calls:
-            return Stop.TOOL
+            return Stop.TOOL_CALL
         return STOPS.get(self.reason, Stop.UNKNOWN) if isinstance(self.reason, str) else Stop.UNKNOWN
 
     @property

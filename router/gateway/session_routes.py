@@ -36,7 +36,7 @@ def describe(session: Session, now: float) -> dict[str, Any]:
         "cached_tokens": round(session.context_tokens),
         "requests": session.requests,
         "running": session.running,
-        "last_ending": session.stop.value,
+        "last_ending": session.stop.word,
         "last_tool": session.tool,
         "idle_s": None if idle_s is None else round(idle_s, 3),
         "predicted_return_s": None if session.return_s is None else round(session.return_s, 3),

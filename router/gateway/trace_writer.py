@@ -12,7 +12,7 @@ blocks, and no text. Its first four fields are those of Mooncake's traces (FAST'
     cached_tokens   the tokens found in the engine's cache; null if the engine did not tell
     max_tokens, stream, route, model          as in the request
     session         a hash, or null
-    stop            why the answer ended: 1 with a call of a tool, 2 with the end of the turn, 0 anything else
+    stop            how the answer ended: 1 with a call of a tool, 2 with the end of the turn, 3 at its bound, 0 else
     ending          ok; cancelled: the client left; timeout; engine_lost; rejected: the engine broke off with an error
     engine, policy  those of the last try
     ttft_ms, latency_ms     from the arrival to the first token and to the end, good or bad; ttft_ms is null if the
@@ -57,7 +57,6 @@ QUEUE = 1024  # at most so many ended requests wait for the thread
 HELD, HELD_BYTES = 8192, 32 << 20  # at most so many lines, and bytes of them, wait for an earlier request to end
 FLUSH_S, CLOSE_S = 1.0, 30.0
 MODEL_CHARS = 256
-STOPS = {Stop.TOOL: 1, Stop.TURN: 2}
 
 
 class EndedRequest(NamedTuple):
@@ -198,7 +197,7 @@ class TraceWriter:
             "route": request.route,
             "model": request.model,
             "session": request.session and f"{self._hash(request.session.encode('utf-8', 'surrogatepass')):016x}",
-            "stop": STOPS.get(request.stop, 0),
+            "stop": int(request.stop),
             "ending": request.ending.value,
             "engine": request.engine,
             "policy": request.policy,

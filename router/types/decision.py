@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from router.types.engine import EngineId
 from router.types.request import BlockKey, ParsedRequest
 from router.types.scores import Score, Scores
+from router.types.stop import Stop
 
 
 class Telling(NamedTuple):
@@ -133,15 +134,6 @@ class Ending(StrEnum):
     ENGINE_LOST = "engine_lost"  # connection refused, reset or cut short
     ENGINE_FAILED = "engine_failed"  # the engine answered that it is too busy or has failed (429 or 5xx)
     GATEWAY_FAULT = "gateway_fault"  # an error of the gateway itself, logged with its traceback
-
-
-class Stop(StrEnum):
-    """Why an answer ended, as far as it tells when its session will come back."""
-
-    TOOL = "tool_call"  # the client runs a tool, and comes back with what it gave
-    TURN = "end_of_turn"  # the model has said all that it had to say: a person reads it
-    LENGTH = "length"  # it reached its bound
-    UNKNOWN = "unknown"  # it was cut off, or does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Play:
         return decision
 
     def end(
-        self, decision: Decision, ending: Ending = Ending.OK, stop: Stop = Stop.TOOL, **fields: Any
+        self, decision: Decision, ending: Ending = Ending.OK, stop: Stop = Stop.TOOL_CALL, **fields: Any
     ) -> Session | None:
         return self.sessions.completed(decision, Outcome(ending, decision.dispatched_s + 1, stop=stop, **fields))
 
@@ -104,7 +104,7 @@ def test_the_return_is_predicted_at_the_end_and_judged_at_the_next_request() -> 
         play.end(decision, prompt_tokens=100, output_tokens=20, tool="read")
     (idle,) = play.sessions
     assert (idle.requests, idle.running, idle.engine, idle.context_tokens) == (12, 0, E0, 120)
-    assert (idle.stop, idle.tool, idle.ended_s) == (Stop.TOOL, "read", 122.0)
+    assert (idle.stop, idle.tool, idle.ended_s) == (Stop.TOOL_CALL, "read", 122.0)
     assert idle.return_s == pytest.approx(10.0, rel=0.1)
     assert idle.error is not None
     assert idle.error < 0.2
@@ -117,7 +117,7 @@ def test_requests_that_run_beside_each_other_teach_no_gap() -> None:
     second = play.begin(A + B, 0.5, session="x")
     assert play.sessions.status().running == 1
     assert play.end(first) is None
-    assert play.sessions._returns._kinds == {}
+    assert play.sessions._returns.predict("s0", Stop.UNKNOWN).seconds is None
     idle = play.end(second)
     assert idle is not None
     assert idle.running == 0
@@ -133,13 +133,13 @@ def test_a_try_on_another_engine_is_no_return() -> None:
     assert decision.conversation == failed.conversation
     assert idle is not None
     assert (idle.requests, idle.engine) == (1, E1)
-    assert play.sessions._returns._kinds == {}
+    assert play.sessions._returns.predict("s0", Stop.UNKNOWN).seconds is None
 
 
 @pytest.mark.parametrize("ending", [each for each in Ending if each is not Ending.OK])
 def test_an_answer_that_failed_does_not_say_how_it_ended(ending: Ending) -> None:
     play = Play()
-    idle = play.end(play.begin(A, 0), ending, stop=Stop.TURN, tool="read")
+    idle = play.end(play.begin(A, 0), ending, stop=Stop.END_OF_TURN, tool="read")
     assert idle is not None
     assert (idle.stop, idle.tool) == (Stop.UNKNOWN, None)
 

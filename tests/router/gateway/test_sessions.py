@@ -19,14 +19,14 @@ CALL = {"index": 0, "id": "c", "function": {"name": "read", "arguments": "{}"}}
 TOOL_USE = {"type": "tool_use", "id": "c", "name": "read", "input": {}}
 FUNCTION_CALL = {"type": "function_call", "call_id": "c", "name": "read", "arguments": "{}"}
 WHOLE: list[tuple[str, dict[str, Any], Stop, str | None]] = [
-    (CHAT, {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}, Stop.TURN, None),
+    (CHAT, {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}, Stop.END_OF_TURN, None),
     (CHAT, {"choices": [{"message": {"content": "x"}, "finish_reason": "length"}]}, Stop.LENGTH, None),
-    (CHAT, {"choices": [{"message": {"tool_calls": [CALL]}, "finish_reason": "tool_calls"}]}, Stop.TOOL, "read"),
-    (CHAT, {"choices": [{"message": {"tool_calls": [CALL]}, "finish_reason": "stop"}]}, Stop.TOOL, "read"),
+    (CHAT, {"choices": [{"message": {"tool_calls": [CALL]}, "finish_reason": "tool_calls"}]}, Stop.TOOL_CALL, "read"),
+    (CHAT, {"choices": [{"message": {"tool_calls": [CALL]}, "finish_reason": "stop"}]}, Stop.TOOL_CALL, "read"),
     (CHAT, {"choices": [{"message": {"content": "x"}, "finish_reason": "abort"}]}, Stop.UNKNOWN, None),
     (CHAT, {"choices": [{"message": {"content": "x"}, "finish_reason": ["stop"]}]}, Stop.UNKNOWN, None),
-    (COMPLETIONS, {"choices": [{"text": "x", "finish_reason": "stop"}]}, Stop.TURN, None),
-    (MESSAGES, {"type": "message", "content": [], "stop_reason": "end_turn"}, Stop.TURN, None),
+    (COMPLETIONS, {"choices": [{"text": "x", "finish_reason": "stop"}]}, Stop.END_OF_TURN, None),
+    (MESSAGES, {"type": "message", "content": [], "stop_reason": "end_turn"}, Stop.END_OF_TURN, None),
     (MESSAGES, {"type": "message", "content": [], "stop_reason": "max_tokens"}, Stop.LENGTH, None),
     (
         MESSAGES,
@@ -35,10 +35,10 @@ WHOLE: list[tuple[str, dict[str, Any], Stop, str | None]] = [
             "content": [TOOL_USE],
             "stop_reason": "tool_use",
         },
-        Stop.TOOL,
+        Stop.TOOL_CALL,
         "read",
     ),
-    (RESPONSES, {"status": "completed", "output": []}, Stop.TURN, None),
+    (RESPONSES, {"status": "completed", "output": []}, Stop.END_OF_TURN, None),
     (RESPONSES, {"status": "incomplete", "output": []}, Stop.LENGTH, None),
     (
         RESPONSES,
@@ -46,7 +46,7 @@ WHOLE: list[tuple[str, dict[str, Any], Stop, str | None]] = [
             "status": "completed",
             "output": [FUNCTION_CALL],
         },
-        Stop.TOOL,
+        Stop.TOOL_CALL,
         "read",
     ),
 ]
@@ -64,9 +64,9 @@ def test_how_an_answer_ended_is_read_from_every_api(
 @pytest.mark.parametrize(
     ("deltas", "stop", "tool"),
     [
-        ([({"content": "x"}, None), ({"content": ""}, "stop")], Stop.TURN, None),
+        ([({"content": "x"}, None), ({"content": ""}, "stop")], Stop.END_OF_TURN, None),
         ([({"content": "x"}, "length")], Stop.LENGTH, None),
-        ([({"tool_calls": [CALL]}, None), ({}, "tool_calls")], Stop.TOOL, "read"),
+        ([({"tool_calls": [CALL]}, None), ({}, "tool_calls")], Stop.TOOL_CALL, "read"),
         ([({"content": "x"}, None)], Stop.UNKNOWN, None),
     ],
 )
@@ -84,7 +84,7 @@ def test_messages_tell_it_at_the_end_of_a_stream() -> None:
     answer = find(MESSAGES).answer()
     answer.read({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}})
     answer.read({"type": "message_delta", "delta": 5})
-    assert answer.stop is Stop.TURN
+    assert answer.stop is Stop.END_OF_TURN
 
 
 async def test_operators_see_the_sessions() -> None:

@@ -1,79 +1,116 @@
+"""Return times against a slow and obvious reference, and the edges of what is remembered."""
+
 import math
 import random
-from collections.abc import Sequence
+from statistics import fmean
 
 import pytest
 
-from router.learners import return_times
-from router.learners.return_times import FIRST_GUESS_S, MOST_CLASSES, MOST_TOOLS, PRIOR, ReturnTimes
+from router.learners.return_times import ENDINGS, LOST_S, SESSIONS, TOOLS, ReturnTimes
 from router.types import Stop
 
-Gap = tuple[str, Stop, str | None, float]
+Ending = tuple[str, Stop, str | None]
 
 
-def mean_of(gaps: Sequence[float], most: int) -> tuple[float, int]:
-    """The mean that forgets, and how many gaps it stands for."""
-    mean, count = 0.0, 0
-    for gap_s in gaps:
-        count = min(count + 1, most)
-        mean += (math.log(gap_s) - mean) / count
-    return mean, count
+class Reference:
+    """Keeps every gap, and computes each mean from its list."""
 
+    def __init__(self) -> None:
+        self.gaps: list[tuple[str, Stop, str | None, float]] = []
 
-def expected(gaps: Sequence[Gap], session: str, stop: Stop, tool: str | None) -> float:
-    """The prediction from all gaps at once, as the equation has it."""
-    chain = [
-        ([g for _, k, _, g in gaps if k is stop], 200),
-        ([g for s, k, _, g in gaps if (s, k) == (session, stop)], 8),
-    ]
-    if tool is not None:
-        chain += [
-            ([g for _, _, t, g in gaps if t == tool], 50),
-            ([g for s, _, t, g in gaps if (s, t) == (session, tool)], 8),
+    def seconds(self, session: str, kind: Stop, tool: str | None) -> float | None:
+        levels = [
+            [g for _, _, _, g in self.gaps][-200:],
+            [g for _, k, _, g in self.gaps if k == kind][-200:],
+            [g for _, k, t, g in self.gaps if (k, t) == (kind, tool) and tool is not None][-200:],
+            [g for s, k, t, g in self.gaps if (s, k, t) == (session, kind, tool)][-8:],
         ]
-    value = math.log(FIRST_GUESS_S)
-    for seen, most in chain:
-        mean, count = mean_of(seen, most)
-        value = (count * mean + PRIOR * value) / (count + PRIOR)
-    return math.exp(value)
+        if not levels[0]:
+            return None
+        value = fmean(levels[0])
+        for gaps in levels[1:]:
+            value = (sum(gaps) + 2 * value) / (len(gaps) + 2)
+        return math.exp(value)
 
 
-def test_predictions_are_those_of_the_equation() -> None:
-    rng, times, gaps = random.Random(1), ReturnTimes(), list[Gap]()
-    for _ in range(300):
-        session, stop = str(rng.randrange(5)), rng.choice(list(Stop))
-        tool = rng.choice(["read", "test", "search"]) if stop is Stop.TOOL else None
-        assert times.predict_one(session, stop, tool) == pytest.approx(expected(gaps, session, stop, tool))
-        gaps.append((session, stop, tool, rng.lognormvariate(2, 1)))
-        times.learn_one(*gaps[-1])
+@pytest.mark.parametrize("seed", range(3))
+def test_predictions_are_those_of_the_reference(seed: int) -> None:
+    chance, learner, reference = random.Random(seed), ReturnTimes(), Reference()
+    now, waiting = 0.0, dict[str, tuple[float, Stop, str | None]]()
+    for _ in range(2000):
+        now += chance.expovariate(1)
+        session = f"session {chance.randrange(6)}"
+        if session in waiting:
+            since, kind, tool = waiting.pop(session)
+            assert learner.arrived(session, now) == pytest.approx(max(0.1, now - since))
+            reference.gaps.append((session, kind, tool, math.log(max(0.1, now - since))))
+        else:
+            assert learner.arrived(session, now) is None
+        kind = chance.choice(list(Stop))
+        tool = chance.choice(["read", "test", None]) if kind == Stop.TOOL_CALL else None
+        found = learner.answered(session, kind, now, tool).seconds
+        waiting[session] = now, kind, tool
+        expected = reference.seconds(session, kind, tool)
+        assert found is expected is None or found == pytest.approx(expected)
+        assert learner.predict(session, kind, tool).seconds == found
 
 
-def test_a_tool_and_its_user_are_told_apart() -> None:
-    times = ReturnTimes()
-    for session in range(20):
-        for _ in range(8):
-            times.learn_one(str(session), Stop.TOOL, "read", 1.0)
-            times.learn_one(str(session), Stop.TOOL, "test", 100.0 if session else 10.0)
-            times.learn_one(str(session), Stop.TURN, None, 600.0)
-    assert times.predict_one("99", Stop.TOOL, "read") < 1.6
-    assert 50 < times.predict_one("99", Stop.TOOL, "test") < 110
-    assert times.predict_one("0", Stop.TOOL, "test") < 0.3 * times.predict_one("1", Stop.TOOL, "test")
-    assert 500 < times.predict_one("99", Stop.TURN, None) < 700
+def test_golden() -> None:
+    """By hand: two gaps of 10 s after tool calls, one of 1,000 s after a turn."""
+    learner = ReturnTimes()
+    for begin, gap, kind in ((0, 10, Stop.TOOL_CALL), (100, 10, Stop.TOOL_CALL), (200, 1000, Stop.END_OF_TURN)):
+        learner.answered("a", kind, begin)
+        learner.arrived("a", begin + gap)
+    # In powers of ten: all 5/3; after a tool call (1 + 1 + 2 * 5/3) / 4 = 4/3, of the session (1 + 1 + 2 * 4/3) / 4.
+    assert learner.predict("a", Stop.TOOL_CALL).seconds == pytest.approx(10 ** (7 / 6))
+    assert learner.predict("b", Stop.TOOL_CALL).seconds == pytest.approx(10 ** (4 / 3))
+    assert learner.predict("b", Stop.UNKNOWN).seconds == pytest.approx(10 ** (5 / 3))
 
 
-@pytest.mark.parametrize("gap_s", [0.0, -1.0, 1e300, math.inf])
-def test_gaps_that_cannot_be_leave_predictions_finite(gap_s: float) -> None:
-    times = ReturnTimes()
-    times.learn_one("1", Stop.TOOL, "read", gap_s)
-    assert return_times.LEAST_S <= times.predict_one("1", Stop.TOOL, "read") <= return_times.MOST_S
+def test_parallel_requests_teach_once() -> None:
+    learner = ReturnTimes()
+    assert learner.arrived("a", 0.0) is None
+    learner.answered("a", Stop.TOOL_CALL, 1.0)
+    assert learner.arrived("a", 5.0) == 4.0
+    assert learner.arrived("a", 5.0) is None
 
 
-def test_memory_is_bounded_whatever_models_call_their_tools() -> None:
-    times = ReturnTimes()
-    for number in range(2000):
-        times.learn_one("1", Stop.TOOL, f"tool {number}", 1.0)
-    assert len(times._tools) == MOST_TOOLS
-    assert len(times._sessions["1"]) == MOST_CLASSES
-    times.forget("1")
-    times.forget("1")
-    assert not times._sessions
+def test_the_chance_that_nobody_returns_is_learned_by_kind() -> None:
+    learner = ReturnTimes()
+    assert learner.predict("x", Stop.END_OF_TURN).never == 0.5
+    for number in range(300):
+        now = 10.0 * number
+        learner.answered(f"turn {number}", Stop.END_OF_TURN, now)
+        learner.answered(f"tool {number}", Stop.TOOL_CALL, now)
+        if number % 2:
+            learner.arrived(f"turn {number}", now + 1)
+        learner.arrived(f"tool {number}", now + 1)
+    learner.answered("last", Stop.UNKNOWN, 3000 + LOST_S)
+    assert learner.predict("x", Stop.END_OF_TURN).never == pytest.approx(0.5, abs=0.2)
+    assert learner.predict("x", Stop.TOOL_CALL).never < 0.02
+    assert len(learner) == 1 + 150 + 300  # the lost ones are forgotten
+
+
+def test_memory_is_bounded() -> None:
+    learner = ReturnTimes()
+    for number in range(SESSIONS + 50):
+        learner.answered(f"{number}", Stop.TOOL_CALL, 1e-3 * number, f"tool {number}")
+        if number % 2:
+            learner.arrived(f"{number}", 1e-3 * number + 1e-4)
+    assert len(learner) == SESSIONS
+    assert len(learner._answers) <= SESSIONS
+    assert len(learner._tools) == TOOLS
+    assert learner.arrived("0", 100.0) is None
+    for number in range(ENDINGS + 5):
+        learner.answered("me", Stop.TOOL_CALL, 20.0, f"tool {number}")
+        learner.arrived("me", 20.0)
+    assert len(learner._sessions["me"]) == ENDINGS
+
+
+def test_a_session_that_is_over_is_forgotten() -> None:
+    learner = ReturnTimes()
+    learner.answered("a", Stop.TOOL_CALL, 0.0)
+    learner.forget("a")
+    learner.forget("a")
+    assert len(learner) == 0
+    assert learner.arrived("a", 1.0) is None
