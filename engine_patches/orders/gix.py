@@ -28,7 +28,7 @@ class are ranked as one, and the oldest of them goes first. Up to 4 n evicted ke
 is an event, and it finds their class as it was.
 
 Buckets stand in a heap by rank, and only those that are not empty are ranked. What a class is worth is computed once an
-epoch, when a leaf of it is ranked.
+epoch when a leaf of it is ranked, that of a class with a session every fourth epoch.
 
 Cost: O(1) for each verb, and O(log 9,360) for the rank of a bucket that was empty; at the end of an epoch the buckets
 that are not empty are ranked anew, at most 9,360, whatever n is. GIX alone has no
@@ -56,7 +56,7 @@ SHORTEST_EPOCH = 256  # accesses
 GHOSTS_IN_CAPACITY = 4
 SLOTS = HORIZON + 1  # buckets of a class: one for each recent epoch, and one for all leaves that are older
 ANCIENT = HORIZON  # the slot of that last bucket
-LEVELS = 1 << 12  # more than any level lies below 0, as an index is above 1e-300
+NUM_BUCKETS = CLASSES * SLOTS
 
 
 NO_SESSION = Use(UNKNOWN * KINDS, 0, KINDS, None)
@@ -93,7 +93,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         super().__init__(num_blocks)
         self._random = random.Random(seed).random
         self._epoch_length = max(SHORTEST_EPOCH, num_blocks // EPOCHS_IN_CAPACITY)
-        self._hazards = HazardTable(CLASSES, self._epoch_length, num_blocks)
+        self._hazards = HazardTable(CLASSES, self._epoch_length, num_blocks, slow_from=KINDS)
         self._at_risk, self._events = self._hazards.at_risk, self._hazards.events
         self._ghosts = GhostList(GHOSTS_IN_CAPACITY * num_blocks)
         self._sessions = SessionTable()
@@ -101,12 +101,12 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         self._epoch = 0
         self._accesses_left = self._epoch_length
         # Free leaves by class * SLOTS + epoch % HORIZON; those of slot ANCIENT are in `_ancient`, by class and epoch.
-        self._buckets: list[list[L]] = [[] for _ in range(CLASSES * SLOTS)]
+        self._buckets: list[list[L]] = [[] for _ in range(NUM_BUCKETS)]
         self._ancient: list[OrderedDict[int, list[L]]] = [OrderedDict() for _ in range(CLASSES)]
         # A heap of the ranks of all buckets that are not empty, and of some that have become empty. The bucket of a
         # rank is its remainder by the number of buckets.
         self._ranks: list[int] = []
-        self._is_ranked = bytearray(CLASSES * SLOTS)
+        self._is_ranked = bytearray(NUM_BUCKETS)
 
     # Sessions.
 
@@ -239,12 +239,14 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         self._hazards.advance()
         self._epoch = self._hazards.epoch
         slot, oldest = self._epoch % HORIZON, self._epoch - HORIZON
+        filled = {rank % NUM_BUCKETS for rank in self._ranks}
         for c in range(CLASSES):
             bucket = c * SLOTS + slot
             if self._buckets[bucket]:
                 self._ancient[c][oldest] = self._buckets[bucket]
                 self._buckets[bucket] = []
-        self._rank_all()
+                filled.add(c * SLOTS + ANCIENT)
+        self._rank_all(filled)
 
     # The choice.
 
@@ -252,21 +254,25 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         """Return the rank of a bucket: by level, within a level the older ones first, and then by class."""
         level = self._hazards.levels(reuse_class)[BIN_OF_AGE[min(age, HORIZON - 1)]]
         slot = (self._epoch - age) % HORIZON if age < HORIZON else ANCIENT
-        place = (level + LEVELS) * SLOTS + (HORIZON - min(age, HORIZON))
-        return place * (CLASSES * SLOTS) + reuse_class * SLOTS + slot
+        return (level * SLOTS + HORIZON - min(age, HORIZON)) * NUM_BUCKETS + reuse_class * SLOTS + slot
 
-    def _rank_all(self) -> None:
-        """Rank anew what is not empty. Leaves that have become ancient are in another bucket than before."""
-        before = [rank % (CLASSES * SLOTS) for rank in self._ranks]
-        self._is_ranked = bytearray(CLASSES * SLOTS)
-        self._ranks = []
-        for bucket in {*before, *(bucket - bucket % SLOTS + ANCIENT for bucket in before)}:
+    def _rank_all(self, filled: set[int]) -> None:
+        """Rank anew those of the buckets that are not empty, as `_rank` does; they may be thousands."""
+        ages = [*((self._epoch - slot) % HORIZON for slot in range(HORIZON)), HORIZON]
+        places = [(HORIZON - age) * NUM_BUCKETS for age in ages]
+        bins = [BIN_OF_AGE[min(age, HORIZON - 1)] for age in ages]
+        buckets, ancient, levels = self._buckets, self._ancient, self._hazards.levels
+        self._is_ranked = bytearray(NUM_BUCKETS)
+        ranks, c, of_class = [], -1, list[int]()
+        for bucket in sorted(filled):
             reuse_class, slot = divmod(bucket, SLOTS)
-            if self._ancient[reuse_class] if slot == ANCIENT else self._buckets[bucket]:
-                age = HORIZON if slot == ANCIENT else (self._epoch - slot) % HORIZON
-                self._ranks.append(self._rank(reuse_class, age))
+            if buckets[bucket] or (slot == ANCIENT and ancient[reuse_class]):
+                if reuse_class != c:
+                    c, of_class = reuse_class, levels(reuse_class)
+                ranks.append(of_class[bins[slot]] * (SLOTS * NUM_BUCKETS) + places[slot] + bucket)
                 self._is_ranked[bucket] = 1
-        heapify(self._ranks)
+        heapify(ranks)
+        self._ranks = ranks
 
     def _add_leaf(self, node: L) -> None:
         use, age = node.use, self._epoch - node.epoch
@@ -304,7 +310,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         """Return the bucket to evict from, None if there is no leaf. Buckets that are found empty lose their ranks."""
         ranks = self._ranks
         while ranks:
-            bucket = ranks[0] % (CLASSES * SLOTS)
+            bucket = ranks[0] % NUM_BUCKETS
             if bucket % SLOTS != ANCIENT:
                 leaves = self._buckets[bucket]
             else:
@@ -325,7 +331,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         """Bucket by bucket, each in the order of its array, which is as likely as any other."""
         passed = after is None
         for rank in sorted(self._ranks):
-            bucket = rank % (CLASSES * SLOTS)
+            bucket = rank % NUM_BUCKETS
             lists = [self._buckets[bucket]]
             if bucket % SLOTS == ANCIENT:
                 lists = [*self._ancient[bucket // SLOTS].values()]

@@ -28,6 +28,7 @@ BIN_OF_AGE = tuple(bin_ for bin_, width in enumerate(WIDTHS) for _ in range(widt
 
 DECAY = 0.99  # factor of H and X at the end of each epoch
 SHRINK = 4.0  # exposure that level(c) x shape(b) is worth in a cell, in epoch lengths
+SLOW = 4  # epochs
 QUANTUM = 1.5  # ratio of the indices of neighbouring levels
 _SCALE = 1 / math.log(QUANTUM)
 
@@ -35,13 +36,18 @@ _SCALE = 1 / math.log(QUANTUM)
 class HazardTable:
     """H and X of every class c and bin b, in flat lists. `epoch_length` is in accesses, `capacity` in blocks.
 
+    The levels of the classes from `slow_from` on, of which there are many with few samples each, are computed anew
+    every SLOW epochs only, in turn.
+
     `at_risk[c * HORIZON + e % HORIZON]` is the number of blocks of class c at risk whose last use was in epoch e, and
     `events[c * BINS + b]` is H. The owner keeps both up to date and calls `advance` at the end of each epoch.
     """
 
-    def __init__(self, classes: int, epoch_length: int, capacity: int) -> None:
+    def __init__(self, classes: int, epoch_length: int, capacity: int, slow_from: int | None = None) -> None:
         self.epoch = 0
         self._classes = classes
+        self._slow_from = classes if slow_from is None else slow_from
+        self._levels: list[list[int] | None] = [None] * classes  # of the classes that were asked for
         self.at_risk = [0] * (classes * HORIZON)
         self.events = [0.0] * (classes * BINS)
         self._exposure = [0.0] * (classes * BINS)
@@ -81,7 +87,9 @@ class HazardTable:
     def _pool(self) -> None:
         """Take the table as it stands for the levels from now on, and compute what all classes are shrunk towards."""
         events, exposure, length = self.events.copy(), self._exposure, self._epoch_length
-        self._levels: list[list[int] | None] = [None] * self._classes  # of the classes that were asked for since
+        for c in range(self._classes):
+            if c < self._slow_from or (c + self.epoch) % SLOW == 0:
+                self._levels[c] = None
         self._h, self._x = events, exposure
         by_bin = [(sum(events[b::BINS]), sum(exposure[b::BINS])) for b in range(BINS)]
         rate = self._rate = (sum(h for h, _ in by_bin) + 1) / (sum(x for _, x in by_bin) + self._capacity)
