@@ -73,6 +73,13 @@ def test_paths_are_found() -> None:
     assert sum(bool(PATH.fullmatch(word)) for file in DOCUMENTS for word in ticked(file)) > 60
 
 
+def test_tests_exist() -> None:
+    named_tests = [word.split("::") for file in DOCUMENTS for word in ticked(file) if "::" in word]
+    assert len(named_tests) > 15
+    for path, name in named_tests:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
 def metrics(collected: Any) -> dict[str, str]:
     """What a page of metrics may show: name by the name that documents use."""
     found = {}

@@ -43,7 +43,7 @@ def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _response(status: bytes, body: bytes) -> bytes:
+def response(status: bytes, body: bytes) -> bytes:
     return b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
@@ -100,11 +100,11 @@ class EngineConnection(asyncio.Protocol):
         if request.startswith(b"POST /v1/chat/completions "):
             self.chat(request)
         elif request.startswith(b"POST /v1/chat/completions/render "):
-            self._transport.write(_response(b"200 OK", _rendered(request.partition(b"\r\n\r\n")[2])))
+            self._transport.write(response(b"200 OK", _rendered(request.partition(b"\r\n\r\n")[2])))
         elif request.startswith((b"GET /health ", b"GET /v1/models ")):
-            self._transport.write(_response(b"200 OK", _MODELS))
+            self._transport.write(response(b"200 OK", _MODELS))
         else:
-            self._transport.write(_response(b"404 Not Found", b'{"error": {"message": "unknown", "code": 404}}'))
+            self._transport.write(response(b"404 Not Found", b'{"error": {"message": "unknown", "code": 404}}'))
 
     def chat(self, request: bytes) -> None:
         if _STREAM.search(request):
@@ -115,7 +115,7 @@ class EngineConnection(asyncio.Protocol):
         else:
             choice = {"index": 0, "message": {"role": "assistant", "content": TEXT}}
             body = {"model": "m", "choices": [choice], "usage": _usage(request, DEFAULT_CHUNKS)}
-            self._transport.write(_response(b"200 OK", json.dumps(body).encode()))
+            self._transport.write(response(b"200 OK", json.dumps(body).encode()))
 
     def _stream(self, head: bytes, chunks: int, end: bytes) -> None:
         if chunks > 1:

@@ -4,9 +4,13 @@ A request is tried again only while its client has seen nothing of an answer, an
 sent to before. A request that timed out is never tried again: its engine may still be working on it.
 
 Two things bound the tries besides `max_retries`. Work that is done again is paid from a budget (`RetryBudget`): a share
-of the time that engines spend on answers. An engine that refuses at once has spent nothing, so trying another one is
-free. And a request that breaks connections is not taken to a third engine, or one that kills engines would kill all of
-them, but a broken connection counts only if the engine has not broken others of late (`Breaks`): then it is the engine.
+of the time that engines spend on answers. What is lost with a try is the time that it took, and no more than was
+predicted for it: an engine that refuses at once has spent nothing, and one that hangs has not worked for all the time
+that was waited for it. A move away from an engine that was taken out is free: it has stopped, and its requests are to
+be served elsewhere.
+
+And a request that breaks connections is not taken to a third engine, or one that kills engines would kill all of them,
+but a broken connection counts only if the engine has not broken others of late (`Breaks`): then it is the engine.
 """
 
 from __future__ import annotations
@@ -66,8 +70,12 @@ class RetryBudget:
         """An engine has answered a request, after so long."""
         self.left_s = min(MOST_BUDGET_S, self.left_s + BUDGET_SHARE * took_s)
 
-    def spend(self, lost_s: float) -> bool:
-        """Pay for a try that was lost after so long. Return False, and pay nothing, if the budget is used up."""
+    def spend(self, reason: RetryReason, took_s: float, predicted_s: float | None) -> bool:
+        """Pay for a try that failed for that reason, after so long. Return False, and pay nothing, if the budget is
+        used up. predicted_s: how long it was predicted to take; None: that is not known."""
+        if reason is RetryReason.MOVED:
+            return True
+        lost_s = took_s if predicted_s is None else min(took_s, predicted_s)
         if lost_s > self.left_s:
             return False
         self.left_s -= lost_s

@@ -47,7 +47,8 @@ class EngineConnection(asyncio.Protocol):
         self._writable = True
         self.closed = False
         self.heard = False
-        """Bytes have come since this was last set to False."""
+        """A head or a part of a body has come since this was last set to False. The bytes of a head that never ends are
+        no sign of life."""
         self._fault: str | None = None  # what in the answer was not valid HTTP
         self.waited_s = 0.0
         """How long the present request has waited for the engine: until bytes came, not until they were looked at."""
@@ -173,7 +174,6 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
-        self.heard = True
         if self._complete:  # nothing was asked for
             self.abort()
             return
@@ -222,11 +222,11 @@ class EngineConnection(asyncio.Protocol):
         if not 100 <= self.status <= 599 or self.status == 101:
             raise ValueError(f"status {self.status}")
         if self.status >= 200:
-            self._answered = True
+            self._answered = self.heard = True
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
-        self._body_begun = True
+        self._body_begun = self.heard = True
         self._bare_bytes = 0
         before, self._buffered = self._buffered, self._buffered + len(body)
         if before < BUFFERED_BYTES <= self._buffered and not self.closed:

@@ -177,7 +177,7 @@ class Gateway:
         alone = self._breaks.alone(placement.engine, now_s)
         return exchange.retries.failed(
             reason, answer_begun=exchange.client.started, alone=alone
-        ) and self._budget.spend(now_s - placement.dispatched_s)
+        ) and self._budget.spend(reason, now_s - placement.dispatched_s, placement.predicted_s)
 
     async def _place(self, exchange: Exchange, request: OpenAIRequest) -> Placement:
         begun_s = self._clock()

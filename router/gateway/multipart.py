@@ -5,6 +5,7 @@ python-multipart, which is Starlette's own parser, tells where each part begins 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 from python_multipart.exceptions import FormParserError
@@ -15,6 +16,9 @@ from router.gateway.body_edit import Body, Splice
 
 FIELD_BYTES = 1 << 16  # a longer field is no option; it passes unread
 MOST_PARTS = 1000
+logging.getLogger("python_multipart").setLevel(
+    logging.CRITICAL
+)  # or each form that a client gets wrong would be logged
 
 
 @dataclass(slots=True)

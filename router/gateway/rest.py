@@ -39,7 +39,8 @@ def create_rest(
 ) -> FastAPI:
     """Make the application. clock, wall_clock: as `app.create_app` takes them. registry: has the metrics.
     body_reader, lifespan: run as long as the application."""
-    rest = FastAPI(title="Leafcutter", openapi_url=None, lifespan=lifespan)
+    # A redirect would lead to whatever host the client names.
+    rest = FastAPI(title="Leafcutter", openapi_url=None, redirect_slashes=False, lifespan=lifespan)
     rest.add_exception_handler(HTTPException, _answer_unknown)
     _add_health(rest, router)
     _add_models(rest, router, read_aliases(config.engines.model_alias), round(wall_clock()))

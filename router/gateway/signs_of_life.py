@@ -1,7 +1,7 @@
 """Telling the decider which engines give signs of life.
 
 An engine that hangs may still pass its health checks. What tells it from one that is busy with long answers are the
-bytes of these, and only the data path sees them. So it says once a second from which engines any have come.
+heads and bodies of these, and only the data path sees them. So it says once a second from which engines any have come.
 """
 
 from __future__ import annotations

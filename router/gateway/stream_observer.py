@@ -164,7 +164,7 @@ def _read_plain(observed: ObservedAnswer, text: bytes) -> bool:
         return False
     try:
         chunks = _decode_chunks(b"[" + b",".join(documents) + b"]")
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     if len(chunks) != len(documents):  # some line has two chunks, which is no JSON, or none
         return False

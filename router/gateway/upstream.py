@@ -134,7 +134,7 @@ class _Engine:
             connection.give_up()
 
     def take_heard(self) -> bool:
-        """Whether bytes have come over any connection since this was asked last."""
+        """Whether a head or a part of a body has come over any connection since this was asked last."""
         heard = False
         for connection in self._open:
             heard, connection.heard = heard or connection.heard, False
@@ -180,7 +180,7 @@ class Upstream:
             engine.close()
 
     def heard(self) -> list[str]:
-        """The addresses of the engines from which bytes have come since this was asked last."""
+        """The addresses of the engines from which heads or bodies have come since this was asked last."""
         return [address for address, engine in self._engines.items() if engine.take_heard()]
 
     async def send(

@@ -44,8 +44,8 @@ class Engine:
 
 
 @asynccontextmanager
-async def asked(engine: Engine, talk: Talk | None = None, **options: float) -> AsyncIterator[Post]:
-    """Run an engine, and give a function that posts a body to it. talk: what the engine does, if not `Engine.talk`."""
+async def running(engine: Engine, talk: Talk | None = None, **options: float) -> AsyncIterator[Upstream]:
+    """Run an engine and what sends to it. talk: what the engine does, if not `Engine.talk`."""
     talks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,14 +59,21 @@ async def asked(engine: Engine, talk: Talk | None = None, **options: float) -> A
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     engine.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     upstream = Upstream(configure(**options))
-
-    async def post(body: bytes = b"{}") -> UpstreamAnswer:
-        return await upstream.send(engine.url, "/v1/completions", b"a=1", [(b"x-mine", b"1")], "r", [body])
-
     async with upstream.running():
-        yield post
+        yield upstream
     server.close()
     await asyncio.wait(talks, timeout=5)
+
+
+@asynccontextmanager
+async def asked(engine: Engine, talk: Talk | None = None, **options: float) -> AsyncIterator[Post]:
+    """The same, and give a function that posts a body to the engine."""
+    async with running(engine, talk, **options) as upstream:
+
+        async def post(body: bytes = b"{}") -> UpstreamAnswer:
+            return await upstream.send(engine.url, "/v1/completions", b"a=1", [(b"x-mine", b"1")], "r", [body])
+
+        yield post
 
 
 @pytest.mark.parametrize(
@@ -244,3 +251,35 @@ async def test_waits_have_their_own_ends_on_one_timer() -> None:
         gaps[2] = 0.6
         with pytest.raises(EngineTimeout):
             await (await post()).read_all()
+
+
+async def test_only_whole_heads_and_bodies_are_signs_of_life() -> None:
+    """An engine that drips a head that never ends computes nothing."""
+    head, body, sent = asyncio.Event(), asyncio.Event(), asyncio.Semaphore(0)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        for words, gate in (
+            (b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"content-length: 3\r\nx: y", head),
+            (b"\r\n\r\n", body),
+            (b"abc", body),
+        ):
+            writer.write(words)
+            await writer.drain()
+            sent.release()
+            await gate.wait()
+
+    engine = Engine()
+    async with running(engine, talk) as upstream:
+        asking = asyncio.create_task(upstream.send(engine.url, "/v1/completions", b"", [], "r", [b"{}"]))
+        await sent.acquire()
+        await asyncio.sleep(0.02)
+        assert upstream.heard() == []
+        head.set()
+        answer = await asking
+        assert upstream.heard() == [engine.url]
+        assert upstream.heard() == []
+        body.set()
+        assert await answer.read_all() == b"abc"
+        assert upstream.heard() == [engine.url]
+        answer.close()

@@ -85,7 +85,10 @@ async def test_a_client_whose_requests_fail_everywhere_takes_no_engine_from_the_
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("after", [None, 0])
-async def test_requests_without_a_byte_move_when_their_engine_is_taken_out(stream: bool, after: int | None) -> None:
+async def test_requests_without_a_byte_move_when_their_engine_is_taken_out(
+    stream: bool, after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.core.retries.BUDGET_S", 0.0)  # many may have waited for long
     async with served(Script(fault="hang", after=after), Script(), policy="round_robin") as gateway:
         asked = [asyncio.create_task(gateway.post(stream=stream)) for _ in range(6)]
         await until(lambda: gateway.engines[0].running == 3 and gateway.endings().get("ok") == 3)

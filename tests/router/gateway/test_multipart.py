@@ -94,3 +94,11 @@ def test_on_an_opened_path_anything_passes() -> None:
 def test_forms_are_known_by_their_type() -> None:
     assert is_form(b"Multipart/Form-Data ; boundary=x")
     assert not is_form(b"application/json")
+
+
+def test_forms_that_are_wrong_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Anybody may send any number of them."""
+    for body in (b"{}", b"--b-1x", b"--b-1\r\n\n", b"--b-1\r\na\x00: b\r\n\r\n"):
+        with pytest.raises(BadRequest):
+            read_form(body, TYPE)
+    assert caplog.text == ""

@@ -139,6 +139,15 @@ def test_what_cannot_be_read_passes(junk: bytes) -> None:
     assert not observer.observed.started
 
 
+def test_bytes_that_are_no_text_pass_after_the_first_token_too() -> None:
+    odd = delta(content="b").replace(b"b", b"\xff")
+    for junk in (odd, delta(content="b").replace(b"content", b"con\x80")):
+        observer, shown = observe(delta(content="a"), junk, delta(content="c"), usage_event(), b"data: [DONE]\n\n")
+        assert junk in shown
+        assert observer.observed.usage == Usage(9, 8, 3)
+        assert observer.observed.done
+
+
 def test_running_usage_is_shown_and_the_last_one_counts() -> None:
     first = event({"choices": [{"index": 0, "text": "a"}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}})
     observer, shown = observe(first, usage_event())
