@@ -162,7 +162,7 @@ class _Line:
         if not isinstance(request, list) or len(request) != 8 or not isinstance(request[7], list):
             raise self._error(request, FIELDS)
         _, prompt_tokens, output_tokens, api_s, think_s, stop, keep, runs = request
-        if type(stop) is not int or stop not in list(Stop):
+        if type(stop) is not int or not Stop.UNKNOWN <= stop <= Stop.END_OF_TURN:
             raise self._error(stop, "stop, 0, 1 or 2")
         if self._whole(keep, "keep, a number of blocks") > before:
             raise self._error(keep, f"keep, at most the {before} blocks of the request before")

@@ -199,7 +199,7 @@ class TraceFile:
             return None
         if type(value) is not int or value not in list(Stop):
             raise TraceError(
-                self.label, number, f"stop = {show(value)}", "0 (unknown), 1 (tool call) or 2 (end of turn)"
+                self.label, number, f"stop = {show(value)}", "0 (unknown), 1 (tool call), 2 (end of turn) or 3 (length)"
             )
         return Stop(value)
 

@@ -104,6 +104,27 @@ def test_a_follow_up_turn_finds_the_conversation_and_the_reply(stack: Stack) -> 
     assert follow_up.usage.prompt_tokens_details.cached_tokens > answer.usage.prompt_tokens
 
 
+def test_engines_hear_when_their_sessions_are_expected_back(stack: Stack) -> None:
+    """The first return teaches how long sessions stay away, so the second answer has a prediction to tell."""
+    before = sum(stack.state(index, "leafcutter_engine_hints_total") for index in range(2))
+    messages: list[Any] = [{"role": "user", "content": text(70, 60)}]
+    for _ in range(3):
+        _, answer = ask(stack, messages, extra_headers={"x-session-id": "returns"})
+        messages += [
+            answer.choices[0].message.model_dump(include={"role", "content"}),
+            {"role": "user", "content": "And?"},
+        ]
+    sessions = httpx.get(f"{stack.gateway}/sessions").raise_for_status().json()["sessions"]
+    (session,) = [each for each in sessions if each["name"] == "returns"]
+    assert (session["requests"], session["last_ending"]) == (3, "length")
+    assert session["predicted_return_s"] > 0
+    eventually(
+        lambda: sum(stack.state(index, "leafcutter_engine_hints_total") for index in range(2)) > before,
+        10,
+        "an engine has heard of a session that it knows",
+    )
+
+
 def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
     """A salt parts the cache: its own prompt hits, the same words under another salt miss."""
     messages = [{"role": "user", "content": text(60, 200)}]
