@@ -39,9 +39,9 @@ from benchmarks.report import machine, markdown_table, write_json
 
 ENGINES = 3
 LOST_SHARE = 0.01
-WARM_UP = 40  # requests
+WARM_UP = 40  # requests, each on a connection of its own, so that every process gets some
 BACK_S = 30.0  # descriptors may take so long to be back: a look whether an engine hangs takes 20 s
-IDLE_S = 6.0  # then all idle connections to engines have been closed
+IDLE_S = 10.0  # then idle connections to engines have been closed
 FLAGS = ("--health-check-interval-secs", "0.5", "--health-check-timeout-secs", "1")
 _GAUGES = re.compile(rb"^(?:leafcutter_in_flight{.*}|leafcutter_queue_length\S*) (\S+)$", re.MULTILINE)
 
@@ -53,7 +53,7 @@ async def play(name: str, processes: int, engines: Sequence[Engine], args: argpa
     urls = [engine.url for engine in engines]
     begun_s = time.monotonic()
     async with running_gateway(urls, *flags, log=args.log) as (url, pid):
-        await Load(url).run(WARM_UP)  # with several processes, files of metrics are opened by the first requests
+        await Load(url).run(WARM_UP, WARM_UP)  # each process opens files of metrics with its first request
         await asyncio.sleep(IDLE_S)
         before = (await settled(pid)).descriptors
         load = Load(url)
