@@ -28,8 +28,9 @@ lint: setup
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
-# Two runs side by side: tests that only compute, and those that talk over sockets or start processes.
-COMPUTING := tests/engine_patches $(addprefix tests/router/,core learners policies prefix sim types) $(wildcard tests/test_*.py)
+# Two runs side by side, which take about as long: tests that mostly compute, and those that mostly talk over sockets.
+COMPUTING := tests/engine_patches tests/deploy $(addprefix tests/router/,cli core learners policies prefix sim types) \
+	$(wildcard tests/test_*.py)
 unit: setup
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 unit-computing unit-talking
 

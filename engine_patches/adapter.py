@@ -14,6 +14,10 @@ touch counts as a hit if a lookup returned the block since its last touch. In la
 a lookup. In eager mode it looks up and pins blocks that requests hold; these are counted as hits, without effect on the
 order.
 
+A request's session, if it names one, is told with each full block that it caches. Hints about sessions wait in the
+pool's `hints` until it takes new blocks. A request that fills no block of its own is taken for one of the session that
+used its deepest block before.
+
 An order sees the history of a request as the scheduler makes it:
 
     admission    lookups, hits of the cached prefix, pops for the rest, then a key for each block that the step fills;
@@ -33,6 +37,7 @@ an order treats them in the same way.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +46,27 @@ from engine_patches.orders import EvictionOrder
 
 if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
+
+
+Hint = tuple[str, float | None]
+"""A session, and in how many seconds its next request is expected; None: never."""
+
+LONGEST_SESSION = 256  # characters
+HINTS_WAITING = 4096  # at most; the oldest is dropped
+HINTS_AT_ONCE = 64
+
+
+def session_of(request: Any) -> str | None:
+    """Return the session that a request names, None if it names none.
+
+    vLLM since 0.32 has it in `Request.session_id`, from the header X-Session-ID, from the body's `session_id` or from
+    `vllm_xargs`. All supported versions hand `vllm_xargs` on as `sampling_params.extra_args`.
+    """
+    name = getattr(request, "session_id", None)
+    if name is None:
+        extra = getattr(getattr(request, "sampling_params", None), "extra_args", None)
+        name = extra.get("session_id") if extra else None
+    return name if isinstance(name, str) and 0 < len(name) <= LONGEST_SESSION else None
 
 
 class OrderQueue:
@@ -99,7 +125,15 @@ def build_pool_class(host_pool: Any, make_order: Callable[[int], EvictionOrder],
             if self.free_block_queue.popleft() is not self.null_block:
                 raise HostError(f"the null block is block {self.null_block.block_id}, expected 0")
             self._looked_up = bytearray(self.num_gpu_blocks)
+            # Other threads append to it, which is one step of theirs, so that no lock is needed here.
+            self.hints: deque[Hint] = deque(maxlen=HINTS_WAITING)
             on_pool(self)
+
+        def get_new_blocks(self, num_blocks: int) -> Any:
+            if self.hints:
+                for _ in range(min(HINTS_AT_ONCE, len(self.hints))):
+                    self.order.expect(*self.hints.popleft())
+            return super().get_new_blocks(num_blocks)
 
         def get_cached_block(self, block_hash: Any, kv_cache_group_ids: list[int]) -> Any:
             blocks = super().get_cached_block(block_hash, kv_cache_group_ids)
@@ -128,12 +162,17 @@ def build_pool_class(host_pool: Any, make_order: Callable[[int], EvictionOrder],
             super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **kwargs)
             # Null blocks and blocks that the host chose not to cache have no hash: behind them a chain begins anew.
             parent = blocks[num_cached_blocks - 1].block_hash if num_cached_blocks else None
+            deepest = -1
             for position in range(num_cached_blocks, num_full_blocks):
                 block = blocks[position]
                 key = block.block_hash
                 if key is not None:
                     self.order.cache(block.block_id, key, parent, position)
+                    deepest = block.block_id
                 parent = key
+            session = session_of(request)
+            if session is not None and deepest >= 0:
+                self.order.assign(deepest, session, request.arrival_time)
 
         def cache_partial_block(
             self,

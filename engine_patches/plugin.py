@@ -54,7 +54,7 @@ def _put_in_place(settings: Settings, host: Host) -> None:
         from engine_patches.exporter import Exporter, rank_port
 
         port = rank_port(settings.state_port, multiprocessing.current_process().name)
-        exporter = Exporter(port, settings.state_host, host.version)
+        exporter = Exporter(port, settings.state_host, host.version, settings.hint_key)
 
     def make_order(num_blocks: int) -> EvictionOrder:
         return order_class(num_blocks, settings.seed)

@@ -1,12 +1,13 @@
 """The plugin's settings. They are environment variables, as the engine's own command line is not ours to extend."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine_patches.errors import SettingError
 from engine_patches.orders import ORDERS
 
 OFF = "off"
+SHORTEST_KEY = 16
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Option:
     range: str
     help: str
     parse: Callable[[str], object]
+    secret: bool = False
+    """Whether its value is shown nowhere."""
 
 
 def _parse_order(value: str) -> str | None:
@@ -31,6 +34,12 @@ def _parse_port(value: str) -> int:
     if not 1 <= port <= 65535:
         raise ValueError
     return port
+
+
+def _parse_key(value: str) -> str:
+    if len(value) < SHORTEST_KEY or not value.isascii() or not value.isprintable():
+        raise ValueError
+    return value
 
 
 EVICTION = Option(
@@ -56,28 +65,38 @@ STATE_PORT = Option(
     _parse_port,
 )
 STATE_HOST = Option("LEAFCUTTER_STATE_HOST", "127.0.0.1", "an address", "Address that this port is bound to.", str)
-OPTIONS = (EVICTION, SEED, STATE_PORT, STATE_HOST)
+HINT_KEY = Option(
+    "LEAFCUTTER_HINT_KEY",
+    "",
+    f"at least {SHORTEST_KEY} printable ASCII characters",
+    "Key of those who may post hints about sessions to the state's port; if unset, nobody may.",
+    _parse_key,
+    secret=True,
+)
+OPTIONS = (EVICTION, SEED, STATE_PORT, STATE_HOST, HINT_KEY)
 
 
 @dataclass(frozen=True)
 class Settings:
     """The settings as read. With `order` None the plugin does nothing, with `seed` None the operating system gives the
-    seed, and with `state_port` None no state is served."""
+    seed, with `state_port` None no state is served, and with `hint_key` None no hints are taken."""
 
     order: str | None
     seed: int | None
     state_port: int | None
     state_host: str
+    hint_key: str | None = field(default=None, repr=False)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read all settings. Raises SettingError for a value that cannot be used."""
-    order, seed, port, host = (_read(option, environ) for option in OPTIONS)
+    order, seed, port, host, key = (_read(option, environ) for option in OPTIONS)
     assert order is None or isinstance(order, str)
     assert seed is None or isinstance(seed, int)
     assert port is None or isinstance(port, int)
     assert isinstance(host, str)
-    return Settings(order, seed, port, host)
+    assert key is None or isinstance(key, str)
+    return Settings(order, seed, port, host, key)
 
 
 def _read(option: Option, environ: Mapping[str, str]) -> object:
@@ -87,4 +106,5 @@ def _read(option: Option, environ: Mapping[str, str]) -> object:
     try:
         return option.parse(value)
     except ValueError:
-        raise SettingError(f"{option.name}={value!r}: expected {option.range}") from None
+        shown = "..." if option.secret else repr(value)
+        raise SettingError(f"{option.name}={shown}: expected {option.range}") from None

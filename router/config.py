@@ -16,6 +16,7 @@ from router.policies.table import PolicyOptions
 
 HARDWARE = ("auto", "cpu", "cuda")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class ServerOptions:
         words=("auto",),
     )
     log_level: str = option("info", "least severe message that is logged", among=LOG_LEVELS)
+    log_format: str = option("text", "form of the log's lines", among=LOG_FORMATS)
+    access_log: bool = option(True, "log a line for every request that is for an engine, when it is over")
     api_key: str | None = option(
         None,
         "key that all clients share; without admin_key and client_keys it opens operators' routes too",
@@ -103,6 +106,11 @@ class EngineOptions:
     worker_api_key: str | None = option(
         None,
         "key sent to the engines in place of the client's; nothing: the client's passes if the gateway has no keys",
+        secret=True,
+    )
+    hint_key: str | None = option(
+        None,
+        "key of the engines' hints about sessions (their LEAFCUTTER_HINT_KEY); nothing: none are sent",
         secret=True,
     )
     model_alias: tuple[str, ...] = option(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from engine_patches import settings
+from engine_patches.adapter import Hint
 from engine_patches.exporter import Exporter
 from engine_patches.orders import ORDERS
 from router import errors
@@ -94,14 +95,16 @@ def metrics(collected: Any) -> dict[str, str]:
 class Pool:
     """As much of an engine's pool as the exporter shows."""
 
-    order, hash_block_size, num_gpu_blocks = ORDERS["rlt_gix"](8), 16, 8
+    def __init__(self) -> None:
+        self.order, self.hash_block_size, self.num_gpu_blocks = ORDERS["rlt_gix"](8), 16, 8
+        self.hints: deque[Hint] = deque()
 
 
 async def test_metrics_exist_and_all_are_described(tmp_path: Path) -> None:
     async with served(record=str(tmp_path / "trace.jsonl")) as gateway:
         known = metrics(gateway.registry.collect())
     known |= metrics(EdgesCollector(lambda: 2, lambda: {"edge": 0}).collect())
-    exporter, pool = Exporter(9000, "127.0.0.1", "0.0.0", lambda *_: None), Pool()
+    exporter, pool = Exporter(9000, "127.0.0.1", "0.0.0", serve=lambda *_: None), Pool()
     exporter.show(pool)
     known |= metrics(exporter.collect())
     assert len(known) > 40

@@ -16,7 +16,7 @@ TYPES = {"types", "errors", "options", "saved_state"}
 INNER = TYPES | {"prefix", "learners"}
 CORE = INNER | {"policies", "core"}
 EDGE = CORE | {"config"}
-OUTER = EDGE | {"descriptors", "tls"}
+OUTER = EDGE | {"descriptors", "logs", "tls"}
 ROOMS: dict[str, set[str]] = {
     "types": {"types"},
     "errors": {"types"},
@@ -28,6 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "core": CORE,
     "config": CORE,
     "descriptors": set(),
+    "logs": EDGE,
     "tls": EDGE,
     "gateway": OUTER | {"gateway"},
     "engines": OUTER | {"engines"},

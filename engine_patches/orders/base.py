@@ -20,11 +20,12 @@ from typing import ClassVar, Protocol
 Key = Hashable
 
 
-class Counters:
-    """The counters of a new order. A subclass that computes one of them overrides it by a property."""
+class Defaults:
+    """The counters of a new order, and the verbs that most orders leave alone. A subclass that computes a counter
+    overrides it by a property."""
 
     free: int
-    cached = hits = misses = evictions = 0
+    cached = hits = misses = evictions = hints = 0
     phases = marked = 0
     fallback = False
     fallbacks = 0
@@ -32,6 +33,12 @@ class Counters:
     @property
     def shadow_misses(self) -> int:
         return 0
+
+    def assign(self, block: int, session: Hashable, arrival_s: float) -> None:
+        pass
+
+    def expect(self, session: Hashable, seconds: float | None) -> None:
+        pass
 
 
 class EvictionOrder(Protocol):
@@ -45,6 +52,7 @@ class EvictionOrder(Protocol):
     - `phases`, `marked`: phase changes so far, and keys marked in this phase; 0 in an order without phases
     - `fallback`, `fallbacks`: whether a guard decides now, and how often one took over; false and 0 without a guard
     - `shadow_misses`: misses of the order that the guard follows; 0 without a guard
+    - `hints`: calls of `expect` with a session that the order knows; 0 in an order that heeds none
     - `randomized`: whether the order makes random choices
     """
 
@@ -55,6 +63,7 @@ class EvictionOrder(Protocol):
     hits: int
     misses: int
     evictions: int
+    hints: int
 
     @property
     def phases(self) -> int: ...
@@ -116,6 +125,20 @@ class EvictionOrder(Protocol):
 
         It changes nothing, and must not be continued after a change. A randomized order yields one of the orders
         of eviction that are equally likely.
+        """
+        ...
+
+    def assign(self, block: int, session: Hashable, arrival_s: float) -> None:
+        """The request that uses `block`, its deepest one with a key so far, is of `session` and came at `arrival_s`.
+
+        Times are seconds on one clock, whichever it is. The same call again changes nothing. An order may ignore it.
+        """
+        ...
+
+    def expect(self, session: Hashable, seconds: float | None) -> None:
+        """A hint: the next request of `session` comes about so long after the last answer to it; None: none comes.
+
+        Nothing happens if the session is not known. A hint may be wrong, late or missing.
         """
         ...
 

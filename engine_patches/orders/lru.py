@@ -9,10 +9,10 @@ nothing by itself.
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from engine_patches.orders.base import Counters, Key
+from engine_patches.orders.base import Defaults, Key
 
 
-class LRU(Counters):
+class LRU(Defaults):
     """A doubly linked list in two flat arrays, where the number n stands for both ends. Verbs: see `EvictionOrder`."""
 
     name: ClassVar[str] = "lru"

@@ -184,7 +184,7 @@ class RLTGIX(GittinsOrder[GuardedNode]):
             self.fallbacks += 1
 
     def _choose_victim(self) -> GuardedNode:
-        if not self.fallback or not self._filled:
+        if not self.fallback or self._first_leaves() is None:
             return GittinsOrder._choose_victim(self)
         while self._outside or self._evict_from_shadow():
             if self._outside:

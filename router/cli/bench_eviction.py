@@ -7,19 +7,21 @@ the book-keeping of this program do not count.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from router.cli.flags import integer, names, seeds, words
+from router.cli.flags import add_agents_flags, agents_flags, choice, integer, names, seeds, words
 from router.cli.progress import show
 from router.errors import ConfigError
+from router.sim.agents import AgentTrace, holds_conversations
 from router.sim.eviction.report import BASELINE, Table, draw, to_json
 from router.sim.eviction.sweep import OPTIMUM, ORDER_CHOICES, Row, sweep
 from router.sim.eviction.workload import WORKLOADS, Workload
 from router.sim.figure import plotter
+from router.sim.hints import HINTS
 from router.sim.parallel import Watch
 from router.sim.trace import Trace, TraceFile
 
@@ -34,6 +36,7 @@ class Plan:
     capacities: list[int]
     orders: list[str]
     seeds: list[int]
+    hints: str
     json: bool
     plot: str | None
     jobs: int
@@ -42,7 +45,7 @@ class Plan:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the options of `bench eviction` to its parser."""
     workloads = ", ".join(WORKLOADS)
-    files = "files of one request a line, its block ids, or Mooncake JSONL; gzip too"
+    files = "files of one request a line, its block ids, or Mooncake JSONL, or agents' conversations; gzip too"
     orders = f"of {', '.join(ORDER_CHOICES)} ({OPTIMUM}: furthest next use; default: all)"
     for flag, metavar, help_text in (
         ("--trace", "FILE|NAME[,...]", f"{files}; or workloads: {workloads}"),
@@ -55,6 +58,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--seeds", metavar="N|A,B,...", default="1", help="N: seeds 0 to N-1; a list: those; default: 1")
     add("--workload-seed", metavar="SEED", default="0", help="makes another workload of the same kind; default: 0")
     add("--requests", metavar="N", help="stop after N requests; also makes a workload longer")
+    add_agents_flags(command)
     add("--jobs", metavar="N", default="1", help="processes; default: 1, which disturbs the timing least")
     add("--json", action="store_true", help="one JSON object a line")
     add("--plot", metavar="FILE", help="draw hit rate over capacity into a .png, .svg or .pdf file")
@@ -65,17 +69,19 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     limit = None if arguments.requests is None else integer("requests", arguments.requests)
     seed = integer("workload-seed", arguments.workload_seed, low=0)
     return Plan(
-        traces=_traces(arguments.trace, arguments.workload, limit, seed),
+        traces=_traces(arguments, limit, seed),
         capacities=[integer("capacity", word, high=MOST_BLOCKS) for word in words("capacity", arguments.capacity)],
         orders=names("orders", arguments.orders or [",".join(ORDER_CHOICES)], ORDER_CHOICES),
         seeds=seeds(arguments.seeds),
+        hints=choice("hints", arguments.hints, HINTS),
         json=arguments.json,
         plot=arguments.plot,
         jobs=integer("jobs", arguments.jobs),
     )
 
 
-def _traces(traces: Sequence[str], workloads: Sequence[str], limit: int | None, seed: int) -> list[Trace]:
+def _traces(arguments: argparse.Namespace, limit: int | None, seed: int) -> list[Trace]:
+    traces, workloads = arguments.trace, arguments.workload
     known = ", ".join(WORKLOADS)
     found: list[Trace] = []
     # A file is read anew for every run, so it must be a real file and no pipe. Its name may hold a comma.
@@ -83,7 +89,7 @@ def _traces(traces: Sequence[str], workloads: Sequence[str], limit: int | None, 
         if word in WORKLOADS:
             found.append(Workload(word, limit, seed))
         elif Path(word).is_file():
-            found.append(TraceFile(word, limit))
+            found += _trace_file(arguments, word, limit, seed)
         else:
             raise ConfigError("trace", word, f"a file, or a workload: {known}")
     for word in words("workload", workloads) if workloads else []:
@@ -93,6 +99,14 @@ def _traces(traces: Sequence[str], workloads: Sequence[str], limit: int | None, 
     if not found:
         raise ConfigError("trace", "", f"a file, or a workload: {known}")
     return list(dict.fromkeys(found))
+
+
+def _trace_file(arguments: argparse.Namespace, path: str, limit: int | None, seed: int) -> list[Trace]:
+    """Return the traces in a file. Of agents' conversations there is one for each number of users."""
+    if not holds_conversations(path):
+        return [TraceFile(path, limit)]
+    users, think_cap_s = agents_flags(arguments)
+    return [AgentTrace(path, each, think_cap_s, limit, seed) for each in users]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -109,7 +123,7 @@ def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, Row], None, None]
     """Give the lines that are printed, each with the row that it shows."""
     # The table compares each order with these two, so they run even if nobody asked for them.
     orders = plan.orders if plan.json else list(dict.fromkeys([*plan.orders, BASELINE, OPTIMUM]))
-    rows = sweep(plan.traces, plan.capacities, orders, plan.seeds, jobs=plan.jobs, watch=watch)
+    rows = sweep(plan.traces, plan.capacities, orders, plan.seeds, hints=plan.hints, jobs=plan.jobs, watch=watch)
     with closing(rows):
         if plan.json:
             for row in rows:

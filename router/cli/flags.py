@@ -14,6 +14,7 @@ from typing import Any
 from router.config import Config, UpConfig
 from router.errors import ConfigError
 from router.options import Option, options_of
+from router.sim.hints import HINTS, OFF
 
 MOST_USED = {
     Config: (
@@ -118,3 +119,32 @@ def seeds(text: str) -> list[int]:
     if "," not in text:
         return list(range(integer("seeds", text)))
     return [integer("seeds", word, low=0) for word in words("seeds", [text])]
+
+
+def choice(key: str, text: str, known: Sequence[str]) -> str:
+    """Return one of the `known` words."""
+    if text not in known:
+        raise ConfigError(key, text, f"one of {', '.join(known)}")
+    return text
+
+
+USERS = 16
+
+
+def add_agents_flags(command: argparse.ArgumentParser) -> None:
+    """Add the flags of traces of agents (`sim.agents`) and of what orders are told of sessions (`sim.hints`)."""
+    add = command.add_argument
+    add("--users", metavar="N[,...]", help=f"of a trace of agents: how many use it at a time; default: {USERS}")
+    add("--think-cap", metavar="S", help="of a trace of agents: the longest think time in seconds; default: any")
+    add(
+        "--hints",
+        metavar="MODE",
+        default=OFF,
+        help=f"what orders are told of sessions: {', '.join(HINTS)}; default: off",
+    )
+
+
+def agents_flags(arguments: argparse.Namespace) -> tuple[list[int], float]:
+    """Return the numbers of users and the cap of think times in seconds."""
+    users = [integer("users", word) for word in words("users", [arguments.users])] if arguments.users else [USERS]
+    return users, math.inf if arguments.think_cap is None else number("think-cap", arguments.think_cap, low=0)

@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import os
 import random
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from router import descriptors
+from router import descriptors, logs
 from router.cli import bench_eviction as bench
 from router.cli import keys, simulate
 from router.cli.flags import add_options
@@ -64,13 +65,7 @@ def start(arguments: argparse.Namespace) -> int:
     if arguments.config and arguments.follows:
         file = ConfigFile.at_start(arguments.config, os.environ, flags_of(arguments.spec, arguments))
     config = load(arguments.spec, arguments, os.environ) if file is None else file.config
-    logging.basicConfig(
-        level=config.server.log_level.upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("httpx", "uvicorn"):  # a line for every health check, and for every step of the start
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.set_up(config.server)
     status: int = arguments.run(config, file) if arguments.follows else arguments.run(config)
     return status
 
@@ -156,7 +151,8 @@ async def _serve_alone(config: Config, file: ConfigFile | None) -> None:
 
     engines = engines_of(config.engines.worker_urls)
     rng = random.Random(config.routing.seed)
-    router = Router(config.routing, config.policies, rng=rng, timer=time.perf_counter)
+    prefix = f"lc-{secrets.token_hex(4)}-"
+    router = Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
     app = create_app(config, router, engines, discovery=partial(Discovery, config), config_file=file)
     tls, server = ServerTls.of(config.server), config.server
     async with AsyncExitStack() as stack:

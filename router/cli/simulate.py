@@ -14,24 +14,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from router.cli.flags import integer, names, number, seeds, words
+from router.cli.flags import add_agents_flags, agents_flags, choice, integer, names, number, seeds, words
 from router.cli.progress import show
 from router.config import Config
 from router.errors import ConfigError
 from router.options import check, options_of
 from router.policies.table import TABLE
+from router.sim.agents import holds_conversations
 from router.sim.figure import plotter
+from router.sim.fleet.agents import DURATION_S, Agents
 from router.sim.fleet.chart import draw
 from router.sim.fleet.hardware import HARDWARE
 from router.sim.fleet.result import Row, Table, mean_row, measure, to_json
 from router.sim.fleet.scenario import ORDER_NAMES, FleetSpec, Run, Slowdown
 from router.sim.fleet.traffic import TRACE_BLOCK, WORKLOADS, Replay, Traffic, Workload, replay
 from router.sim.fleet.verdict import judge
+from router.sim.hints import HINTS
 from router.sim.parallel import Watch, measure_all
 from router.sim.trace import TraceFile
 
 MOST_ENGINES = 256
 BLOCK = 128
+AGENTS_BLOCK = 256
 REQUESTS_AN_ENGINE = {False: 1024, True: 2048}  # The key says whether sessions have ids, as those of many turns do.
 ORDER = "rlt_gix"
 
@@ -46,6 +50,7 @@ class Plan:
     orders: list[str]
     seeds: list[int]
     options: dict[str, Any]
+    hints: str
     json: bool
     plot: str | None
     jobs: int
@@ -60,7 +65,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add(
         "--requests", metavar="N", help="about so many; of a trace: its first N; default: 1024 an engine, 2048 of chats"
     )
-    add("--trace", metavar="FILE", help="Mooncake JSONL, gzip too, in place of a workload", **many)
+    add(
+        "--trace",
+        metavar="FILE",
+        help="Mooncake JSONL, or agents' conversations, gzip too, in place of a workload",
+        **many,
+    )
     add("--time-scale", metavar="X", default="1", help="the times of a trace times X: 0.5 doubles the load; default: 1")
     add("--skip", metavar="N", default="0", help="leave out the first N requests of a trace")
     add("--spread", action="store_true", help="requests of one time in a trace arrive evenly until the next time")
@@ -80,6 +90,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--fail", metavar="ENGINE:AT", help="an engine dies at a second", **many)
     add("--join", metavar="ENGINE:AT", help="an engine starts then; without --fail before: for the first time", **many)
     add("--set", metavar="NAME=VALUE", help="an option of the gateway, such as lbgr_duplication_weight=3", **many)
+    add_agents_flags(command)
+    add("--duration", metavar="S", help=f"how long users of a trace of agents ask; default: {DURATION_S:g}")
     add("--jobs", metavar="N", default="1", help="processes; default: 1")
     add("--json", action="store_true", help="one JSON object a line, for each seed")
     add("--plot", metavar="FILE", help="draw latency over rate into a .png, .svg or .pdf file")
@@ -90,7 +102,9 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     block = None if arguments.block_size is None else integer("block-size", arguments.block_size)
     counts = [integer("engines", word, high=MOST_ENGINES) for word in words("engines", [arguments.engines])]
     loads: list[tuple[Traffic, FleetSpec]] = []
+    played = agents(arguments)
     for engines in counts:
+        loads += [(traffic, fleet_of(arguments, engines, block or AGENTS_BLOCK)) for traffic in played]
         loads += [(traffic, fleet_of(arguments, engines, block or BLOCK)) for traffic in workloads(arguments, engines)]
         for trace in traces(arguments, block):
             usual = TRACE_BLOCK if trace.id_tokens is None else BLOCK
@@ -103,6 +117,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         orders=orders_of(arguments.orders or [ORDER]),
         seeds=seeds(arguments.seeds),
         options=options_set(arguments.set),
+        hints=choice("hints", arguments.hints, HINTS),
         json=arguments.json,
         plot=arguments.plot,
         jobs=integer("jobs", arguments.jobs),
@@ -128,9 +143,7 @@ def traces(arguments: argparse.Namespace, block: int | None) -> list[Replay]:
     `block` is the block size that was asked for, in tokens.
     """
     found: list[Replay] = []
-    for path in dict.fromkeys(arguments.trace):
-        if not Path(path).is_file():  # It is read anew for every run, so a pipe will not do.
-            raise ConfigError("trace", path, "a file")
+    for path in trace_files(arguments, agents=False):
         skip = integer("skip", arguments.skip, low=0)
         requests = None if arguments.requests is None else integer("requests", arguments.requests)
         scale = number("time-scale", arguments.time_scale)
@@ -142,6 +155,23 @@ def traces(arguments: argparse.Namespace, block: int | None) -> list[Replay]:
             if block is not None and found[-1].id_tokens is None and TRACE_BLOCK % block:
                 raise ConfigError("block-size", block, f"a divisor of {TRACE_BLOCK}, the tokens of a trace's block")
     return found
+
+
+def trace_files(arguments: argparse.Namespace, *, agents: bool) -> list[str]:
+    """Return the files of traces that are asked for, of agents' conversations or of requests. Raises ConfigError."""
+    for path in arguments.trace:
+        if not Path(path).is_file():  # It is read anew for every run, so a pipe will not do.
+            raise ConfigError("trace", path, "a file")
+    return [path for path in dict.fromkeys(arguments.trace) if holds_conversations(path) == agents]
+
+
+def agents(arguments: argparse.Namespace) -> list[Traffic]:
+    """Return the traces of agents that are asked for, with every number of users. Raises ConfigError and TraceError."""
+    duration_s = DURATION_S if arguments.duration is None else number("duration", arguments.duration)
+    users, think_cap_s = agents_flags(arguments)
+    return [
+        Agents(path, each, think_cap_s, duration_s) for path in trace_files(arguments, agents=True) for each in users
+    ]
 
 
 def fleet_of(arguments: argparse.Namespace, engines: int, block: int) -> FleetSpec:
@@ -228,7 +258,7 @@ def run(arguments: argparse.Namespace) -> int:
 def lines_of(plan: Plan, watch: Watch) -> Generator[tuple[str, list[Row]], None, None]:
     """Give the lines that are printed, each with the rows that it shows."""
     runs = [
-        Run(traffic, fleet, policy, order, seed, plan.options)
+        Run(traffic, fleet, policy, order, seed, plan.options, plan.hints)
         for traffic, fleet in plan.loads
         for policy in plan.policies
         for order in plan.orders

@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from router.types import PLAIN, Decision, Ending, EngineId, Outcome, Unit
+from router.types import PLAIN, Decision, Ending, EngineId, Outcome, Stop, Unit
 
 ENGINES = 16
 """At most so many engines have their scores kept, for each decision."""
@@ -34,6 +34,8 @@ class LoggedOutcome(NamedTuple):
     prompt_tokens: int | None
     cached_tokens: int | None
     output_tokens: int | None
+    stop: Stop
+    tool: str | None
 
 
 class LoggedShadow(NamedTuple):
@@ -55,6 +57,7 @@ class LoggedDecision(NamedTuple):
     route: str
     model: str
     session: str | None
+    conversation: str | None
     stream: bool
     at_s: float
     policy: str
@@ -81,6 +84,7 @@ class LoggedDecision(NamedTuple):
             "route": self.route,
             "model": self.model,
             "session": self.session,
+            "conversation": self.conversation,
             "stream": self.stream,
             "age_s": round(now - self.at_s, 6),
             "policy": self.policy,
@@ -132,6 +136,8 @@ class LoggedDecision(NamedTuple):
             "prompt_tokens": r.prompt_tokens,
             "cached_tokens": r.cached_tokens,
             "output_tokens": r.output_tokens,
+            "stop": r.stop.word,
+            "tool": r.tool,
             "prediction_error_ratio": _number(error),
         }
 
@@ -204,6 +210,7 @@ def pack(decision: Decision, outcome: Outcome | None) -> LoggedDecision:
         request.route,
         request.model[:NAME_CHARS],
         request.session and request.session[:NAME_CHARS],
+        decision.conversation,
         request.stream,
         decision.dispatched_s,
         decision.policy,
@@ -233,6 +240,8 @@ def _result(decision: Decision, outcome: Outcome) -> LoggedOutcome:
         outcome.prompt_tokens,
         outcome.cached_tokens,
         outcome.output_tokens,
+        outcome.stop,
+        outcome.tool,
     )
 
 

@@ -110,6 +110,7 @@ class Choice(NamedTuple):
             fallback=self.fallback,
             tokens_per_unit=routing.tokens_per_unit,
             longest_tokens=routing.longest_tokens,
+            conversation=routing.conversation,
         )
 
 

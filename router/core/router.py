@@ -19,10 +19,12 @@ from router.core.fleet import Change, Fleet
 from router.core.learned_state import LearnedState
 from router.core.options import RoutingOptions
 from router.core.reliability import Reliability
+from router.core.sessions import Session, Sessions
 from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
 from router.errors import NoEngine, NotFound
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
 from router.learners.prediction_error import DriftAlarm
+from router.learners.return_times import ReturnTimes
 from router.policies.base import RoutingContext
 from router.policies.least_loaded import LeastLoaded
 from router.policies.table import create as create_policy
@@ -62,7 +64,8 @@ class Router:
     """Chooses an engine for every request, and learns from the outcome.
 
     policies: the options of the policies (`policies.table.PolicyOptions`); None: all at their defaults. rng: the only
-    source of chance. create: makes a policy by its name; None: the policy table does. timer: a clock in seconds that
+    source of chance. create: makes a policy by its name; None: the policy table does. session_prefix: begins the ids of
+    sessions. timer: a clock in seconds that
     measures how long policies take.
     """
 
@@ -73,6 +76,7 @@ class Router:
         *,
         rng: random.Random,
         create: Create | None = None,
+        session_prefix: str = "s",
         timer: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._fleet = Fleet(options.default_capacity_tokens, self._engine_changed)
@@ -88,6 +92,9 @@ class Router:
             create or (lambda name: create_policy(name, policies)), fallbacks, rng=rng, timer=timer
         )
         self._experiment.assign({options.policy: 1.0}, options.shadow)
+        self.sessions = Sessions(ReturnTimes(), session_prefix)
+        self.on_idle: Callable[[Session], None] = lambda _: None
+        """Called when the last answer of a session has ended."""
         self.on_out: Callable[[EngineId], None] = lambda _: None
         """Called when an engine was taken out whose requests other engines can serve (`take_out`)."""
         self.on_drained: Callable[[EngineId], None] = lambda _: None
@@ -103,13 +110,15 @@ class Router:
         exclude: the engines that have been tried already. Raises NotFound if no engine serves the model, and NoEngine
         if no engine that serves it can take the request now.
         """
-        routing, candidates, match = self._prepare(request, now, exclude)
+        conversation = self.sessions.arrive(request, now, again=bool(exclude))
+        routing, candidates, match = self._prepare(request, now, exclude, conversation)
         choice = self._experiment.choose(routing, candidates)
         booking = self._book(routing, choice.chosen)
         block_tokens = request.prompt.block_units * routing.tokens_per_unit
         expectation = self._index.book(choice.chosen.engine, request.prompt.keys, match, block_tokens)
         decision = choice.decision(routing, booking.serial, expectation, tuple(exclude))
         self._experiment.dispatched(decision)
+        self.sessions.dispatched(decision)
         self._log.open(decision)
         return decision
 
@@ -134,13 +143,17 @@ class Router:
         prompt_tokens = request.prompt.units * tokens_per_unit
         output_tokens = self._expected_output_tokens(request)
         score = Score(engine, 0.0, Unit.RANK, None, 0.0)
-        routing = RoutingContext(request, prompt_tokens, output_tokens, dispatched_s, 0.0, 0.0, tokens_per_unit)
+        conversation = self.sessions.arrive(request, dispatched_s, again=False)
+        routing = RoutingContext(
+            request, prompt_tokens, output_tokens, dispatched_s, 0.0, 0.0, tokens_per_unit, conversation
+        )
         booking = self._book(routing, score)
         match = self._index.match(request.prompt.keys)
         block_tokens = request.prompt.block_units * tokens_per_unit
         expectation = self._index.book(engine, request.prompt.keys, match, block_tokens)
         choice = Choice(policy, Scores([], array("d"), Unit.RANK), score, reason, (), fallback)
         decision = replace(choice.decision(routing, booking.serial, expectation, ()), resumed=True)
+        self.sessions.dispatched(decision)
         self._log.open(decision)
         if first_token_s is not None:
             self.first_token(decision, first_token_s)
@@ -169,6 +182,8 @@ class Router:
             if answered and decision.predicted_s is not None and decision.request.generates:
                 self._drift.learn_one(decision.engine, decision.predicted_s, outcome.done_s - decision.dispatched_s)
         self._settle(decision, released, outcome)
+        if (idle := self.sessions.completed(decision, outcome)) is not None:
+            self.on_idle(idle)
         self._log.close(decision, outcome)
         if self._fleet.drained(decision.engine):
             self.on_drained(decision.engine)
@@ -257,7 +272,8 @@ class Router:
         """
         rng_state = self._rng.getstate()
         try:
-            routing, candidates, _ = self._prepare(request, now, ())
+            session = self.sessions.find(request)
+            routing, candidates, _ = self._prepare(request, now, (), None if session is None else session.id)
             return self._experiment.choose(routing, candidates).decision(routing, 0, NO_EXPECTATION, ())
         finally:
             self._rng.setstate(rng_state)
@@ -296,6 +312,7 @@ class Router:
             faults=experiment.faults,
             in_flight=self._fleet.in_flight,
             index_blocks=len(self._index),
+            sessions=self.sessions.status(),
         )
 
     def _status_of(self, engine: EngineId) -> EngineStatus:
@@ -326,7 +343,9 @@ class Router:
 
     # --- preparing the choice -----------------------------------------------------------------------------------
 
-    def _prepare(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Prepared:
+    def _prepare(
+        self, request: ParsedRequest, now: float, exclude: Collection[EngineId], conversation: str | None
+    ) -> _Prepared:
         candidates, places = self._eligible(request.model, exclude, now)
         tokens_per_unit = self._tokens_per_unit(request)
         prompt_tokens = request.prompt.units * tokens_per_unit
@@ -342,7 +361,9 @@ class Router:
                     candidates[places[engine]] = Candidate(view, hit_tokens)
                     longest_tokens = max(longest_tokens, hit_tokens)
         output_tokens, chance = self._expected_output_tokens(request), self._rng.random()
-        routing = RoutingContext(request, prompt_tokens, output_tokens, now, chance, longest_tokens, tokens_per_unit)
+        routing = RoutingContext(
+            request, prompt_tokens, output_tokens, now, chance, longest_tokens, tokens_per_unit, conversation
+        )
         return _Prepared(routing, candidates, match)
 
     def _eligible(
@@ -423,8 +444,10 @@ class Router:
             self._experiment.forget(engine)
             self._drift.forget(engine)
             self._reliability.forget(engine)
+            self.sessions.engine_gone(engine)
         elif change is Change.RETURNED:
             self._index.forget(engine)
+            self.sessions.engine_gone(engine)
             self._reliability.healthy(engine)
             self._fleet.set_failure_odds(engine, 0.0)
         else:

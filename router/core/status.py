@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from router.core.sessions import SessionsStatus
 from router.types import EngineId, EngineInfo
 
 
@@ -78,3 +79,4 @@ class RouterStatus(NamedTuple):
     """Requests that are not complete, including those on engines that have left the fleet."""
     index_blocks: int
     """The (block, engine) pairs in the prefix index."""
+    sessions: SessionsStatus = SessionsStatus(0, 0, 0, None)

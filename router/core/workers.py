@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from router.core.router import Router
+from router.core.sessions import Session
 from router.core.worker_url import address_of, base_url, server_of, split_address
 from router.errors import UnknownWorker, WorkerConflict
 from router.saved_state import SavedFields, SavedState, number
@@ -167,6 +168,10 @@ class Workers:
 
     def models(self, worker: Worker) -> tuple[str, ...]:
         return self._router.models(next(iter(worker.engines)))
+
+    def on_idle(self, call: Callable[[Session], None]) -> None:
+        """`call` hears of each session whose last answer has ended."""
+        self._router.on_idle = call
 
     def set_info(self, engine: EngineId, info: EngineInfo) -> None:
         self._router.set_info(engine, info)

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 
@@ -20,6 +20,7 @@ from router.core.failure_log import FailureLog
 from router.core.worker_url import base_urls
 from router.core.workers import Worker, Workers
 from router.engines import probe
+from router.engines.hint_sender import HintSender
 from router.types import EngineId
 
 log = logging.getLogger("leafcutter.discovery")
@@ -68,6 +69,8 @@ class Discovery:
 
             follow()
             self.workers.listeners.append(follow)
+            hints = self._hints()
+            sending = None if hints is None else asyncio.create_task(hints.send_on(client))
             try:
                 checked = [asyncio.create_task(watcher.checked.wait()) for watcher in self._watchers.values()]
                 await asyncio.wait(checked, timeout=FIRST_ROUND_S)
@@ -77,10 +80,22 @@ class Discovery:
                 yield
             finally:
                 self.workers.listeners.remove(follow)
-                tasks = [watcher.task for watcher in self._watchers.values()]
+                tasks: list[asyncio.Task[Any]] = [watcher.task for watcher in self._watchers.values()]
+                if sending is not None:
+                    tasks.append(sending)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hints(self) -> HintSender | None:
+        """What tells the engines of sessions, if they take hints."""
+        options = self.config.engines
+        if options.hint_key is None:
+            return None
+        addresses, offset = self.workers.addresses, options.state_port_offset
+        sender = HintSender(options.hint_key, offset, addresses, self.failures, self.clock)
+        self.workers.on_idle(sender.tell)
+        return sender
 
     def _follow(self, client: httpx.AsyncClient) -> None:
         """Watch the workers that are there now, and no others."""

@@ -111,6 +111,8 @@ def _environment(config: UpConfig, model: str, index: int) -> dict[str, str]:
         env["LEAFCUTTER_EVICTION_SEED"] = str(config.up.eviction_seed + index)
     if Path(model).is_dir():
         env["HF_HUB_OFFLINE"] = "1"
+    if config.engines.hint_key:
+        env["LEAFCUTTER_HINT_KEY"] = config.engines.hint_key
     if config.engines.worker_api_key:
         env["VLLM_API_KEY"] = config.engines.worker_api_key
     return env

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -46,6 +47,9 @@ async def up(config: UpConfig, env: Mapping[str, str], serve: Serve) -> None:
 
     Raises SetupError if the model or a port cannot be had, or an engine does not start.
     """
+    if config.engines.hint_key is None and config.up.eviction != "off":  # nobody else has to know it
+        keyed = dataclasses.replace(config.engines, hint_key=secrets.token_hex(16))
+        config = dataclasses.replace(config, engines=keyed)
     gpus = gpus_of(config)
     served = config.up.model or (GPU_MODEL if gpus else str(model.ensure(env)))
     launches = plan(config, served, gpus, sorted(os.sched_getaffinity(0)))

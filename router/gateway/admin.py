@@ -81,7 +81,7 @@ def add_admin_routes(
 
     @app.get("/decisions")
     async def decisions(request: Request) -> Response:
-        now, limit = clock(), _limit(request.query_params.get("limit"))
+        now, limit = clock(), limit_of(request.query_params.get("limit"), DECISIONS, MOST_DECISIONS)
         return ascii_json({"decisions": [entry.describe(now) for entry in router.newest_decisions(limit)]})
 
     @app.get("/policy")
@@ -177,11 +177,12 @@ def _describe_engine(router: Router, engine: EngineStatus, workers: Workers) -> 
     }
 
 
-def _limit(text: str | None) -> int:
+def limit_of(text: str | None, default: int, most: int) -> int:
+    """The parameter `limit` of a request: a whole number from 1 to `most`. Raises BadRequest."""
     if text is None:
-        return DECISIONS
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MOST_DECISIONS):
-        raise BadRequest(f"`limit` must be a whole number from 1 to {MOST_DECISIONS}.", param="limit")
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise BadRequest(f"`limit` must be a whole number from 1 to {most}.", param="limit")
     return int(text)
 
 

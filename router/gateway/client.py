@@ -71,7 +71,12 @@ class Client:
         self._path: str = scope["path"]
         self._finished = False
         self._opening: Message | None = None
-        self._streams = False
+        self._streams, self._status = False, 0
+
+    @property
+    def status(self) -> int | None:
+        """The status of the answer; None: it has not begun."""
+        return self._status if self.started else None
 
     async def read_body(self, max_bytes: int, memory: BodyMemory | None = None) -> Body:
         """Read the whole body. Raises PayloadTooLarge as soon as the length is known, GatewayFull and ClientGone.
@@ -141,7 +146,7 @@ class Client:
     def open(self, status: int, headers: Headers, *, streams: bool = False) -> None:
         """Prepare the head of the answer. It leaves with the first bytes of the body; until then it can be replaced."""
         self._opening = {"type": "http.response.start", "status": status, "headers": headers}
-        self._streams = streams
+        self._streams, self._status = streams, status
 
     async def write(self, chunk: bytes, *, last: bool = False) -> None:
         """Send bytes of the body, and before the first ones the head."""

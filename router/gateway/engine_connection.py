@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import cast
 
 import httptools
@@ -49,6 +50,9 @@ class EngineConnection(asyncio.Protocol):
         """A head or a part of a body has come since this was last set to False. The bytes of a head that never ends are
         no sign of life."""
         self._fault: str | None = None  # what in the answer was not valid HTTP
+        self.waited_s = 0.0
+        """How long the present request has waited for the engine: until bytes came, not until they were looked at."""
+        self._waits_s = 0.0  # since when it waits now
         self.status = 0
         self.headers: Headers = []
         """The head of the answer, with names in lower case."""
@@ -67,7 +71,7 @@ class EngineConnection(asyncio.Protocol):
         """Send a request and wait for the head of its answer. Raises EngineLost, and EngineTimeout at due_s, seconds on
         the clock of the event loop."""
         self._begin()
-        self._idle, self.headers = False, []
+        self._idle, self.headers, self.waited_s = False, [], 0.0
         if len(body) == 1 and len(body[0]) <= PIECE_BYTES:
             self.transport.write(b"".join((head, *body)))
             self._sent = True
@@ -140,6 +144,7 @@ class EngineConnection(asyncio.Protocol):
         if self._timer is None or self._timer.when() > due_s:
             self._set_timer()
         self._waiter = waiter = self._loop.create_future()
+        self._waits_s = monotonic()
         return waiter
 
     # --- the timer --------------------------------------------------------------------------------------------------
@@ -248,3 +253,4 @@ class EngineConnection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+            self.waited_s += monotonic() - self._waits_s

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.core.retries import Retries
-from router.gateway import headers
 from router.gateway.client import Body, Client
+from router.gateway.headers import OVERHEAD, Headers, of_decision
 from router.gateway.key_limits import UNLIMITED, Allowance
 from router.gateway.openai_request import OpenAIRequest
 from router.types import Outcome, Placement
@@ -38,11 +38,25 @@ class Exchange:
     """How that try ended; None until it is over."""
     first_token_s: float | None = None
     """When the first token of a stream was seen."""
+    queued_s: float = 0.0
+    """How long it waited for a place."""
+    waited_s: float = 0.0
+    """How long it waited for anything but this gateway: for its body, a place, and engines."""
+    overhead_s: float | None = None
+    """What the gateway itself took until the answer began; None until then."""
     allowance: Allowance = UNLIMITED
     """What it takes of the limits of its key."""
 
     @property
-    def headers(self) -> headers.Headers:
+    def headers(self) -> Headers:
         """The headers by which any answer tells how its request was routed, and what is left of its key's limits."""
-        told = headers.of_decision(self.request_id, self.placement, predicted=self.client.key.sees_predictions)
+        told = of_decision(self.request_id, self.placement, predicted=self.client.key.sees_predictions)
+        if self.overhead_s is not None:
+            told.append((OVERHEAD, b"%.2f" % (self.overhead_s * 1000)))
         return told + self.allowance.headers
+
+    def answer_begins(self, now_s: float) -> Headers:
+        """The answer begins now, if it did not before. Returns the headers that it gets."""
+        if not self.client.started:
+            self.overhead_s = max(0.0, now_s - self.arrived_s - self.waited_s)
+        return self.headers

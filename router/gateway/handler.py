@@ -29,6 +29,7 @@ from router.errors import (
     ShuttingDown,
 )
 from router.gateway import headers
+from router.gateway.access_log import AccessLog
 from router.gateway.admission import Admission
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import BodyMemory, Client, ClientGone, Receive, Scope, Send
@@ -43,7 +44,7 @@ from router.gateway.routes import read_aliases
 from router.gateway.trace_writer import Recorder
 from router.gateway.upstream import Upstream, UpstreamAnswer
 from router.gateway.usage_log import UsageLog
-from router.types import BlockKey, Ending, EngineId, Outcome, Placement
+from router.types import BlockKey, Ending, EngineId, Outcome, Placement, Stop
 
 log = logging.getLogger("leafcutter.gateway")
 BODIES = 32  # so many of the largest bodies are held at a time, or more of smaller ones
@@ -81,6 +82,7 @@ class Gateway:
         self._memory = BodyMemory(BODIES * config.server.max_payload_size, metrics.refused)
         self._aliases = read_aliases(config.engines.model_alias)
         self._limits, self._usage_log = limits or SharedLimits(clock), usage_log
+        self._access_log = AccessLog(as_json=config.server.log_format == "json") if config.server.access_log else None
         self._id_headers = tuple(name.lower().encode() for name in config.server.request_id_headers)
 
     async def handle(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +93,7 @@ class Gateway:
         try:
             exchange.allowance = self._limits.admit(client.key)
             exchange.body = await client.read_body(self._config.server.max_payload_size, self._memory)
+            exchange.waited_s = self._clock() - exchange.arrived_s
             exchange.request = await self._read(exchange)
             exchange.allowance.charge(exchange.request.prompt_estimate)
             with client.waiting(self._config.reliability.request_timeout_secs):
@@ -101,16 +104,16 @@ class Gateway:
         except RateLimited as error:
             ending = error.ending
             self.metrics.limited(client.key, error.type)
-            await client.fail(error, exchange.headers)
+            await self._fail(exchange, error)
         except RequestError as error:
             ending = error.ending
-            await client.fail(error, exchange.headers)
+            await self._fail(exchange, error)
         except asyncio.CancelledError:  # only the server cancels, at its end, and this is the last that the task does
-            await client.fail(ShuttingDown("The gateway shuts down."), exchange.headers)
+            await self._fail(exchange, ShuttingDown("The gateway shuts down."))
         except Exception:
             ending = Ending.GATEWAY_FAULT
             log.exception("request %s failed by a fault of the gateway", exchange.request_id)
-            await client.fail(GatewayFault("The gateway failed."), exchange.headers)
+            await self._fail(exchange, GatewayFault("The gateway failed."))
         finally:
             self._memory.give_back(client.held_bytes)
             self._finish(exchange, ending)
@@ -137,8 +140,13 @@ class Gateway:
 
     async def _serve_in_turn(self, exchange: Exchange, request: OpenAIRequest) -> Outcome:
         """Serve the request when there is a place for it. Raises GatewayFull, and what `_serve` raises."""
-        await self._admission.enter(exchange.client.key)
-        entered_s = self._clock()
+        begun_s = self._clock()
+        try:
+            await self._admission.enter(exchange.client.key)
+        finally:
+            entered_s = self._clock()
+            exchange.queued_s = entered_s - begun_s
+            exchange.waited_s += exchange.queued_s
         try:
             return await self._serve(exchange, request)
         finally:
@@ -193,6 +201,7 @@ class Gateway:
                 exchange.request_id,
                 request.body_for_engine(exchange.body),
                 exchange.method,
+                placement.conversation,
             )
             await self._relay(exchange, request, placement, answer, observed)
             ending = _ending_of(answer, observed)
@@ -209,9 +218,11 @@ class Gateway:
                 self._tell(exchange, placement, "request_timeout", "The request took too long.")
             raise
         finally:
+            outcome = exchange.outcome = self._outcome(exchange, request, observed, ending)
             if answer is not None:
                 answer.close()
-            outcome = exchange.outcome = self._outcome(exchange, request, observed, ending)
+            if not exchange.client.started:  # what this try took is not the gateway's own time
+                exchange.waited_s += outcome.done_s - placement.dispatched_s
             self._decider.complete(placement.booking, outcome)
             self.metrics.completed(placement, outcome)
         if ending is Ending.OK:
@@ -239,8 +250,11 @@ class Gateway:
         answer: UpstreamAnswer,
         observed: ObservedAnswer,
     ) -> None:
+        waited_s, exchange.waited_s = exchange.waited_s, exchange.waited_s + answer.waited_s
+        told = exchange.answer_begins(self._clock())
+        exchange.waited_s = waited_s  # the answer may still be given up for one of another engine
         if not answer.streamed:
-            return await relay_whole(exchange.client, answer, observed, exchange.headers)
+            return await relay_whole(exchange.client, answer, observed, told)
 
         def on_first_token() -> None:
             exchange.first_token_s = self._clock()
@@ -250,7 +264,7 @@ class Gateway:
             exchange.client,
             answer,
             observed,
-            exchange.headers,
+            told,
             hide_usage=request.hide_usage,
             on_first_token=on_first_token,
         )
@@ -271,7 +285,12 @@ class Gateway:
             cached_tokens=usage.cached_tokens,
             output_tokens=output_tokens,
             reply_keys=reply_keys,
+            stop=observed.stop if ending is Ending.OK else Stop.UNKNOWN,
+            tool=observed.tool,
         )
+
+    async def _fail(self, exchange: Exchange, error: RequestError) -> None:
+        await exchange.client.fail(error, exchange.answer_begins(self._clock()))
 
     def _finish(self, exchange: Exchange, ending: Ending) -> None:
         """The client's request is over: count it, and write it into the usage log and the trace."""
@@ -281,6 +300,8 @@ class Gateway:
             final = replace(final, ending=ending, done_s=done_s)
         exchange.allowance.end(final)
         self.metrics.ended(exchange, final)
+        if self._access_log:
+            self._access_log.ended(exchange, final)
         if self._usage_log:
             self._usage_log.ended(exchange, final)
         if self._trace_writer:

@@ -12,12 +12,25 @@ from router.types import Placement
 Headers = list[tuple[bytes, bytes]]
 
 # Headers that the gateway reads. A client's session is named by the first of SESSION that it sends.
-SESSION = (b"x-session-id", b"x-dynamo-session-id", b"x-smg-routing-key", b"x-session-token", b"x-user-id")
+# x-correlation-id is none of them, although some clients put a session there: to most it is the id of one request.
+SESSION = (
+    b"x-session-id",
+    b"x-claude-code-session-id",
+    b"x-dynamo-session-id",
+    b"x-session-affinity",
+    b"session-id",
+    b"x-smg-routing-key",
+    b"x-session-token",
+    b"x-user-id",
+)
+PARENT_SESSION, FINAL_SESSION = b"x-dynamo-parent-session-id", b"x-dynamo-session-final"
 SLO_TTFT_MS, SLO_TPOT_MS = b"x-slo-ttft-ms", b"x-slo-tpot-ms"
+OVERHEAD = b"x-leafcutter-overhead-ms"
 EXPLAIN_ROUTE = b"x-leafcutter-route"
 REQUEST_ID = b"x-request-id"
 REQUEST_ID_CHARS = 128
 
+ENGINE_SESSION = b"x-session-id"  # tells vLLM (from 0.32 on) the session of a chat or a completion, for its order
 DATA_PARALLEL_RANK = b"x-data-parallel-rank"  # tells vLLM which of its ranks gets the request
 
 # Headers that belong to one connection and not to the message (RFC 9110, section 7.6.1), or that are set anew for the
@@ -45,12 +58,17 @@ def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
 
 
 def for_engine(
-    headers: Sequence[tuple[bytes, bytes]], request_id: str, engine_key: str | None, own_keys: bool
+    headers: Sequence[tuple[bytes, bytes]],
+    request_id: str,
+    engine_key: str | None,
+    own_keys: bool,
+    session: str | None = None,
 ) -> Headers:
     """The client's headers as the engine gets them.
 
     They ask for an uncompressed answer, so that it can be read as it passes. engine_key: the key sent to the engine in
-    place of the client's. own_keys: the client's key is one of this gateway's, which are never passed on.
+    place of the client's. own_keys: the client's key is one of this gateway's, which are never passed on. session: the
+    engine gets this id of the session in place of the client's name.
     """
     passed = [
         (name, value)
@@ -59,6 +77,9 @@ def for_engine(
     ]
     if engine_key or own_keys:
         passed = [header for header in passed if header[0] != b"authorization"]
+    if session is not None:
+        passed = [header for header in passed if header[0] != ENGINE_SESSION]
+        passed.append((ENGINE_SESSION, session.encode()))
     passed += [(REQUEST_ID, request_id.encode()), (b"accept-encoding", b"identity")]
     return [*passed, (b"authorization", b"Bearer " + engine_key.encode())] if engine_key else passed
 

@@ -25,6 +25,7 @@ NONE = "none"
 REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240, 480, 960, 1800)
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60, 120, 240)
 DECISION_BUCKETS_S = (10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 0.1)
+OVERHEAD_BUCKETS_S = (100e-6, 200e-6, 300e-6, 500e-6, 750e-6, 1e-3, 1.5e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.5, 2)
 ERROR_BUCKETS_S = (-60, -15, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 15, 60)
 ERROR_BUCKETS_RATIO = (-0.95, -0.9, -0.75, -0.5, -0.33, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 9, 19)
 
@@ -90,6 +91,9 @@ class Metrics:
             "request_seconds", "From arrival to the end of the answer.", REQUEST_BUCKETS_S, "route"
         )
         self._ttft_s = histogram("ttft_seconds", "From arrival to the first token.", TTFT_BUCKETS_S, "route")
+        self._overhead_s = histogram(
+            "overhead_seconds", "What the gateway itself took until an answer began.", OVERHEAD_BUCKETS_S, "route"
+        )
         self._decision_s = histogram("decision_seconds", "Time to choose an engine.", DECISION_BUCKETS_S)
         self._decisions = counter("decisions", "Engines chosen, by who chose and why.", "policy", "reason")
         self._fallbacks = counter(
@@ -185,6 +189,8 @@ class Metrics:
         engine, policy = (placement.engine, placement.policy) if placement else (NONE, NONE)
         self._requests(exchange.route, engine, policy, ending.value).inc()
         self._request_s(exchange.route).observe(outcome.done_s - exchange.arrived_s)
+        if exchange.overhead_s is not None:
+            self._overhead_s(exchange.route).observe(exchange.overhead_s)
         if outcome.first_token_s is not None:
             self._ttft_s(exchange.route).observe(outcome.first_token_s - exchange.arrived_s)
         if key := exchange.client.key.name:
@@ -228,6 +234,7 @@ class RouterCollector(Collector):
         index = GaugeMetricFamily("leafcutter_prefix_index_blocks", "Blocks in the router's prefix index.")
         index.add_metric([], status.index_blocks)
         yield index
+        yield from _session_metrics(status)
         yield from _policy_metrics(status)
         yield from _shadow_metrics(status)
 
@@ -262,6 +269,21 @@ def _engine_metrics(status: RouterStatus) -> Iterable[Metric]:
         if engine.drifts is not None:
             drift.add_metric([engine.engine], float(engine.drifts))
     return in_flight, healthy, draining, drift, share, ejections, rate
+
+
+def _session_metrics(status: RouterStatus) -> Iterable[Metric]:
+    sessions = status.sessions
+    yield GaugeMetricFamily("leafcutter_sessions", "Conversations that the router knows.", sessions.known)
+    yield GaugeMetricFamily("leafcutter_sessions_running", "Those with a request at an engine now.", sessions.running)
+    yield CounterMetricFamily(
+        "leafcutter_sessions_forgotten", "Conversations forgotten to make room for others.", sessions.forgotten
+    )
+    error = GaugeMetricFamily(
+        "leafcutter_session_return_error", "Running mean of |ln(actual / predicted)| of the times sessions stay away."
+    )
+    if sessions.error is not None:
+        error.add_metric([], sessions.error)
+    yield error
 
 
 def _policy_metrics(status: RouterStatus) -> Iterable[Metric]:

@@ -9,9 +9,18 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from router.types import Stop
+
 REPLY_CHARS = 1 << 20  # a longer reply is kept up to here, and the prefix index does without the rest
 MOST_TOKENS = 1 << 24  # a count beyond this cannot be true: no model has so long a context
 MOST_ID = 1 << 63  # ids are hashed as 8 bytes
+TOOL_CHARS = 64  # models choose the names of tools, and maps keep them
+# By the reason that chats and completions, messages, and responses give.
+STOPS = {
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use"), Stop.TOOL_CALL),
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "completed"), Stop.END_OF_TURN),
+    **dict.fromkeys(("length", "max_tokens", "model_context_window_exceeded", "incomplete"), Stop.LENGTH),
+}
 TEXT_FIELDS = ("content", "reasoning", "reasoning_content")
 REPLY_FIELDS = (*TEXT_FIELDS, "tool_calls")
 
@@ -109,6 +118,8 @@ class ObservedAnswer:
     """The error that the engine sent instead of the answer or of its rest."""
     done: bool = False
     """Whether a stream has said that it is complete."""
+    reason: object = None
+    """Why the answer of the first choice ended, in the words of its API."""
     marks_end: ClassVar[bool] = True
     """Whether such streams say so. If not, they are complete where they end."""
 
@@ -122,6 +133,19 @@ class ObservedAnswer:
         """The HTTP status that the error names, or 500."""
         code = self.error.get("code") if isinstance(self.error, dict) else None
         return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+    @property
+    def stop(self) -> Stop:
+        """Why the answer ended."""
+        if self.message.calls:
+            return Stop.TOOL_CALL
+        return STOPS.get(self.reason, Stop.UNKNOWN) if isinstance(self.reason, str) else Stop.UNKNOWN
+
+    @property
+    def tool(self) -> str | None:
+        """The name of the first tool that was called."""
+        name = next((call["function"]["name"] for call in self.message.calls.values()), None)
+        return name[:TOOL_CHARS] if name else None
 
     def error_body(self) -> bytes:
         """The error as a whole answer of its API."""
@@ -144,6 +168,7 @@ class ObservedAnswer:
         has_token = "role" not in delta or any(delta.get(name) for name in REPLY_FIELDS)
         self.started = self.started or has_token
         if choice.get("index", 0) == 0:
+            self.reason = choice.get("finish_reason") or self.reason
             ids = choice.get("token_ids")
             self.tokens += len(ids) if isinstance(ids, list) else has_token
             self.message.add(delta)

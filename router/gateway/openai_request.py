@@ -18,7 +18,7 @@ from router.errors import BadRequest
 from router.gateway import apis, body_edit, lenient_json, multipart
 from router.gateway.apis.base import BYTES_PER_TOKEN, MOST_COUNT, Api, Reply, positive, truth
 from router.gateway.body_edit import Body, Edit, Piece
-from router.gateway.headers import SESSION, SLO_TPOT_MS, SLO_TTFT_MS
+from router.gateway.headers import FINAL_SESSION, PARENT_SESSION, SESSION, SLO_TPOT_MS, SLO_TTFT_MS
 from router.gateway.tenants import SALT, salt_for
 from router.prefix import blocks
 from router.types import BlockKey, ParsedRequest
@@ -117,7 +117,9 @@ def parse_request(
                 stream=stream,
                 max_tokens=api.max_tokens(fields),
                 choices=min(MOST_COUNT, prompts * (positive(fields.get("n")) or 1)),
-                session=_session(headers, api, fields),
+                session=_scoped(_session(headers, api, fields), salt),
+                parent=_scoped(_header_text(headers, PARENT_SESSION), salt),
+                final=truth(_header_text(headers, FINAL_SESSION)),
                 slo_ttft_s=_bound_s(headers, SLO_TTFT_MS),
                 slo_tpot_s=_bound_s(headers, SLO_TPOT_MS),
                 generates=api.generates,
@@ -188,14 +190,26 @@ def _bound_s(headers: Mapping[bytes, bytes], name: bytes) -> float | None:
     return max(LEAST_BOUND_S, bound_ms / 1000)
 
 
+def _scoped(name: str | None, salt: bytes | None) -> str | None:
+    """The name of a session as only clients of this salt can give it: those of other tenants are other sessions."""
+    if name is None or salt is None:
+        return name
+    return blake2b(name.encode("utf-8", "surrogatepass"), key=salt[:64], digest_size=16).hexdigest()
+
+
+def _header_text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return _short(value.decode("latin-1")) if value else None
+
+
 def _session(headers: Mapping[bytes, bytes], api: Api, fields: Mapping[str, Any]) -> str | None:
     """The client's name for the session, from its headers or else from its body; None: it gave none.
 
     The request id is never taken, because it is new with each request.
     """
     for name in SESSION:
-        if value := headers.get(name):
-            return _short(value.decode("latin-1"))
+        if text := _header_text(headers, name):
+            return text
     name_in_body = api.session(fields)
     return None if name_in_body is None else _short(name_in_body)
 

@@ -20,6 +20,7 @@ from router.gateway.body_reader import BodyReader
 from router.gateway.front import readiness
 from router.gateway.metrics import PresentEngines
 from router.gateway.routes import read_aliases
+from router.gateway.session_routes import add_session_routes
 from router.gateway.worker_routes import add_worker_routes
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -45,6 +46,7 @@ def create_rest(
     _add_models(rest, router, read_aliases(config.engines.model_alias), round(wall_clock()))
     add_admin_routes(rest, config, router, workers, body_reader, clock)
     add_worker_routes(rest, workers)
+    add_session_routes(rest, router, clock)
     present = PresentEngines(registry, workers.addresses)
 
     @rest.get("/metrics")

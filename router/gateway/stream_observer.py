@@ -127,6 +127,7 @@ class _Choice(msgspec.Struct):
     delta: _Delta
     index: Any = 0
     token_ids: Any = None
+    finish_reason: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -144,6 +145,7 @@ class _Chunk(msgspec.Struct):
         choice = self.choices[0]
         delta = choice.delta
         others = delta.reasoning or delta.reasoning_content or delta.tool_calls or choice.token_ids or choice.index
+        others = others or choice.finish_reason
         plain = delta.role is UNSET and isinstance(delta.content, str) and not others
         return delta.content if plain and choice.index == 0 else None
 

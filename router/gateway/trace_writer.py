@@ -12,6 +12,7 @@ blocks, and no text. Its first four fields are those of Mooncake's traces (FAST'
     cached_tokens   the tokens found in the engine's cache; null if the engine did not tell
     max_tokens, stream, route, model          as in the request
     session         a hash, or null
+    stop            how the answer ended: 1 with a call of a tool, 2 with the end of the turn, 3 at its bound, 0 else
     ending          ok; cancelled: the client left; timeout; engine_lost; rejected: the engine broke off with an error
     engine, policy  those of the last try
     ttft_ms, latency_ms     from the arrival to the first token and to the end, good or bad; ttft_ms is null if the
@@ -48,7 +49,7 @@ from typing import IO, NamedTuple, Protocol, cast
 
 from router.errors import ConfigError
 from router.gateway.regular_file import check_regular
-from router.types import BlockKey, Ending, Outcome, Placement
+from router.types import BlockKey, Ending, Outcome, Placement, Stop
 
 log = logging.getLogger("leafcutter.record")
 
@@ -80,6 +81,7 @@ class EndedRequest(NamedTuple):
     ending: Ending
     engine: str
     policy: str
+    stop: Stop = Stop.UNKNOWN
 
 
 class Recorder(Protocol):
@@ -195,6 +197,7 @@ class TraceWriter:
             "route": request.route,
             "model": request.model,
             "session": request.session and f"{self._hash(request.session.encode('utf-8', 'surrogatepass')):016x}",
+            "stop": int(request.stop),
             "ending": request.ending.value,
             "engine": request.engine,
             "policy": request.policy,
@@ -290,4 +293,5 @@ def summarize(arrival_s: float, decision: Placement, outcome: Outcome) -> EndedR
         ending,
         decision.engine,
         decision.policy,
+        outcome.stop,
     )

@@ -13,6 +13,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic
 from urllib.parse import unquote, urlsplit
 
 from router import descriptors
@@ -38,8 +39,10 @@ class UpstreamAnswer:
     long each later read may wait.
     """
 
-    def __init__(self, connection: EngineConnection, first_byte_due_s: float, idle_s: float) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: EngineConnection, first_byte_due_s: float, idle_s: float, connecting_s: float = 0.0
+    ) -> None:
+        self._connection, self._connecting_s = connection, connecting_s
         self._first_byte_due_s: float | None = first_byte_due_s
         self._idle_s = idle_s
         self._time = asyncio.get_running_loop().time
@@ -48,6 +51,11 @@ class UpstreamAnswer:
         """The end-to-end headers, with names in lower case."""
         content_type = next((value for name, value in self.headers if name == b"content-type"), b"")
         self.streamed = self.status < 400 and content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
+
+    @property
+    def waited_s(self) -> float:
+        """How long the gateway has waited for the engine so far: for the connection, the head and the body."""
+        return self._connecting_s + self._connection.waited_s
 
     def read(self) -> Awaitable[bytes]:
         """The next bytes of the body, as soon as there are any; empty at its end. Raises EngineLost, EngineTimeout."""
@@ -184,30 +192,33 @@ class Upstream:
         request_id: str,
         body: Sequence[Piece],
         method: str = "POST",
+        session: str | None = None,
     ) -> UpstreamAnswer:
         """Send a request with `body`, which may be in several pieces, and return the answer once its head has arrived.
 
         address: that of the engine (`core.worker_url`). path: what comes after its base URL. query: may be empty.
-        headers: the client's, with names in lower case. Raises EngineUnreachable, EngineLost (EngineOut is one),
-        EngineTimeout and OutOfFiles.
+        headers: the client's, with names in lower case. session: the id of its session. Raises EngineUnreachable,
+        EngineLost (EngineOut is one), EngineTimeout and OutOfFiles.
         """
         reliability = self._config.reliability
         engine = self._engines.get(address)
         if engine is None:
             engine = self._engines[address] = _Engine(address, reliability.connect_timeout_secs, self._tls)
         due_s = asyncio.get_running_loop().time() + reliability.first_byte_timeout_secs
-        lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys)]
+        lines = [name + b": " + value for name, value in for_engine(headers, request_id, *self._keys, session)]
         target = path.encode() + (b"?" + query if query else b"")
         lines.append(b"content-length: %d" % sum(map(len, body)))
         head = method.encode() + b" " + target + engine.head + b"\r\n".join(lines) + b"\r\n\r\n"
+        begun_s = monotonic()
         connection = await engine.connection()
+        connecting_s = monotonic() - begun_s
         try:
             await connection.send(head, body, due_s)
             _check(connection.status, connection.headers)
         except BaseException:
             connection.abort()
             raise
-        return UpstreamAnswer(connection, due_s, reliability.idle_timeout_secs)
+        return UpstreamAnswer(connection, due_s, reliability.idle_timeout_secs, connecting_s)
 
 
 def _check(status: int, headers: Headers) -> None:

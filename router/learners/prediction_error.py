@@ -1,14 +1,15 @@
 """Two alarms about latency predictions: they are wrong by a multiple (`ErrorAlarm`), or always to one side
 (`DriftAlarm`).
 
-    error     |actual - predicted| / predicted      of the fleet    alarm:  median of the last 64 > bound
-    drift     (actual - predicted) / predicted      of an engine    alarm:  |mean of the last N| > bound
-                                                    either alarm ends below CALM * bound
+    error     max(actual / predicted, predicted / actual) - 1    of the fleet    alarm:  median of the last 64 > bound
+    drift     (actual - predicted) / predicted                   of an engine    alarm:  |mean of the last N| > bound
+                                                                 either alarm ends below CALM * bound
 
-The choices of a model that is wrong by a multiple are worse than those of a rule without a model. The median decides,
-because a few answers that are far off (of a stalled engine, of an unforeseen length) say nothing about the model. A
-fair predictor errs to both sides, so the mean of its errors stays small. The mean becomes large when hardware, model or
-traffic change and the policy does not follow.
+The choices of a model that is wrong by a multiple are worse than those of a rule without a model, to whichever side it
+is wrong: the error of a prediction that is k times too long is that of one which is k times too short. The median
+decides, because a few answers that are far off (of a stalled engine, of an unforeseen length) say nothing about the
+model. A fair predictor errs to both sides, so the mean of its errors stays small. The mean becomes large when hardware,
+model or traffic change and the policy does not follow.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class ErrorAlarm:
         self.alarm = False
 
     def learn_one(self, predicted_s: float, actual_s: float) -> None:
-        """Learn from one answer. A prediction of 0 counts as MOST_ERROR."""
-        error = abs(actual_s - predicted_s) / predicted_s if predicted_s > 0 else MOST_ERROR
-        error = min(MOST_ERROR, error)
+        """Learn from one answer. A time of 0 counts as MOST_ERROR."""
+        low_s, high_s = min(predicted_s, actual_s), max(predicted_s, actual_s)
+        error = min(MOST_ERROR, high_s / low_s - 1.0) if low_s > 0 else MOST_ERROR
         if len(self._errors) == ANSWERS:
             del self._sorted[bisect_left(self._sorted, self._errors.popleft())]
         self._errors.append(error)

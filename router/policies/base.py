@@ -47,6 +47,8 @@ class RoutingContext(NamedTuple):
     """The longest prefix that any candidate is expected to hold."""
     tokens_per_unit: float = 1.0
     """Tokens that one unit of the prompt is taken for: 1 for token ids, a learned ratio for the bytes of text."""
+    conversation: str | None = None
+    """The id of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
 
 
 class Totals(NamedTuple):

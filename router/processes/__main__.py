@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 import sys
 
 import uvloop
 
+from router import logs
 from router.errors import LeafcutterError
 from router.processes.control import ROUTER, Control
 
@@ -20,13 +20,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     name, descriptor = sys.argv[1:]
     control = Control(socket.socket(fileno=int(descriptor)))
-    logging.basicConfig(
-        level=control.orders.config.server.log_level.upper(),
-        format=f"%(asctime)s %(levelname).1s {name} %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("httpx", "uvicorn"):  # as in `cli.main`
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.set_up(control.orders.config.server, name)
     if control.orders.name != ROUTER:
         from router.processes.edge import run
     else:

@@ -167,6 +167,7 @@ class Edge:
                 decision.predicted_s,
                 decision.prompt_tokens,
                 decision.dispatched_s,
+                decision.conversation,
             )
         )
 

@@ -33,6 +33,8 @@ def pack_request(request: ParsedRequest) -> protocol.Request:
         request.slo_ttft_s,
         request.slo_tpot_s,
         request.generates,
+        None if request.parent is None else pack_text(request.parent),
+        request.final,
     )
 
 
@@ -60,6 +62,8 @@ def unpack_request(packed: protocol.Request) -> ParsedRequest:
         slo_ttft_s=packed.slo_ttft_s,
         slo_tpot_s=packed.slo_tpot_s,
         generates=packed.generates,
+        parent=None if packed.parent is None else unpack_text(packed.parent),
+        final=packed.final,
     )
 
 
@@ -80,6 +84,8 @@ def pack_outcome(serial: int, outcome: Outcome, *, whole: bool) -> protocol.Comp
         outcome.cached_tokens,
         outcome.output_tokens,
         pack_keys(outcome.reply_keys) if whole else b"",
+        outcome.stop,
+        None if outcome.tool is None else pack_text(outcome.tool),
     )
 
 
@@ -94,6 +100,8 @@ def unpack_outcome(packed: protocol.Complete, dispatched_s: float, now: float) -
         packed.cached_tokens,
         packed.output_tokens,
         unpack_keys(packed.reply_keys),
+        packed.stop,
+        None if packed.tool is None else unpack_text(packed.tool),
     )
 
 
@@ -122,6 +130,7 @@ def pack_line(line: EndedRequest) -> protocol.Line:
         line.ending,
         line.engine,
         line.policy,
+        line.stop,
     )
 
 
@@ -146,4 +155,5 @@ def unpack_line(packed: protocol.Line, arrival_s: float, now: float) -> EndedReq
         packed.ending,
         EngineId(packed.engine),
         packed.policy,
+        packed.stop,
     )

@@ -41,7 +41,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from router.types import BlockKey, Ending
+from router.types import BlockKey, Ending, Stop
 
 VERSION = 2
 MOST_FRAME_BYTES = 16 << 20
@@ -77,6 +77,8 @@ class Request(Struct, array_like=True, gc=False):
     slo_ttft_s: float | None
     slo_tpot_s: float | None
     generates: bool = True
+    parent: bytes | None = None
+    final: bool = False
 
 
 class Hello(Struct, array_like=True, tag=0, gc=False):
@@ -114,6 +116,8 @@ class Complete(Struct, array_like=True, tag=3, gc=False):
     cached_tokens: Count | None = None
     output_tokens: Count | None = None
     reply_keys: bytes = b""
+    stop: Stop = Stop.UNKNOWN
+    tool: bytes | None = None
 
 
 class Unreachable(Struct, array_like=True, tag=4, gc=False):
@@ -170,6 +174,7 @@ class Line(Struct, array_like=True, gc=False):
     ending: Ending
     engine: str
     policy: str
+    stop: Stop = Stop.UNKNOWN
 
 
 class Heard(Struct, array_like=True, tag=8, gc=False):
@@ -217,6 +222,7 @@ class Placed(Struct, array_like=True, tag=18, gc=False):
     predicted_s: float | None
     prompt_tokens: float
     dispatched_s: float
+    conversation: str | None = None
 
 
 class Refused(Struct, array_like=True, tag=19, gc=False):

@@ -43,6 +43,7 @@ class RemotePlacement:
     prompt_tokens: float
     booking: int
     dispatched_s: float
+    conversation: str | None = None
     first_token_s: float | None = None
 
 
@@ -333,6 +334,7 @@ class RemoteDecider:
             message.prompt_tokens,
             message.serial,
             message.dispatched_s,
+            message.conversation,
         )
         if not question.answer.done():  # else its client has left, and the task is about to notice
             question.answer.set_result(self._placed(placement))

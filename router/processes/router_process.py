@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import shutil
 import socket
 import time
@@ -70,7 +71,8 @@ async def deciding(orders: Orders, restarts: dict[str, int], reloading: asyncio.
     """Everything that the router process does. restarts: how often processes have died, by their kind. reloading: set
     when the file of options shall be read again."""
     config, clock, wall_clock = orders.config, time.monotonic, time.time
-    router = Router(config.routing, config.policies, rng=random.Random(config.routing.seed), timer=time.perf_counter)
+    rng, prefix = random.Random(config.routing.seed), f"lc-{secrets.token_hex(4)}-"
+    router = Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
     workers = Workers(router, orders.engines)
     addresses = workers.addresses
     kept_workers.keep(workers, f"{orders.folder}/workers.json")

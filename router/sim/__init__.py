@@ -4,7 +4,8 @@ that run live.
 This room has two halves and what both share. `eviction` replays requests one by one over a single cache and counts hits
 (`leafcutter bench eviction`); start reading at `eviction.replay`. `fleet` plays clients, the gateway's router and
 several engines on a simulated clock (`leafcutter simulate`); start at `fleet.simulation`. Both read recorded requests
-with `trace`, spread their runs over processes with `parallel`, and draw into files with `figure`.
+with `trace` and agents' conversations with `agents`, tell orders of sessions what `hints` say, spread their runs over
+processes with `parallel`, and draw into files with `figure`.
 
     eviction    trace, workload -> Request ... -> replay.Cache over an order -> ReplayResult -> sweep -> report
                                             '-> optimum.Optimum (furthest next use) -'

@@ -4,7 +4,11 @@ There are two formats, told apart by the first line that is not blank. Files of 
 - Text: one request a line, its block ids separated by blanks, the first block first. If the ids of the first request
   are whole numbers, those of all others must be (a word among numbers is a damaged line); otherwise ids are any words.
 - JSON lines as Mooncake publishes them (FAST'25): `hash_ids` (whole numbers) and, where given, `timestamp` (ms),
-  `input_length` and `output_length` (tokens); besides, what recordings of the gateway add (`gateway.trace_writer`).
+  `input_length` and `output_length` (tokens); besides, what recordings of the gateway add (`gateway.trace_writer`), and
+  of conversations `session` and `parent` (names), `stop` (how the answer ended, a number of `types.Stop`) and `tool`
+  (the tool that it called).
+
+Conversations of agents have a format of their own (`sim.agents`).
 
 Equal ids are equal blocks. The parent of a block is the one before it on its line.
 """
@@ -23,7 +27,7 @@ from itertools import islice
 from typing import IO, Any, Protocol, cast
 
 from router.errors import TraceError
-from router.types import Ending
+from router.types import Ending, Stop
 
 Block = int | str
 
@@ -52,6 +56,12 @@ class Request:
     stream: bool | None = None
     route: str | None = None
     session: str | None = None
+    stop: Stop | None = None
+    """How its answer ended."""
+    tool: str | None = None
+    """The tool that its answer called."""
+    parent: str | None = None
+    """The session that started this one, of a sub-agent."""
 
 
 class Trace(Protocol):
@@ -72,6 +82,25 @@ class Trace(Protocol):
 
 def ignore(_part: float) -> None:
     """The report of a run that nobody watches."""
+
+
+def numbered_lines(label: str, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Give the lines of a file, unpacked, that are not blank, with their numbers from 1. `label` is its name in errors.
+
+    Raises TraceError at a line that is too long and at damaged gzip data.
+    """
+    packed = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+    number = 0
+    try:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES), b""), start=1):
+            if len(line) == LONGEST_LINE_BYTES and not line.endswith(b"\n"):
+                raise TraceError(label, number, f"more than {len(line)} bytes", "a shorter line")
+            if not line.isspace():
+                yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TraceError(label, number + 1, f"damaged gzip data ({error})", "a complete gzip file") from None
 
 
 @dataclass(frozen=True)
@@ -96,26 +125,11 @@ class TraceFile:
 
     def _requests(self, raw: IO[bytes]) -> Iterator[Request]:
         read = None
-        for number, line in self._lines(raw):
+        for number, line in numbered_lines(self.label, raw):
             read = read or self._reader(number, line)
             yield read(number, line)
         if read is None:
             raise TraceError(self.label, None, "nothing", "at least one request")
-
-    def _lines(self, raw: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Give the lines that are not blank, with their numbers from 1."""
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
-        number = 0
-        try:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES), b""), start=1):
-                if len(line) == LONGEST_LINE_BYTES and not line.endswith(b"\n"):
-                    raise TraceError(self.label, number, f"more than {len(line)} bytes", "a line with one request")
-                if not line.isspace():
-                    yield number, line
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise TraceError(self.label, number + 1, f"damaged gzip data ({error})", "a complete gzip file") from None
 
     def _reader(self, number: int, line: bytes) -> Callable[[int, bytes], Request]:
         """Return the method that reads the lines of this file, judging by its first line."""
@@ -155,12 +169,12 @@ class TraceFile:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):  # not JSON, not even text, or nested without end
-            raise TraceError(self.label, number, _show(line), "a JSON object") from None
+            raise TraceError(self.label, number, show(line), "a JSON object") from None
         if not isinstance(entry, dict):
-            raise TraceError(self.label, number, _show(line), "a JSON object")
+            raise TraceError(self.label, number, show(line), "a JSON object")
         blocks = entry.get("hash_ids")
         if not isinstance(blocks, list) or not all(type(block) is int for block in blocks):
-            found = "no hash_ids" if "hash_ids" not in entry else f"hash_ids = {_show(blocks)}"
+            found = "no hash_ids" if "hash_ids" not in entry else f"hash_ids = {show(blocks)}"
             raise TraceError(self.label, number, found, "hash_ids, a list of whole numbers")
         timestamp_ms = self._number(number, entry, "timestamp", (int, float))
         return Request(
@@ -174,7 +188,20 @@ class TraceFile:
             self._value(number, entry, "stream", bool, "true or false"),
             self._value(number, entry, "route", str, "text"),
             self._value(number, entry, "session", str, "text"),
+            self._stop(number, entry),
+            self._value(number, entry, "tool", str, "text"),
+            self._value(number, entry, "parent", str, "text"),
         )
+
+    def _stop(self, number: int, entry: dict[str, Any]) -> Stop | None:
+        value = entry.get("stop")
+        if value is None:
+            return None
+        if type(value) is not int or value not in list(Stop):
+            raise TraceError(
+                self.label, number, f"stop = {show(value)}", "0 (unknown), 1 (tool call), 2 (end of turn) or 3 (length)"
+            )
+        return Stop(value)
 
     def _abandon_after_s(self, number: int, entry: dict[str, Any]) -> float | None:
         if self._value(number, entry, "ending", str, "text") in (None, Ending.OK):
@@ -187,18 +214,18 @@ class TraceFile:
     def _value(self, number: int, entry: dict[str, Any], key: str, kind: type, words: str) -> Any:
         value = entry.get(key)
         if value is not None and type(value) is not kind:
-            raise TraceError(self.label, number, f"{key} = {_show(value)}", words)
+            raise TraceError(self.label, number, f"{key} = {show(value)}", words)
         return value
 
     def _number(self, number: int, entry: dict[str, Any], key: str, kinds: tuple[type, ...]) -> Any:
         value = entry.get(key)
         if value is not None and not (type(value) in kinds and 0 <= value < math.inf):
             words = "a number" if float in kinds else "a whole number"
-            raise TraceError(self.label, number, f"{key} = {_show(value)}", f"{words} of at least 0")
+            raise TraceError(self.label, number, f"{key} = {show(value)}", f"{words} of at least 0")
         return value
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """Return what stands there, cut short enough for a message."""
     text = value.decode(errors="replace").strip() if isinstance(value, bytes) else json.dumps(value)
     return repr(text) if len(text) <= 40 else repr(text[:40]) + " ..."

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from router.types.engine import EngineId
 from router.types.request import BlockKey, ParsedRequest
 from router.types.scores import Score, Scores
+from router.types.stop import Stop
 
 
 class Telling(NamedTuple):
@@ -92,6 +93,8 @@ class Decision:
     better one meanwhile."""
     longest_tokens: float = 0.0
     """The longest prefix, in tokens, that any candidate is expected to hold."""
+    conversation: str | None = None
+    """The id of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
     resumed: bool = False
     """Another router placed the request (`core.Router.resume`). No policy here scored it, so none hears of it."""
 
@@ -117,6 +120,8 @@ class Placement(Protocol):
     def booking(self) -> int: ...
     @property
     def dispatched_s(self) -> float: ...
+    @property
+    def conversation(self) -> str | None: ...
 
 
 class Ending(StrEnum):
@@ -144,3 +149,6 @@ class Outcome:
     output_tokens: int | None = None
     reply_keys: tuple[BlockKey, ...] = ()
     """Keys of the blocks that the reply adds to those of the prompt (`prefix.blocks.extend`)."""
+    stop: Stop = Stop.UNKNOWN
+    tool: str | None = None
+    """The name of the tool that was called, of several the first one; None: none was, or it has no name."""

@@ -47,5 +47,9 @@ class ParsedRequest:
     """The client's bound on the time to the first token; None if it set none."""
     slo_tpot_s: float | None = None
     """The client's bound on the time for each later token; None if it set none."""
+    parent: str | None = None
+    """The client's name for the conversation that this one works for; None: it gave none."""
+    final: bool = False
+    """The client says that the conversation ends with this request."""
     generates: bool = True
     """False: the answer has no generated tokens (embeddings, counts), so its latency is not what predictions are of."""

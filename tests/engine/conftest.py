@@ -21,7 +21,7 @@ import pytest
 from router.engines.probe import samples
 
 START_S = 420
-BLOCKS, BLOCK_SIZE = 192, 32  # a cache of about 6,000 tokens, so that the tests reach eviction
+BLOCKS, BLOCK_SIZE = 96, 32  # a cache of about 3,000 tokens, so that the tests reach eviction
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     port, first = free_ports()
     folder = tmp_path_factory.mktemp("up")
     command = [sys.executable, "-m", "router", "up", "--engines", "2", "--port", str(port), "--engine-port", str(first)]
-    command += ["--num-gpu-blocks", str(BLOCKS), "--block-size", str(BLOCK_SIZE), "--max-model-len", "4096"]
+    command += ["--num-gpu-blocks", str(BLOCKS), "--block-size", str(BLOCK_SIZE), "--max-model-len", "2048"]
     command += ["--lbgr-cold-samples", "0", "--eviction-seed", "1", "--seed", "1"]
     command += ["--log-dir", str(folder), "--health-check-interval-secs", "1"]
     options = folder / "up.yaml"  # arguments that begin with a dash are no values of a flag

@@ -84,13 +84,13 @@ def test_both_engines_show_their_order(stack: Stack) -> None:
 
 
 def test_a_repeated_prompt_returns_to_its_engine_and_different_ones_spread(stack: Stack) -> None:
-    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(6)]
+    prompts = [[{"role": "user", "content": text(seed, 150)}] for seed in range(6)]
     first = ask_together(stack, prompts)
     assert set(first) == {"engine-0", "engine-1"}
     for messages, engine in zip(prompts, first, strict=True):
         again, answer = ask(stack, messages)
         assert again == engine
-        assert answer.usage.prompt_tokens_details.cached_tokens >= 300
+        assert answer.usage.prompt_tokens_details.cached_tokens >= 150
 
 
 def test_a_follow_up_turn_finds_the_conversation_and_the_reply(stack: Stack) -> None:
@@ -102,6 +102,27 @@ def test_a_follow_up_turn_finds_the_conversation_and_the_reply(stack: Stack) -> 
     assert again == engine
     # More than the first prompt: the engine kept the reply as well.
     assert follow_up.usage.prompt_tokens_details.cached_tokens > answer.usage.prompt_tokens
+
+
+def test_engines_hear_when_their_sessions_are_expected_back(stack: Stack) -> None:
+    """The first return teaches how long sessions stay away, so the second answer has a prediction to tell."""
+    before = sum(stack.state(index, "leafcutter_engine_hints_total") for index in range(2))
+    messages: list[Any] = [{"role": "user", "content": text(70, 60)}]
+    for _ in range(3):
+        _, answer = ask(stack, messages, extra_headers={"x-session-id": "returns"})
+        messages += [
+            answer.choices[0].message.model_dump(include={"role", "content"}),
+            {"role": "user", "content": "And?"},
+        ]
+    sessions = httpx.get(f"{stack.gateway}/sessions").raise_for_status().json()["sessions"]
+    (session,) = [each for each in sessions if each["name"] == "returns"]
+    assert (session["requests"], session["last_ending"]) == (3, "length")
+    assert session["predicted_return_s"] > 0
+    eventually(
+        lambda: sum(stack.state(index, "leafcutter_engine_hints_total") for index in range(2)) > before,
+        10,
+        "an engine has heard of a session that it knows",
+    )
 
 
 def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
@@ -118,7 +139,7 @@ def test_fields_that_only_vllm_knows_pass(stack: Stack) -> None:
 
 def test_the_cache_overflows_and_answers_stay_right(stack: Stack) -> None:
     before = [stack.state(index, "leafcutter_engine_evictions_total") for index in range(2)]
-    prompts = [[{"role": "user", "content": text(seed, 600)}] for seed in range(100, 120)]
+    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(100, 120)]
     ask_together(stack, prompts)
     for index in range(2):
         assert stack.state(index, "leafcutter_engine_evictions_total") > before[index]
@@ -137,7 +158,7 @@ def test_a_fault_of_the_request_comes_back_as_the_engine_says_it(stack: Stack) -
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_stops_the_generation(stack: Stack, stream: bool) -> None:
-    body = {"model": model(stack), "messages": QUESTION, "max_tokens": 3000, "ignore_eos": True, "stream": stream}
+    body = {"model": model(stack), "messages": QUESTION, "max_tokens": 1900, "ignore_eos": True, "stream": stream}
 
     def running() -> float:
         return sum(stack.engine_metric(index, "vllm:num_requests_running") for index in range(2))
@@ -159,7 +180,7 @@ def test_a_client_that_leaves_stops_the_generation(stack: Stack, stream: bool) -
     eventually(lambda: running() == 1, 10, "the request runs")
     seen.set()
     client.join()
-    # 3,000 tokens would take far longer than this.
+    # 1,900 tokens would take far longer than this.
     eventually(lambda: running() == 0, 8, "the engine drops the request")
     eventually(lambda: all(worker["in_flight"] == 0 for worker in stack.workers()), 5, "its load is released")
 
@@ -208,5 +229,5 @@ def test_an_engine_that_stops_and_is_then_killed_loses_no_request_and_is_started
     assert [worker["in_flight"] for worker in stack.workers()] == [0, 0]
     eventually(lambda: all(worker["healthy"] for worker in stack.workers()), 180, "the engine is back")
     assert stack.pid(1) != victim
-    prompts = [[{"role": "user", "content": text(seed, 300)}] for seed in range(900, 908)]
+    prompts = [[{"role": "user", "content": text(seed, 150)}] for seed in range(900, 908)]
     assert set(ask_together(stack, prompts)) == {"engine-0", "engine-1"}

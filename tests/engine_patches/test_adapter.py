@@ -9,6 +9,8 @@ import pytest
 
 from engine_patches.host_interface import Host
 from engine_patches.orders import ORDERS
+from engine_patches.orders.gix import KINDS
+from engine_patches.orders.structures.sessions import RETURN_CLASSES
 from engine_patches.plugin import register
 
 if TYPE_CHECKING:
@@ -143,3 +145,33 @@ def test_an_empty_queue_says_so(host: Host) -> None:
         queue.popleft()
     queue.append(queue._blocks[7])
     assert queue.popleft().block_id == 7
+
+
+@pytest.mark.parametrize("way", ["session_id", "vllm_xargs"])
+def test_the_session_of_a_request_reaches_the_order(host: Host, way: str) -> None:
+    """By `vllm_xargs` in every version; by a field of its own where the request has one."""
+    from inspect import signature
+
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.request import Request
+
+    has_field = "session_id" in signature(Request).parameters
+    if way == "session_id" and not has_field:
+        assert host.version.startswith("0.26")
+        return
+    traffic = start(host, "gix", "full", 1)
+    params = SamplingParams(max_tokens=8, extra_args={"session_id": "me"} if way == "vllm_xargs" else None)
+    params.update_from_generation_config({}, eos_token_id=99_999)
+    named: Any = {"session_id": "me"} if way == "session_id" else {}
+    request = Request("1", [*range(40)], params, None, arrival_time=5.0, block_hasher=traffic.hasher, **named)
+    blocks, num_computed, _ = traffic.manager.get_computed_blocks(request)
+    assert traffic.manager.allocate_slots(request, 40 - num_computed, num_computed, blocks) is not None
+    order = traffic.pool.order
+    order.expect("me", 15.0)
+    traffic.manager.free(request)
+    assert order.hints == 1
+    uses = {node.use for node in order._node_of if node is not None and node.free}
+    assert [use.first_class // KINDS for use in uses] == [2]
+    traffic.pool.hints.append(("me", None))
+    traffic.pool.get_new_blocks(1)
+    assert [use.first_class // KINDS for use in uses] == [RETURN_CLASSES - 1]

@@ -1,15 +1,17 @@
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine_patches import __version__
 from engine_patches.exporter import Exporter, rank_port
+from engine_patches.hints import App
 from engine_patches.orders import LRU, RLT, RLTGIX, EvictionOrder
+from engine_patches.state_server import start_state_server
 from tests.support.toy_engine import ToyEngine
 
 
@@ -18,11 +20,11 @@ class Pool(SimpleNamespace):
 
 
 # `serve` of the exporter, and what it has started: each a server and its thread.
-Server = tuple[Callable[[int, str, CollectorRegistry], None], list[tuple[Any, Any]]]
+Server = tuple[Callable[[int, str, App], None], list[tuple[Any, Any]]]
 
 
 def build_pool(order: EvictionOrder, num_gpu_blocks: int = 9) -> Any:
-    return Pool(order=order, hash_block_size=32, num_gpu_blocks=num_gpu_blocks)
+    return Pool(order=order, hash_block_size=32, num_gpu_blocks=num_gpu_blocks, hints=deque())
 
 
 def read(text: str) -> dict[str, Any]:
@@ -32,12 +34,10 @@ def read(text: str) -> dict[str, Any]:
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Starts the real HTTP server on a free port and counts how often that is asked for."""
-    from prometheus_client import start_http_server
-
     started: list[tuple[Any, Any]] = []
 
-    def serve(port: int, address: str, registry: CollectorRegistry) -> None:
-        started.append(start_http_server(0, address, registry))
+    def serve(port: int, address: str, app: App) -> None:
+        started.append(start_state_server(0, address, app))
 
     yield serve, started
     for running, thread in started:
@@ -57,7 +57,7 @@ def test_serves_the_orders_state(server: Server) -> None:
     order = RLT(9, 0)
     order.pop()  # the null block
     pool = build_pool(order)
-    exporter = Exporter(1, "127.0.0.1", "0.32.0", serve)
+    exporter = Exporter(1, "127.0.0.1", "0.32.0", serve=serve)
     exporter.show(pool)
     samples = scrape(started)
     assert samples["leafcutter_engine_info"].labels == {
@@ -76,6 +76,7 @@ def test_serves_the_orders_state(server: Server) -> None:
         "leafcutter_engine_misses_total": 0,
         "leafcutter_engine_shadow_misses_total": 0,
         "leafcutter_engine_fallbacks_total": 0,
+        "leafcutter_engine_hints_total": 0,
         "leafcutter_engine_fallback": 0,
         "leafcutter_engine_marked_blocks": 0,
         "leafcutter_engine_free_blocks": 8,
@@ -100,7 +101,7 @@ def test_a_guard_shows_itself(server: Server) -> None:
     order = RLTGIX(9, 0)
     order._budget = 0.0
     pool = build_pool(order)
-    Exporter(1, "127.0.0.1", "0.32.0", serve).show(pool)
+    Exporter(1, "127.0.0.1", "0.32.0", serve=serve).show(pool)
     engine = ToyEngine(order, 9, seed=1)
     while not order.fallback:
         engine.step(rough=False)
@@ -114,7 +115,7 @@ def test_a_guard_shows_itself(server: Server) -> None:
 
 def test_one_server_shows_the_pool_built_last(server: Server) -> None:
     serve, started = server
-    exporter = Exporter(1, "127.0.0.1", "0.32.0", serve)
+    exporter = Exporter(1, "127.0.0.1", "0.32.0", serve=serve)
     first, second = build_pool(RLT(9)), build_pool(LRU(5), 5)
     exporter.show(first)
     exporter.show(second)

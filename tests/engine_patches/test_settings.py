@@ -16,9 +16,10 @@ def test_reads_all_of_it() -> None:
         "LEAFCUTTER_EVICTION_SEED": "-7",
         "LEAFCUTTER_STATE_PORT": "19001",
         "LEAFCUTTER_STATE_HOST": "0.0.0.0",
+        "LEAFCUTTER_HINT_KEY": "0123456789abcdef",
         "UNRELATED": "x",
     }
-    assert read_settings(environ) == Settings("rlt", -7, 19001, "0.0.0.0")
+    assert read_settings(environ) == Settings("rlt", -7, 19001, "0.0.0.0", "0123456789abcdef")
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,16 @@ def test_every_option_is_described() -> None:
         assert option.name.startswith("LEAFCUTTER_")
         assert option.range
         assert option.help.endswith(".")
+
+
+@pytest.mark.parametrize("value", ["too short", "no text at all \n or so", "a key with an \u20ac in it"])
+def test_a_bad_key_is_refused_and_not_shown(value: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        read_settings({"LEAFCUTTER_HINT_KEY": value})
+    assert str(raised.value) == "LEAFCUTTER_HINT_KEY=...: expected at least 16 printable ASCII characters"
+
+
+def test_the_key_is_in_no_text_of_the_settings() -> None:
+    settings = read_settings({"LEAFCUTTER_HINT_KEY": "0123456789abcdef"})
+    assert settings.hint_key == "0123456789abcdef"
+    assert "0123456789abcdef" not in f"{settings} {settings!r}"

@@ -70,3 +70,24 @@ def test_an_older_vllm_is_refused_by_its_version_or_else_by_its_shape() -> None:
     assert by_version.endswith("vLLM is version 0.25.1, supported is >=0.26,<0.34")
     assert "BlockPool has no method move_block_hashes" in by_shape
     assert "FreeKVCacheBlockQueue has no method iter_blocks_after" in by_shape
+
+
+@pytest.mark.parametrize(
+    ("release", "by_header", "by_xargs"),
+    [
+        (OLDEST, [], ["chat_completion", "completion", "responses"]),
+        (
+            NEWEST,
+            ["chat_completion", "completion", "responses"],
+            ["anthropic", "chat_completion", "completion", "responses"],
+        ),
+    ],
+    ids=lambda value: value.version if isinstance(value, Release) else "",
+)
+def test_the_ways_of_a_session_into_the_engine(release: Release, by_header: list[str], by_xargs: list[str]) -> None:
+    """Which APIs hand a session on: the header X-Session-ID (`Request.session_id`), and `vllm_xargs`."""
+    entry = ensure(release, os.environ) / "vllm" / "entrypoints"
+    apis = {path.parent.name: path.parent for path in [*entry.glob("openai/*/serving.py"), *entry.glob("*/serving.py")]}
+    texts = {name: "".join(path.read_text() for path in sorted(api.glob("*.py"))) for name, api in apis.items()}
+    assert sorted(name for name, text in texts.items() if "self._get_session_id(" in text) == by_header
+    assert sorted(name for name, text in texts.items() if "vllm_xargs=" in text or ".vllm_xargs" in text) == by_xargs

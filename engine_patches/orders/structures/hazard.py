@@ -1,8 +1,8 @@
 """Hazards of reuse by class and age, learned online, and what they say a cached block is worth: its Gittins index.
 
 Time is counted in epochs. A block is at risk while it is cached and no request uses it, and while it is evicted and
-still remembered. It has a class and an age, the number of epochs since its last use. For each of CLASSES classes and 12
-bins of age, one cell of the table counts events H (reuses) and exposure X (block-epochs at risk). Both decay, so old
+still remembered. It has a class and an age, the number of epochs since its last use. For each class and 12 bins of age,
+one cell of the table counts events H (reuses) and exposure X (block-epochs at risk). Both decay, so old
 traffic is forgotten. Blocks that are never used again count through their exposure, so nothing waits until they are
 evicted (right censoring).
 
@@ -18,86 +18,96 @@ the index in steps of a factor 1.5: within one step the estimate cannot tell two
 
 import math
 
-CLASSES = 16
 HORIZON = 64  # epochs; older blocks count as in the last bin and are in no statistics
 STARTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # first age of each bin, epochs
 BINS = len(STARTS)
 ENDS = (*STARTS[1:], HORIZON)
 WIDTHS = tuple(end - start for start, end in zip(STARTS, ENDS, strict=True))
+MIDDLES = tuple(start + width / 2 for start, width in zip(STARTS, WIDTHS, strict=True))
 BIN_OF_AGE = tuple(bin_ for bin_, width in enumerate(WIDTHS) for _ in range(width))
 
 DECAY = 0.99  # factor of H and X at the end of each epoch
 SHRINK = 4.0  # exposure that level(c) x shape(b) is worth in a cell, in epoch lengths
+SLOW = 4  # epochs
 QUANTUM = 1.5  # ratio of the indices of neighbouring levels
+_SCALE = 1 / math.log(QUANTUM)
 
 
 class HazardTable:
     """H and X of every class c and bin b, in flat lists. `epoch_length` is in accesses, `capacity` in blocks.
 
+    The levels of the classes from `slow_from` on, of which there are many with few samples each, are computed anew
+    every SLOW epochs only, in turn.
+
     `at_risk[c * HORIZON + e % HORIZON]` is the number of blocks of class c at risk whose last use was in epoch e, and
     `events[c * BINS + b]` is H. The owner keeps both up to date and calls `advance` at the end of each epoch.
     """
 
-    def __init__(self, epoch_length: int, capacity: int) -> None:
+    def __init__(self, classes: int, epoch_length: int, capacity: int, slow_from: int | None = None) -> None:
         self.epoch = 0
-        self.at_risk = [0] * (CLASSES * HORIZON)
-        self.events = [0.0] * (CLASSES * BINS)
-        self._exposure = [0.0] * (CLASSES * BINS)
+        self._classes = classes
+        self._slow_from = classes if slow_from is None else slow_from
+        self._levels: list[list[int] | None] = [None] * classes  # of the classes that were asked for
+        self.at_risk = [0] * (classes * HORIZON)
+        self.events = [0.0] * (classes * BINS)
+        self._exposure = [0.0] * (classes * BINS)
         self._epoch_length = epoch_length
         self._capacity = capacity
+        self._pool()
 
-    def advance(self) -> list[int]:
-        """End the epoch: add up exposure and begin the next epoch with `at_risk` 0. Return the new `levels()`."""
+    def advance(self) -> None:
+        """End the epoch: add up exposure and begin the next epoch with `at_risk` 0. The levels are new afterwards."""
         self._add_exposure()
         self.epoch += 1
-        for start in range(0, CLASSES * HORIZON, HORIZON):
-            self.at_risk[start + self.epoch % HORIZON] = 0
-        levels = self.levels()
+        slot = self.epoch % HORIZON
+        self.at_risk[slot::HORIZON] = [0] * self._classes
+        self._pool()
         self.events[:] = [DECAY * value for value in self.events]
         self._exposure = [DECAY * value for value in self._exposure]
-        return levels
 
     def _add_exposure(self) -> None:
         slot = self.epoch % HORIZON
-        for c in range(CLASSES):
-            ring = self.at_risk[c * HORIZON : (c + 1) * HORIZON]
+        at_risk, exposure = self.at_risk, self._exposure
+        for c in range(self._classes):
+            ring = at_risk[c * HORIZON : (c + 1) * HORIZON]
             if not any(ring):
                 continue
             # Blocks of age 0 came during this epoch, so on average they were at risk for half of it.
             by_age = [0.5 * ring[slot], *ring[:slot][::-1], *ring[:slot:-1]]
             for bin_ in range(BINS):
-                self._exposure[c * BINS + bin_] += sum(by_age[STARTS[bin_] : ENDS[bin_]])
+                exposure[c * BINS + bin_] += sum(by_age[STARTS[bin_] : ENDS[bin_]])
 
-    def levels(self) -> list[int]:
-        """Return floor(log_1.5(index(c, b))) at [c * BINS + b]."""
-        scale = 1 / math.log(QUANTUM)
-        found = []
-        hazards = self.hazards()
-        for c in range(CLASSES):
-            indices = gittins(hazards[c * BINS : (c + 1) * BINS])
-            found += [math.floor(math.log(index) * scale) for index in indices]
+    def levels(self, c: int) -> list[int]:
+        """Return floor(log_1.5(index(c, b))) for each bin b."""
+        found = self._levels[c]
+        if found is None:
+            found = self._levels[c] = [math.floor(math.log(index) * _SCALE) for index in gittins(self.hazards(c))]
         return found
 
-    def hazards(self) -> list[float]:
-        """Return hazard(c, b), in reuses per block and epoch, at [c * BINS + b]. All are > 0, as they are shrunk."""
-        events, exposure, length = self.events, self._exposure, self._epoch_length
+    def _pool(self) -> None:
+        """Take the table as it stands for the levels from now on, and compute what all classes are shrunk towards."""
+        events, exposure, length = self.events.copy(), self._exposure, self._epoch_length
+        for c in range(self._classes):
+            if c < self._slow_from or (c + self.epoch) % SLOW == 0:
+                self._levels[c] = None
+        self._h, self._x = events, exposure
         by_bin = [(sum(events[b::BINS]), sum(exposure[b::BINS])) for b in range(BINS)]
-        rate = (sum(h for h, _ in by_bin) + 1) / (sum(x for _, x in by_bin) + self._capacity)
-        middles = [start + width / 2 for start, width in zip(STARTS, WIDTHS, strict=True)]
+        rate = self._rate = (sum(h for h, _ in by_bin) + 1) / (sum(x for _, x in by_bin) + self._capacity)
         weight = 0.05 * length
-        shape = [
+        self._shape = [
             (h + weight * rate * 16 / (middle + 8)) / (x + weight)
-            for (h, x), middle in zip(by_bin, middles, strict=True)
+            for (h, x), middle in zip(by_bin, MIDDLES, strict=True)
         ]
-        pooled = [(h + rate) / (x + 1) for h, x in by_bin]
-        strength = SHRINK * length
-        found = []
-        for c in range(0, CLASSES * BINS, BINS):
-            h, x = events[c : c + BINS], exposure[c : c + BINS]
-            expected = sum(a * b for a, b in zip(x, pooled, strict=True))
-            level = (sum(h) + length * rate) / (expected + length * rate)
-            found += [(hb + strength * level * gb) / (xb + strength) for hb, xb, gb in zip(h, x, shape, strict=True)]
-        return found
+        self._pooled = [(h + rate) / (x + 1) for h, x in by_bin]
+
+    def hazards(self, c: int) -> list[float]:
+        """Return hazard(c, b) for each bin b, in reuses per block and epoch. All are > 0, as they are shrunk."""
+        rate, strength = self._rate, SHRINK * self._epoch_length
+        h, x = self._h[c * BINS : (c + 1) * BINS], self._x[c * BINS : (c + 1) * BINS]
+        expected = sum(a * b for a, b in zip(x, self._pooled, strict=True))
+        prior = self._epoch_length * rate
+        level = strength * (sum(h) + prior) / (expected + prior)
+        return [(hb + level * gb) / (xb + strength) for hb, xb, gb in zip(h, x, self._shape, strict=True)]
 
 
 def gittins(hazards: list[float]) -> list[float]:

@@ -8,7 +8,7 @@ the key, not to the block: while a key has two copies, losing one changes nothin
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Generic, TypeVar
 
-from engine_patches.orders.base import Counters, Key
+from engine_patches.orders.base import Defaults, Key
 from engine_patches.orders.structures.indexed_stack import IndexedStack
 from engine_patches.orders.structures.node import BlockNode, Node
 from engine_patches.orders.structures.prefix_tree import PrefixTree
@@ -16,7 +16,7 @@ from engine_patches.orders.structures.prefix_tree import PrefixTree
 H = TypeVar("H", bound=BlockNode)
 
 
-class LeafOrder(PrefixTree[H], Counters, Generic[H]):
+class LeafOrder(PrefixTree[H], Defaults, Generic[H]):
     """All verbs of `EvictionOrder`. A subclass keeps the leaves (see `PrefixTree`) and may override the hooks below.
 
     Memory: one small object for each key, and at most 2n keys.

@@ -19,7 +19,7 @@ from router.types import Prompt
 MOST_COUNT = 1 << 24  # a bound on the output, or a number of answers; it fits into a float and into a message
 BYTES_PER_TOKEN = 4  # it sizes the blocks of text; predictions use a learned ratio
 TRUE_WORDS = ("true", "1", "1.0", "on", "yes", "y", "t")  # the texts that the engine's own validation takes as true
-SESSION_FIELDS = ("session_id", "user", "user_id")
+SESSION_FIELDS = ("session_id", "prompt_cache_key", "user", "user_id")
 
 KIND = "/v1/chat/completions"  # of all chats, whichever API they come by: the engine shares its cache among them
 

@@ -44,10 +44,13 @@ class MessagesAnswer(ObservedAnswer):
             self._read_usage(document["message"].get("usage"))
         elif kind == "message_delta":
             self._read_usage(document.get("usage"))
+            if isinstance(document.get("delta"), dict):
+                self.reason = document["delta"].get("stop_reason") or self.reason
         elif kind == "message_stop":
             self.done = True
         elif kind == "message":
             self._read_usage(document.get("usage"))
+            self.reason = document.get("stop_reason")
             for index, block in enumerate(dicts(document.get("content"))):
                 self._read_block(index, block)
         elif kind == "error" or document.get("error"):

@@ -48,6 +48,7 @@ class ResponsesAnswer(ObservedAnswer):
             return
         if response.get("error") or response.get("status") == "failed":
             self.error = response.get("error") or "unknown"
+        self.reason = response.get("status")
         if isinstance(usage := response.get("usage"), dict):
             self.usage.set(usage.get("input_tokens"), usage.get("input_tokens_details"), usage.get("output_tokens"))
         for message in conversation(dicts(response.get("output"))):

@@ -13,8 +13,8 @@
     K = f c (W + R + w + s D)                    tries that fail before one succeeds, each as long as an answer
 
 V has the factor (1 + kf) as well, because the time that it stands for is others' time to the first token. The predicted
-latency of the request itself is c (W + R + w + s D), where s stretches decoding by the prefill of others beside it. E
-counts D without s, because X already prices that delay for the request that causes it.
+latency of the request itself is c (W + R + w + s D), where s stretches decoding by the prefill of others beside it; it
+is 1 on an idle engine. E counts D without s, because X already prices that delay for the request that causes it.
 
     len, m, h    prompt tokens of the request; m of them are uncached and h are cached on the engine
     o            expected output tokens of the request
@@ -71,6 +71,8 @@ class Features(NamedTuple):
     """u: unstreamed requests whose prompts are believed not to be computed yet."""
     backlog_tokens: float
     """q: uncached prompt tokens of the waiting and the unseen requests that are believed to be still ahead."""
+    over_tokens: float
+    """ctx + len - cap, if that is above 0 and the engine is not idle: what the request had to wait for room for."""
 
 
 class Cost:
@@ -98,7 +100,7 @@ class Cost:
         """
         length, o, now = routing.prompt_tokens, routing.output_tokens, routing.now
         a, b, al, g0, g1, g2, at, _ = self._model.per_token_s
-        stretch, urgency, penalty = self._model.stretch, self._urgency, self._penalty(routing)
+        stretch, urgency, penalty = self._model.stretch(now), self._urgency, self._penalty(routing)
         options, factor = self._options, self._speeds.factor
         kp, kd = options.imposed_prefill, options.imposed_decode
         price *= 1.0 + urgency  # (1 + kf) price
@@ -128,8 +130,10 @@ class Cost:
                 own = a + computed + al * h  # w
             prefill = c * own  # c w
             decode = c * o * (g0 + g1 * others + g2 * context)  # c D
-            rest_s = stretch * decode  # c s D
-            room = rest_s * over / capacity if over > 0 and n else 0.0  # c R; an empty engine has room for any prompt
+            rest_s = stretch * decode if n else decode  # c s D
+            if over < 0 or not n:  # an empty engine has room for any prompt
+                over = 0.0
+            room = rest_s * over / capacity  # c R
             imposed = c * (kp * n * own + kd * (slower * others))  # c X
             duplication = c * (lru if info.order in LRU_ORDERS else learned) * computed  # c V
             first_s = wait + room + prefill  # predicted time to the first token
@@ -139,7 +143,7 @@ class Cost:
             e = first_s + decode + imposed + duplication + first_token + objective + failure
             # fmt: off
             rows += (e, total_s, h, c, wait, room, prefill, decode, imposed, duplication, first_token, objective,
-                     failure, waiting, unseen, q)
+                     failure, waiting, unseen, q, over)
             # fmt: on
         return array("d", pack(f"{len(rows)}d", *rows))  # a third of the time that array takes to read a list
 

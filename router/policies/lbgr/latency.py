@@ -11,7 +11,9 @@ all tokens before it; it makes a long prompt cost more than its tokens.
 `decode` is the time of one answer of `output` tokens. others, context: the requests that run beside it, and their
 tokens. beside: the predicted prefill time of other requests whose first token came while this answer was decoded.
 Engine steps are shared, so an answer waits only for the part gp of that time. How much of it must be expected is
-learned as phi, its share of the time of decoding, and `stretch` is the factor by which it prolongs decoding.
+learned as phi, its share of the time of decoding, and `stretch` is the factor by which it prolongs decoding. phi
+follows the last 200 answers or the last half minute, whichever is less, and fades while there are none: what a crowd
+has shown says little of the quiet after it.
 
 A streamed request teaches the two lines separately (`learn_prefill`, `learn_decode`), and an unstreamed request teaches
 their sum (`learn_whole`). One regression takes both, so that mixed traffic shares what it learns.
@@ -74,6 +76,8 @@ HALF = 0.5  # share of each sample of a streamed request, which gives two
 FADE, FADED = 0.9, 0.001  # a streamed answer multiplies the strength of decoding's prior by FADE, down to FADED
 FADE_WHOLE, FADED_WHOLE = 0.95, 0.3  # the same for an unstreamed request and the whole prior
 BESIDE_DECAY = 0.995  # what an answer of full weight leaves of the older evidence for phi
+BESIDE_HALF_S = 30.0  # and what so many seconds leave half of
+MOST_SHARE = 10.0  # of one answer: several engines' worth of prefill cannot run beside it, but estimates can err
 MOST_BESIDE = 0.9  # the largest gp * phi, so that decoding is stretched 10 times at most
 
 
@@ -105,14 +109,19 @@ class LatencyModel:
         self._model = NonNegativeLeastSquares(PRIOR, STRENGTH)
         self._prefill_pace, self._decode_pace = _Pace(20.0), _Pace(20.0)
         self._prefill_trust = self._decode_trust = 1.0  # factors on the strength of the prior
-        self._beside_ms, self._decoding_ms = 0.0, 1.0  # running means, whose ratio is phi
+        self._phi = 0.0  # a mean over answers: of sums over time the long answers of a crowd would be the most
+        self._phi_s = 0.0  # when it was last learned
+        self._phi_weight = 0.0  # of the answers so far, at most those that BESIDE_DECAY remembers
         self.coefficients = PRIOR
         self.per_token_s = PRIOR.per_token_s()
         self.tokens_per_s = 1.0 / self.per_token_s.b
         """Uncached tokens that an engine of usual speed computes in a second."""
 
-        self.stretch = 1.0
+        self._share = 0.0  # gp * phi
+
+    def stretch(self, now: float) -> float:
         """The factor on decoding for the prefill of others that must be expected beside it; 1 to 10."""
+        return 1.0 / (1.0 - min(MOST_BESIDE, self._share) * _fade(now - self._phi_s))
 
     @property
     def samples(self) -> int:
@@ -131,9 +140,11 @@ class LatencyModel:
         self._prefill_pace.learn_one(y_ms, expected_ms)
         self._learn((requests, miss, hit, 0.0, 0.0, 0.0, spread, 0.0), y_ms, _relative(expected_ms), HALF)
 
-    def learn_decode(self, output: int, others: float, context: float, y_ms: float, beside_ms: float) -> None:
+    def learn_decode(
+        self, output: int, others: float, context: float, y_ms: float, beside_ms: float, now: float
+    ) -> None:
         """One answer of `output` tokens took y_ms after its first one, beside beside_ms of predicted prefill of
-        others."""
+        others. now: seconds."""
         if output < LEAST_OUTPUT:
             return
         token_ms, beside = y_ms / (output - 1), beside_ms / (output - 1)
@@ -141,8 +152,10 @@ class LatencyModel:
         self._decode_pace.learn_one(alone_ms, PRIOR.g0 + PRIOR.g1 * others + PRIOR.g2 * context)
         self._decode_trust = max(FADED, self._decode_trust * FADE)
         weight = min(output, FULL_OUTPUT) / FULL_OUTPUT
-        self._beside_ms += (1 - BESIDE_DECAY) * weight * (beside_ms - self._beside_ms)
-        self._decoding_ms += (1 - BESIDE_DECAY) * weight * (y_ms - self._decoding_ms)
+        self._phi_weight = min(1.0 / (1.0 - BESIDE_DECAY), self._phi_weight + weight)
+        gain = 1.0 - (1.0 - weight / self._phi_weight) * _fade(now - self._phi_s)
+        self._phi += gain * (min(MOST_SHARE, beside_ms / max(y_ms, 1.0)) - self._phi)
+        self._phi_s = now
         self._learn((0.0, 0.0, 0.0, 1.0, others, context, 0.0, beside), token_ms, weight, HALF)
 
     def learn_whole(
@@ -180,29 +193,30 @@ class LatencyModel:
         if solves:
             self._publish()
         else:
-            self._publish_stretch()
+            self._publish_share()
 
-    def dump(self) -> SavedState:
+    def dump(self, now: float) -> SavedState:
         return {
             "coefficients": list(Coefficients._fields),
             "regression": self._model.dump(),
             "prefill_pace_ms": self._prefill_pace.dump(),
             "decode_pace_ms": self._decode_pace.dump(),
             "trust": [self._prefill_trust, self._decode_trust],
-            "beside_ms": [self._beside_ms, self._decoding_ms],
+            "phi": [self._phi, self._phi_weight, max(0.0, now - self._phi_s)],
         }
 
-    def load(self, state: SavedFields) -> None:
-        """Raises SnapshotError, also if the state is of other coefficients than these."""
+    def load(self, state: SavedFields, saved_s: float) -> None:
+        """saved_s: the time of the dump on the present clock. Raises SnapshotError, also if the state is of other
+        coefficients than these."""
         state.same("coefficients", list(Coefficients._fields))
         paces = [state.numbers(key, 2, low=1e-300) for key in ("prefill_pace_ms", "decode_pace_ms")]
         trust = state.numbers("trust", 2, low=0.0)
-        beside = state.numbers("beside_ms", 2, low=0.0)
+        phi, phi_weight, idle_s = state.numbers("phi", 3, low=0.0)
         self._model.load(state.fields("regression"))
         self._prefill_pace.load(paces[0])
         self._decode_pace.load(paces[1])
         self._prefill_trust, self._decode_trust = trust
-        self._beside_ms, self._decoding_ms = beside
+        self._phi, self._phi_weight, self._phi_s = phi, phi_weight, saved_s - idle_s
         self._publish()
 
     def _publish(self) -> None:
@@ -210,11 +224,10 @@ class LatencyModel:
         self.coefficients = Coefficients(*self._model.weights)
         self.per_token_s = self.coefficients.per_token_s()
         self.tokens_per_s = 1.0 / max(1e-9, self.per_token_s.b)
-        self._publish_stretch()
+        self._publish_share()
 
-    def _publish_stretch(self) -> None:
-        share = self.coefficients.gp * self._beside_ms / max(1.0, self._decoding_ms)
-        self.stretch = 1.0 / (1.0 - min(MOST_BESIDE, share))
+    def _publish_share(self) -> None:
+        self._share = self.coefficients.gp * self._phi
 
 
 def _prefill_ms(c: Coefficients, requests: float, miss: float, hit: float, spread: float) -> float:
@@ -225,6 +238,11 @@ def _by_line(prefill: float, decode: float) -> Coefficients:
     """A factor for each coefficient, by the line that it is in. That of gp is 1: gp is a share, whatever the pace, and
     its prior keeps its full strength."""
     return Coefficients(prefill, prefill, prefill, decode, decode, decode, prefill, 1.0)
+
+
+def _fade(elapsed_s: float) -> float:
+    """What is left of evidence after a time."""
+    return 2.0 ** (-elapsed_s / BESIDE_HALF_S) if elapsed_s > 0 else 1.0
 
 
 def _relative(expected_ms: float) -> float:

@@ -16,6 +16,9 @@ What is learned, and when:
   speed, and every first token and every answer corrects it.
 - `duplication`: how much of the traffic repeats, at each dispatch; how long unstreamed requests wait, at their end.
 
+A request that had to wait for room in the cache teaches prefill nothing: its first token shows that wait, which can be
+a hundred times its prefill. The same holds for the end of an unstreamed one.
+
 Streamed and unstreamed requests wait in one queue, so their prompts are added up, and they share the coefficients. A
 step of first tokens in which unstreamed prompts may have been computed too teaches nothing; those prompts teach by
 their own end.
@@ -124,7 +127,7 @@ class Lbgr(Policy[LbgrOptions]):
         first_tokens.prefill_ms += self._model.prefill_ms(1, *prefill_inputs(miss_tokens, decision.hit_tokens))
         first_tokens.prefill_at[decision.booking] = first_tokens.prefill_ms
         features = self._features(decision)
-        clean = features is not None and not features.unseen
+        clean = features is not None and not features.unseen and not features.over_tokens
         self._learn_step(decision.engine, first_tokens.steps.add(decision, now, clean=clean))
 
     def learn(self, decision: Decision, released: ReleasedBooking, outcome: Outcome) -> None:
@@ -163,12 +166,12 @@ class Lbgr(Policy[LbgrOptions]):
         assert released.first_token_s is not None
         others, context_tokens = self._load_beside(released)
         decode_ms = (released.done_s - released.first_token_s) * MS / self._speeds.predict_one(released.booking.engine)
-        self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms, beside_ms)
+        self._model.learn_decode(output_tokens, others, context_tokens / KILO, decode_ms, beside_ms, released.done_s)
 
     def _learn_whole(self, decision: Decision, released: ReleasedBooking, outcome: Outcome, output_tokens: int) -> None:
         """An unstreamed answer is over."""
         features = self._features(decision)
-        if features is None:
+        if features is None or features.over_tokens:
             return
         prompt_tokens = outcome.prompt_tokens or decision.prompt_tokens
         hit_tokens = decision.hit_tokens if outcome.cached_tokens is None else outcome.cached_tokens
@@ -216,14 +219,14 @@ class Lbgr(Policy[LbgrOptions]):
 
     def dump(self, now: float) -> SavedState:
         return {
-            "latency": self._model.dump(),
+            "latency": self._model.dump(now),
             "engine_speed": self._speeds.dump(now),
             "error_alarm": self._error_alarm.dump(),
             "duplication": self._duplication.dump(),
         }
 
     def load(self, state: SavedFields, saved_s: float, names: Mapping[str, EngineId]) -> None:
-        self._model.load(state.fields("latency"))
+        self._model.load(state.fields("latency"), saved_s)
         self._speeds.load(state.fields("engine_speed"), saved_s, names)
         self._error_alarm.load(state.fields("error_alarm"))
         self._duplication.load(state.fields("duplication"))

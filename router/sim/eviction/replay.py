@@ -18,6 +18,7 @@ from time import thread_time
 from typing import Protocol
 
 from engine_patches.orders import EvictionOrder
+from router.sim.hints import OFF, Hints
 from router.sim.trace import Block, Request
 
 
@@ -94,10 +95,14 @@ def prefix_keys(request: Request, capacity: int) -> tuple[list[int], int]:
 
 
 class Cache:
-    """A prefix cache of as many blocks as the new `order` has. It holds at most one key for each block."""
+    """A prefix cache of as many blocks as the new `order` has. It holds at most one key for each block.
 
-    def __init__(self, order: EvictionOrder) -> None:
+    The order is told of sessions what `hints` say, if the requests have sessions and times.
+    """
+
+    def __init__(self, order: EvictionOrder, hints: Hints | None = None) -> None:
         self.order, self.capacity = order, order.free
+        self._hints = hints or Hints(OFF, 0)
         self.seconds = 0.0
         self.evicted: list[Block] = []
         """The ids of the blocks that the last request evicted, in the order of their evictions."""
@@ -118,7 +123,13 @@ class Cache:
                 break
             numbers.append(number)
         hits = len(numbers)
-        self._drive(keys, numbers)
+        now_s, hints = request.arrival_s, self._hints
+        if now_s is None or request.session is None:
+            self._drive(keys, numbers)
+        else:
+            hints.arrived(request.session, now_s)
+            self._drive(keys, numbers, (request.session, now_s) if hints.names_sessions else None)
+            hints.answered(request.session, request.stop, now_s, request.tool, self.order)
 
         self.evicted.clear()
         ids = islice(dict.fromkeys(request.blocks), hits, None)
@@ -131,9 +142,9 @@ class Cache:
             self._block_of[key], self._held[number] = number, (key, block)
         return hits + more
 
-    def _drive(self, keys: list[int], numbers: list[int]) -> None:
+    def _drive(self, keys: list[int], numbers: list[int], session: tuple[str, float] | None = None) -> None:
         """Tell the order of the request; this alone is timed. `numbers` are the blocks of its cached prefix, to which
-        the blocks of the rest are added."""
+        the blocks of the rest are added. `session`: its name, and when this request came."""
         order = self.order
         hit, pop, cache = order.hit, order.pop, order.cache
         found = len(numbers)
@@ -144,5 +155,7 @@ class Cache:
             numbers.append(pop())
         for position in range(found, len(keys)):
             cache(numbers[position], keys[position], keys[position - 1] if position else None, position)
+        if session is not None and numbers:
+            order.assign(numbers[-1], *session)
         order.release(numbers[::-1])
         self.seconds += thread_time() - start

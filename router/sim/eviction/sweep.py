@@ -11,6 +11,7 @@ from statistics import fmean
 from engine_patches.orders import ORDERS
 from router.sim.eviction.optimum import Optimum, next_uses
 from router.sim.eviction.replay import Cache, ReplayResult, replay
+from router.sim.hints import OFF, Hints
 from router.sim.parallel import Watch, measure_all
 from router.sim.trace import Trace, ignore
 
@@ -26,6 +27,8 @@ class Run:
     capacity: int
     order: str
     seed: int
+    hints: str = OFF
+    """What the order is told of sessions, one of `hints.HINTS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ def measure(run: Run, report: Callable[[float], None] = ignore) -> ReplayResult:
     """Replay one run from its first request to its last. Raises TraceError."""
     trace, capacity = run.trace, run.capacity
     if run.order != OPTIMUM:
-        return replay(Cache(ORDERS[run.order](capacity, seed=run.seed)), trace.open(capacity, report))
+        cache = Cache(ORDERS[run.order](capacity, seed=run.seed), Hints(run.hints, run.seed))
+        return replay(cache, trace.open(capacity, report))
     first = trace.open(capacity, lambda part: report(part / 2))
     with next_uses(first, capacity) as uses:
         return replay(Optimum(capacity, uses), trace.open(capacity, lambda part: report((1 + part) / 2)))
@@ -58,6 +62,7 @@ def sweep(
     orders: Sequence[str],
     seeds: Sequence[int],
     *,
+    hints: str = OFF,
     jobs: int = 1,
     watch: Watch = lambda _parts: None,
 ) -> Generator[Row, None, None]:
@@ -66,7 +71,7 @@ def sweep(
     An order that draws no lots runs with the first seed only. Raises TraceError, and SetupError if a process dies.
     """
     cells = [
-        [Run(trace, capacity, order, seed) for seed in (seeds if is_randomized(order) else seeds[:1])]
+        [Run(trace, capacity, order, seed, hints) for seed in (seeds if is_randomized(order) else seeds[:1])]
         for trace in traces
         for capacity in capacities
         for order in orders

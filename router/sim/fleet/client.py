@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.core.retries import Retries
-from router.sim.fleet.dialog import Dialog, PlannedRequest
+from router.sim.fleet.dialog import Dialog, PlannedRequest, Turn
 from router.sim.fleet.engine import Engine
 from router.sim.fleet.job import Job
 from router.sim.fleet.traffic import Session
@@ -39,6 +39,11 @@ class ActiveRequest:
     """The decision of the latest try."""
     placement: tuple[Engine, Job] | None = None
     """The engine that works on it and its job there; None before it is submitted and once it is over."""
+
+    @property
+    def turn(self) -> Turn:
+        """What the client asked."""
+        return self.session.plan.turns[self.number - self.session.first_number]
 
     def output_tokens(self, engine: Engine) -> int:
         """Return how many tokens the engine would generate.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from router.prefix import blocks
 from router.sim.trace import Block
-from router.types import BlockKey, ParsedRequest, Prompt
+from router.types import BlockKey, ParsedRequest, Prompt, Stop
 
 MODEL = "simulated"
 ROUTE = "/v1/completions"
@@ -34,6 +34,10 @@ class Turn:
     max_tokens: int | None = None
     stream: bool | None = None
     route: str = ROUTE
+    stop: Stop | None = None
+    """How its answer ends."""
+    tool: str | None = None
+    """The tool that its answer calls."""
 
 
 LatencyBounds = tuple[float | None, float | None]

@@ -258,6 +258,8 @@ class Engine:
         if end > job.keyed_blocks:
             self.pool.cache(job.blocks, job.keys, job.keyed_blocks, end)
             job.keyed_blocks = end
+            if job.session is not None:
+                self.pool.order.assign(job.blocks[end - 1], job.session, job.arrival_s)
 
     def _finish_chunk(self, job: Job, chunk: int, now: float) -> bool:
         """Return whether the first token of the answer came out of this step."""

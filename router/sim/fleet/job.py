@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from router.types import BlockKey
+from router.types import BlockKey, Stop
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request inside an engine. The caller sets the first four fields, the engine keeps the others."""
+    """One request inside an engine. The caller sets the fields up to `stop`, the engine keeps the others."""
 
     keys: tuple[BlockKey, ...]
     """The keys of the full blocks of prompt and answer, as far as another request could find them again."""
@@ -17,6 +17,14 @@ class Job:
     output_tokens: int
     tag: object = None
     """Whatever the caller wants to find again."""
+    session: str | None = None
+    """The session that the eviction order is told; None: it is told of none."""
+    arrival_s: float = 0.0
+    """When the request came, as the order is told."""
+    parent: str | None = None
+    """The session that started this one, of a sub-agent."""
+    stop: Stop | None = None
+    """How the answer is going to end; None: nobody knows."""
     cached_tokens: int | None = None
     """Tokens of the prompt that were cached when the job was first admitted."""
     first_s: float | None = None

@@ -1,7 +1,8 @@
 """What a simulated run comes to: one row of numbers, as JSON or as a line of a table.
 
 A row counts the answered requests behind the first tenth that arrived before the last session began. So it leaves out
-the warm-up, and the last turns of conversations on a fleet that empties.
+the warm-up, and the last turns of conversations on a fleet that empties. Traffic in a closed loop says itself from when
+until when its requests count.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 
 from router.errors import SetupError
+from router.sim.fleet.agents import Agents
 from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.simulation import RunResult, ServedRequest, simulate
 from router.sim.trace import ignore
@@ -74,13 +76,17 @@ def measure(run: Run, report: Callable[[float], None] = ignore) -> Row:
 
 def summarize(run: Run, result: RunResult) -> Row:
     """Return the row of a run that was simulated. Raises SetupError if nothing that counts was answered."""
-    start = WARM_UP * result.requests
-    counted = [s for s in result.served if s.number >= start and s.arrival_s <= result.last_arrival_s]
+    window_s = run.traffic.window_s if isinstance(run.traffic, Agents) else None
+    if window_s is None:
+        start = WARM_UP * result.requests
+        counted = [s for s in result.served if s.number >= start and s.arrival_s <= result.last_arrival_s]
+    else:
+        counted = [s for s in result.served if window_s[0] <= s.arrival_s <= window_s[1]]
     if not counted:
         raise SetupError(f"{run.policy} with {run.order}: no request that counts was answered; simulate more of them")
     latencies = sorted([s.done_s - s.arrival_s for s in counted])
     firsts = sorted([s.first_s - s.arrival_s for s in counted])
-    begin_s, end_s = min(s.arrival_s for s in counted), result.last_arrival_s
+    begin_s, end_s = window_s or (min(s.arrival_s for s in counted), result.last_arrival_s)
     answered = sum(begin_s <= s.done_s <= end_s for s in result.served)
     return Row(
         run.traffic.label,

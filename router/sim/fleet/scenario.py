@@ -10,6 +10,7 @@ from router.sim.fleet.dialog import MODEL
 from router.sim.fleet.engine import Engine
 from router.sim.fleet.hardware import HARDWARE
 from router.sim.fleet.traffic import Traffic
+from router.sim.hints import OFF
 from router.types import EngineInfo
 
 ORDER_NAMES = tuple(ORDERS)
@@ -68,6 +69,8 @@ class Run:
     """It fixes the traffic (a trace is what it is), and all chance of the orders and of the router."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Options of the router that differ from its defaults, by name."""
+    hints: str = OFF
+    """What the engines' orders are told of sessions, one of `hints.HINTS`."""
 
 
 def build_engine(run: Run, index: int) -> Engine:

@@ -24,6 +24,7 @@ from router.sim.fleet.engine import NEVER, Engine
 from router.sim.fleet.job import Job
 from router.sim.fleet.scenario import Run, build_engine, describe_engine
 from router.sim.fleet.traffic import Session
+from router.sim.hints import Hints
 from router.sim.trace import REPORT_EVERY, ignore
 from router.types import Decision, Ending, EngineId, Outcome
 
@@ -99,6 +100,7 @@ class Simulation:
         self._requests = self._failed = self._abandoned = self._preemptions = 0
         self._last_arrival_s = 0.0
         self._served: list[ServedRequest] = []
+        self._hints = Hints(run.hints, run.seed)
 
     def run(self) -> RunResult:
         self._schedule_fleet()
@@ -193,14 +195,23 @@ class Simulation:
         plan = next(self._sessions, None)
         if plan is None:
             return
-        session = ActiveSession(plan, Dialog(plan.prefix, plan.first_token_id), self._requests)
-        self._requests += len(plan.turns)
-        self._schedule(plan.arrival_s, self._begin_session, session)
+        self._schedule(plan.arrival_s, self._begin_session, self._open(plan))
+
+    def _open(self, plan: Session) -> ActiveSession:
+        first_number, self._requests = self._requests, self._requests + len(plan.turns)
+        return ActiveSession(plan, Dialog(plan.prefix, plan.first_token_id), first_number)
 
     def _begin_session(self, session: ActiveSession) -> None:
         self._last_arrival_s = self._now
         self._schedule_session()
         self._send(session)
+
+    def _go_on(self, session: ActiveSession, *, answered: bool = False) -> None:
+        """A request of the session has ended. Schedule those that follow from it."""
+        plan = session.plan
+        if session.turns_begun == len(plan.turns) and plan.follow is not None:
+            for following in plan.follow(self._now, answered):
+                self._schedule(following.arrival_s, self._send, self._open(following))
 
     def _send(self, session: ActiveSession) -> None:
         """A client sends its next request."""
@@ -214,6 +225,7 @@ class Simulation:
             turn, str(number), plan.session_id, stream=stream, sets_max_tokens=plan.sets_max_tokens, bounds_s=bounds_s
         )
         session.turns_begun += 1
+        self._hints.arrived(plan.session_id, self._now)
         retries = Retries(self._config.reliability.retry_max_retries)
         active = ActiveRequest(session, planned, number, self._now, turn.abandon_after_s, retries)
         if turn.abandon_after_s is not None:
@@ -240,13 +252,17 @@ class Simulation:
             if not retries.failed(RetryReason.CONNECT, answer_begun=False):
                 break
         self._failed += 1
+        self._go_on(active.session)
 
     def _submit(self, active: ActiveRequest, decision: Decision, engine: Engine) -> None:
-        planned = active.planned
+        planned, plan = active.planned, active.session.plan
         job = Job(planned.keys, planned.request.prompt.units, active.output_tokens(engine), active)
+        job.session = plan.session_id if self._hints.names_sessions else None
+        job.arrival_s, job.parent, job.stop = active.arrival_s, plan.parent, active.turn.stop
         if not engine.fits(job):
             self._router.complete(decision, Outcome(Ending.REJECTED, self._now))
             self._failed += 1
+            self._go_on(active.session)
             return
         active.placement = engine, job
         before = engine.next_s
@@ -265,6 +281,7 @@ class Simulation:
         seen_s = job.first_s if active.planned.request.stream else None
         self._router.complete(active.decision, Outcome(Ending.CANCELLED, self._now, seen_s))
         self._abandoned += 1
+        self._go_on(active.session)
 
     def _lose(self, active: ActiveRequest, first_s: float | None) -> None:
         """The connection broke. Another engine may be tried, unless the client has seen a part of the answer."""
@@ -276,6 +293,7 @@ class Simulation:
             self._dispatch(active)
         else:
             self._failed += 1
+            self._go_on(active.session)
 
     def _finish(self, job: Job) -> None:
         """The answer is whole. The router learns of it, and the client thinks about its next turn."""
@@ -288,11 +306,14 @@ class Simulation:
         seen_s = job.first_s if active.planned.request.stream else None
         reply_keys = extend(active.decision.request.prompt, active.planned.reply)
         self._router.complete(active.decision, Outcome(Ending.OK, self._now, seen_s, *lengths, reply_keys))
-        engine = self._index[active.decision.engine]
-        self._served.append(ServedRequest(active.number, active.arrival_s, job.first_s, self._now, *lengths, engine))
+        session, name = active.session, active.decision.engine
+        order = self._engines[name].pool.order
+        self._hints.answered(session.plan.session_id, job.stop, self._now, active.turn.tool, order)
+        served = ServedRequest(active.number, active.arrival_s, job.first_s, self._now, *lengths, self._index[name])
+        self._served.append(served)
         if len(self._served) % REPORT_EVERY == 0:
             self._report(min(1.0, len(self._served) / self._run.traffic.requests))
-        session = active.session
+        self._go_on(session, answered=True)
         if session.turns_begun < len(session.plan.turns):
             pause_s = session.plan.turns[session.turns_begun].pause_s
             self._schedule(self._now + pause_s, self._send, session)

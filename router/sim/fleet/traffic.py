@@ -53,6 +53,10 @@ class Session:
     """The session that its requests name; None: they name none."""
     sets_max_tokens: bool = False
     """Whether each request sets max_tokens to the exact length of its answer."""
+    parent: str | None = None
+    """The session that started this one, of a sub-agent."""
+    follow: Callable[[float, bool], list[Session]] | None = None
+    """What its client, or others, ask after its last request has ended at this time, answered or not; None: nothing."""
 
 
 class Traffic(Protocol):
@@ -248,9 +252,11 @@ class Replay:
                 request.max_tokens,
                 request.stream,
                 request.route or ROUTE,
+                request.stop,
+                request.tool,
             )
             at_s, first_token_id = (arrival_s - start_s) * self.scale, number * TOKEN_IDS_PER_SESSION
-            yield Session(at_s, prefix, (turn,), first_token_id, request.session)
+            yield Session(at_s, prefix, (turn,), first_token_id, request.session, parent=request.parent)
 
 
 TimedRequest = tuple[float, tuple[Request, int, int]]

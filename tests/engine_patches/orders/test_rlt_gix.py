@@ -8,6 +8,7 @@ import pytest
 from engine_patches.orders import ORDERS, RLT, RLTGIX, EvictionOrder
 from engine_patches.orders.rlt_gix import EPSILON, GuardedNode
 from router.sim.eviction.replay import Cache, replay
+from router.sim.hints import ALONE, Hints
 from router.sim.trace import Request
 from tests.engine_patches.orders.test_gix import build
 from tests.support.toy_engine import ToyEngine
@@ -118,29 +119,42 @@ def test_the_shadow_misses_what_rlt_misses() -> None:
     assert abs(sum(ours) - sum(theirs)) / 10 < spread / 2
 
 
-def attack(order: EvictionOrder, *, chains: int, length: int, requests: int) -> Iterator[tuple[tuple[int, ...], int]]:
-    """An adaptive adversary: it requests the whole chain of the block evicted last. Yields requests and their hits."""
-    server = Cache(order)
+def attack(
+    order: EvictionOrder, *, chains: int, length: int, requests: int, hostile_hints: bool = False
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """An adaptive adversary: it requests the whole chain of the block evicted last. Yields requests and their hits.
+
+    With hostile hints each chain is a session, and the adversary says of the one that it asks for next that it will
+    never return, and of those that it has just asked for that they return at once.
+    """
+    server = Cache(order, Hints(ALONE, 0))
     last = 0
     for number in range(requests):
         chain = last // length if server.evicted or number >= chains else number
         path = tuple(range(chain * length, (chain + 1) * length))
-        hits = server.serve(Request(path))
+        session = str(path[0]) if hostile_hints else None
+        hits = server.serve(Request(path, arrival_s=float(number), session=session))
         if server.evicted:
             block = server.evicted[-1]
             assert isinstance(block, int)
             last = block
+        if session is not None:
+            order.expect(session, 1.0)
+            order.expect(str(last // length * length), None)
+            order.expect(str(path[0] + length), None)
         yield path, hits
 
 
+@pytest.mark.parametrize("hostile_hints", [False, True])
 @pytest.mark.parametrize(("chains", "length"), [(110, 10), (1050, 1), (60, 20)])
-def test_the_bound_holds_at_every_step_and_on_every_interval(chains: int, length: int) -> None:
-    """C <= (1 + eps) C_RLT + 2 B + n + L between any two moments, against an adversary that sees every eviction."""
+def test_the_bound_holds_at_every_step_and_on_every_interval(chains: int, length: int, hostile_hints: bool) -> None:
+    """C <= (1 + eps) C_RLT + 2 B + n + L between any two moments, against an adversary that sees every eviction, and
+    that says of sessions what it likes."""
     capacity, requests = 1000, 4000 if length > 1 else 20_000
     order = RLTGIX(capacity, 0)
     paths, hits = [], 0
     lowest = worst = 0.0
-    for path, found in attack(order, chains=chains, length=length, requests=requests):
+    for path, found in attack(order, chains=chains, length=length, requests=requests, hostile_hints=hostile_hints):
         excess = order.misses - (1 + EPSILON) * order.shadow_misses
         lowest = min(lowest, excess)
         worst = max(worst, excess - lowest)
@@ -148,6 +162,7 @@ def test_the_bound_holds_at_every_step_and_on_every_interval(chains: int, length
         paths.append(Request(path))
         hits += found
     assert order.fallbacks > 0
+    assert (order.hints > requests) == hostile_hints
     accesses = length * requests
     rate = replay(Cache(RLT(capacity, 5)), paths).hit_rate
     print(f"guarded {hits / accesses:.3f}, rlt on the same requests {rate:.3f}, worst excess {worst:.0f}")

@@ -205,3 +205,49 @@ def test_no_child_is_left(signals: signal.Signals, status: int) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+AGENTS = {
+    "block": 64,
+    "threads": [[-1, [[0, 6400, 5, 1.0, 0, 1, 0, [[1, 100]]], [9, 6500, 5, 1.0, 9.0, 2, 100, [[200, 1]]]]]],
+}
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> str:
+    path = tmp_path / "agents.jsonl"
+    path.write_text((json.dumps(AGENTS) + "\n") * 6)
+    return str(path)
+
+
+def test_a_trace_of_agents(capsys: pytest.CaptureFixture[str], agents: str) -> None:
+    flags = ["--trace", agents, "--users", "2,3", "--think-cap", "60", "--capacity", "100", "--orders", "lru", "--json"]
+    status, out, _ = run(capsys, *flags)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [row["trace"] for row in rows] == [f"{agents} x2", f"{agents} x3"]
+    assert all(row["hit_rate"] == 0.5 for row in rows)  # 25 blocks each time; all second ones hit
+
+
+@pytest.mark.parametrize("mode", ["off", "alone", "on", "shuffled"])
+def test_hints(capsys: pytest.CaptureFixture[str], agents: str, mode: str) -> None:
+    flags = ["--trace", agents, "--capacity", "40", "--orders", "rlt_gix", "--hints", mode, "--json"]
+    status, out, _ = run(capsys, *flags)
+    assert status == 0
+    assert json.loads(out)["order"] == "rlt_gix"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--users", "0"], "option 'users' = '0': expected an integer of at least 1"),
+        (["--think-cap", "-1"], "option 'think-cap' = '-1': expected a number of at least 0"),
+        (["--hints", "maybe"], "option 'hints' = 'maybe': expected one of off, alone, on, shuffled"),
+    ],
+)
+def test_flags_of_agents_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], agents: str, flags: list[str], said: str
+) -> None:
+    status, _, err = run(capsys, "--trace", agents, "--capacity", "40", *flags)
+    assert status == 2
+    assert said in err

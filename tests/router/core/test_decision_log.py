@@ -69,6 +69,7 @@ def test_a_decision_and_its_outcome_in_full() -> None:
         "route": "/v1/completions",
         "model": "m",
         "session": None,
+        "conversation": None,
         "stream": True,
         "age_s": 4.5,
         "policy": "lbgr",
@@ -109,6 +110,8 @@ def test_a_decision_and_its_outcome_in_full() -> None:
             "prompt_tokens": 130,
             "cached_tokens": 64,
             "output_tokens": 8,
+            "stop": "unknown",
+            "tool": None,
             "prediction_error_ratio": 3.0,
         },
     }

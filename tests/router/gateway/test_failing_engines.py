@@ -52,7 +52,8 @@ async def test_engines_that_fail_at_once_lose_less_than_one_in_a_hundred(
         assert sum(len(engine.requests) for engine in gateway.engines[:bad]) <= 60
 
 
-async def test_an_engine_that_breaks_off_streams_loses_few() -> None:
+async def test_an_engine_that_breaks_off_streams_loses_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.core.reliability.BASE_S", 60.0)  # on no machine it returns within the test
     async with served(Script(fault="reset", after=1), Script(), Script(), seed=1) as gateway:
         statuses = await ask(gateway, 300, 5)
         assert statuses[0] <= 5, statuses

@@ -72,6 +72,7 @@ def test_a_line_tells_lengths_times_and_blocks_and_no_text(tmp_path: Path, name:
         "stream": True,
         "route": "/v1/chat/completions",
         "model": "tiny",
+        "stop": 0,
         "ending": "ok",
         "engine": "engine-0",
         "policy": "lbgr",

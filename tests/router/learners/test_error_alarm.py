@@ -1,3 +1,5 @@
+import pytest
+
 from router.learners.prediction_error import ANSWERS, CALM, LEAST_ANSWERS, ErrorAlarm
 
 
@@ -33,3 +35,21 @@ def test_no_prediction_is_a_wrong_one() -> None:
     for _ in range(LEAST_ANSWERS):
         error_alarm.learn_one(0.0, 0.1)
     assert error_alarm.alarm
+
+
+@pytest.mark.parametrize("factor", [3.1, 13.0])
+def test_predictions_that_are_too_long_raise_the_alarm_as_those_that_are_too_short_do(factor: float) -> None:
+    long, short = ErrorAlarm(2.0), ErrorAlarm(2.0)
+    for _ in range(64):
+        long.learn_one(factor, 1.0)
+        short.learn_one(1.0, factor)
+    assert long.alarm
+    assert short.alarm
+    assert long.dump() == short.dump()
+
+
+def test_an_answer_that_took_no_time_is_no_praise() -> None:
+    alarm = ErrorAlarm(2.0)
+    for _ in range(64):
+        alarm.learn_one(1.0, 0.0)
+    assert alarm.alarm

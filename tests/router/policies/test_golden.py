@@ -20,7 +20,7 @@ from router.sim.trace import TraceFile
 TRACE = Path(__file__).parents[2] / "data" / "golden_trace.jsonl"
 FLEET = FleetSpec(4, ("l40-8b",), 64, cache_tokens=12_000, slow=((2, 1.6),), fail=((1, 9.0),), join=((1, 14.0),))
 GOLDEN = {
-    ("lbgr", "lru"): ("26f7d827e9fa", 0.647562, 261824),
+    ("lbgr", "lru"): ("4ae9cb5fb7f4", 0.642745, 262144),
     ("lbgr", "rlt_gix"): ("ac81be123778", 0.657351, 260672),
     ("lbgr", "lru+rlt_gix"): ("5f2bc371fa8e", 0.647367, 258240),
     ("lbgr_paper", "lru"): ("c43173fc2407", 1.809153, 201536),

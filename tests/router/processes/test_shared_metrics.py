@@ -80,6 +80,6 @@ def test_files_of_living_processes_are_not_folded_and_folding_begins_by_itself(t
 def test_every_metric_has_its_help_before_anyone_has_counted(tmp_path: Path) -> None:
     families = {metric.name: metric.documentation for metric in SharedMetrics(str(tmp_path)).collect()}
     assert families["leafcutter_requests"] == "Client requests by how they ended."
-    assert len(families) == 19
+    assert len(families) == 20
     edges = {metric.name for metric in EdgesCollector(lambda: 1, lambda: {"edge": 2}).collect()}
     assert edges == {"leafcutter_edges", "leafcutter_process_restarts"}

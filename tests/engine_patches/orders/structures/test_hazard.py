@@ -8,7 +8,6 @@ import pytest
 from engine_patches.orders.structures.hazard import (
     BIN_OF_AGE,
     BINS,
-    CLASSES,
     DECAY,
     HORIZON,
     STARTS,
@@ -16,6 +15,8 @@ from engine_patches.orders.structures.hazard import (
     HazardTable,
     gittins,
 )
+
+CLASSES = 20
 
 
 def gittins_by_definition(hazards: list[float]) -> list[float]:
@@ -53,7 +54,7 @@ def test_bins_cover_every_age_once() -> None:
 
 def test_exposure_counts_each_block_and_epoch_half_of_the_first() -> None:
     """Ten blocks of class 3 born in epoch 0 and never used again: in bin b they are exposed for its width."""
-    table = HazardTable(epoch_length=100, capacity=1000)
+    table = HazardTable(CLASSES, epoch_length=100, capacity=1000)
     table.at_risk[3 * HORIZON] = 10
     for _ in range(STARTS[5]):
         table.advance()
@@ -66,7 +67,7 @@ def test_exposure_counts_each_block_and_epoch_half_of_the_first() -> None:
 
 
 def test_blocks_past_the_horizon_are_in_no_statistics() -> None:
-    table = HazardTable(epoch_length=100, capacity=1000)
+    table = HazardTable(CLASSES, epoch_length=100, capacity=1000)
     table.at_risk[0] = 10
     for _ in range(HORIZON):
         table.advance()
@@ -77,27 +78,39 @@ def test_hazards_follow_the_formulas_of_the_shrinkage() -> None:
     """One class with 30 reuses in 200 block-epochs of age 0, capacity 1000, epochs of 100, worked by hand:
     lam = 31/1200; g[0] = (30 + 5 lam 16/8.5)/205; level(0) = (30 + 100 lam)/(200 (30 + lam)/201 + 100 lam);
     hazard = (30 + 400 level g)/600."""
-    table = HazardTable(epoch_length=100, capacity=1000)
+    table = HazardTable(CLASSES, epoch_length=100, capacity=1000)
     table.events[0], table._exposure[0] = 30.0, 200.0
+    table._pool()
     lam = 31 / 1200
     shape = (30 + 5 * lam * 16 / 8.5) / 205
     level = (30 + 100 * lam) / (200 * (30 + lam) / 201 + 100 * lam)
-    hazards = table.hazards()
+    hazards = [hazard for c in range(CLASSES) for hazard in table.hazards(c)]
     assert hazards[0] == pytest.approx((30 + 400 * level * shape) / 600)
     # A class without data has the pooled shape at level 1.
     assert hazards[BINS] == pytest.approx(shape)
-    assert len(hazards) == CLASSES * BINS
     assert min(hazards) > 0
 
 
 def test_levels_are_steps_of_a_factor_one_and_a_half() -> None:
-    table = HazardTable(epoch_length=256, capacity=2048)
+    table = HazardTable(CLASSES, epoch_length=256, capacity=2048)
     chance = random.Random(1)
     table.events[:] = [chance.uniform(0, 50) for _ in table.events]
     table._exposure = [chance.uniform(0, 500) for _ in table._exposure]
-    hazards = table.hazards()
+    table._pool()
     for c in range(CLASSES):
-        expected = gittins_by_definition(hazards[c * BINS : (c + 1) * BINS])
-        for level, index in zip(table.levels()[c * BINS : (c + 1) * BINS], expected, strict=True):
+        expected = gittins_by_definition(table.hazards(c))
+        for level, index in zip(table.levels(c), expected, strict=True):
             assert 1.5**level <= index * (1 + 1e-9)
             assert index < 1.5 ** (level + 1) * (1 + 1e-9)
+
+
+def test_levels_are_those_of_the_end_of_the_epoch_whenever_they_are_asked_for() -> None:
+    early, late = (HazardTable(CLASSES, epoch_length=100, capacity=1000) for _ in range(2))
+    for table in (early, late):
+        table.events[0], table.at_risk[0] = 30.0, 10
+        table.advance()
+    asked = early.levels(0)
+    late.events[0] += 1e6
+    assert late.levels(0) == asked
+    late.advance()
+    assert late.levels(0) != asked

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from router.policies.lbgr.latency import PRIOR, Coefficients, LatencyModel
+from router.saved_state import SavedFields
 
 PER_CASE = [
     Coefficients(9.0, 135.0, 2.0, 25.0, 0.1, 0.2, 4.0, 0.7),  # near the prior: a GPU
@@ -36,7 +37,7 @@ def test_streamed_requests_teach_prefill_and_decoding_apart(truth: Coefficients)
     for requests, miss, hit, output, others, context in prompts(1, 60):
         model.learn_prefill(requests, miss, hit, spread(miss, hit), prefill_of(truth, requests, miss, hit))
         token_ms = truth.g0 + truth.g1 * others + truth.g2 * context
-        model.learn_decode(output, others, context, (output - 1) * token_ms, 0.0)
+        model.learn_decode(output, others, context, (output - 1) * token_ms, 0.0, 0.0)
     assert model.prefill_ms(1, 1.0, 0.5, spread(1.0, 0.5)) == pytest.approx(prefill_of(truth, 1, 1.0, 0.5), rel=0.1)
     assert model.prefill_ms(1, 0.0, 2.0, 0.0) < model.prefill_ms(1, 2.0, 0.0, 2.0) / 3
     assert model.decode_ms(100, 4, 5) == pytest.approx(100 * (truth.g0 + truth.g1 * 4 + truth.g2 * 5), rel=0.1)
@@ -80,7 +81,7 @@ def test_mixed_traffic_shares_the_coefficients() -> None:
 
 def test_short_answers_say_nothing_of_decoding() -> None:
     model = LatencyModel()
-    model.learn_decode(3, 0, 0, 10_000.0, 0.0)
+    model.learn_decode(3, 0, 0, 10_000.0, 0.0, 0.0)
     assert (model.samples, model.coefficients) == (0, PRIOR)
 
 
@@ -130,17 +131,17 @@ def test_prefill_beside_is_told_apart_from_decoding_and_stretches_it() -> None:
         output, others = rng.randrange(50, 400), rng.uniform(0, 12)
         alone_ms = (output - 1) * (25 + 0.3 * others)
         beside_ms = rng.uniform(0.0, 1.0) * alone_ms
-        model.learn_decode(output, others, 0.0, alone_ms + 0.6 * beside_ms, beside_ms)
+        model.learn_decode(output, others, 0.0, alone_ms + 0.6 * beside_ms, beside_ms, 0.0)
     assert model.coefficients.gp == pytest.approx(0.6, abs=0.05)
     assert model.decode_ms(100, 4, 0) == pytest.approx(100 * (25 + 0.3 * 4), rel=0.05)
-    assert model.stretch == pytest.approx(1 + 0.6 * 0.5, rel=0.1)  # alone a half as much prefill as decoding
+    assert model.stretch(0.0) == pytest.approx(1 + 0.6 * 0.5, rel=0.1)  # alone a half as much prefill as decoding
 
 
 def test_decoding_is_stretched_tenfold_at_most() -> None:
     model = LatencyModel()
     for _ in range(50):
-        model.learn_decode(100, 0.0, 0.0, 1000.0, 50_000.0)
-    assert model.stretch == pytest.approx(10.0)
+        model.learn_decode(100, 0.0, 0.0, 1000.0, 5000.0, 0.0)
+    assert model.stretch(0.0) == pytest.approx(10.0)
 
 
 def test_a_queue_of_whole_requests_is_not_taken_for_slow_decoding() -> None:
@@ -153,3 +154,30 @@ def test_a_queue_of_whole_requests_is_not_taken_for_slow_decoding() -> None:
         y_ms = truth.a * (1 + queue) + truth.b * miss + truth.at * pairs + 4 * (truth.g0 + truth.g2 * 3.0 * queue)
         model.learn_whole(1 + queue, miss, hit, pairs, 4, queue, 3.0 * queue, y_ms * rng.uniform(0.8, 1.2))
     assert model.coefficients.b * 2 + model.coefficients.at * 3 == pytest.approx(truth.b * 2 + truth.at * 3, rel=0.25)
+
+
+def test_what_a_crowd_has_shown_is_forgotten_in_the_quiet_after_it() -> None:
+    model = LatencyModel()
+    for number in range(600):
+        model.learn_decode(100, 50.0, 100.0, 20_000.0, 18_000.0, number * 0.1)
+    assert model.stretch(60.0) > 2.5
+    assert model.stretch(90.0) == pytest.approx(1 / (1 - 0.5 * (1 - 1 / model.stretch(60.0))), rel=0.01)
+    for number in range(20):
+        model.learn_decode(100, 0.0, 1.0, 1000.0, 0.0, 90.0 + 1.5 * number)
+    assert model.stretch(120.0) < 1.25
+    assert model.stretch(1e6) == pytest.approx(1.0)
+
+
+def test_steady_traffic_keeps_what_it_shows() -> None:
+    model = LatencyModel()
+    for number in range(400):
+        model.learn_decode(100, 2.0, 1.0, 1500.0, 500.0, number * 2.0)
+    assert model.stretch(800.0) == pytest.approx(1 / (1 - model.coefficients.gp / 3), rel=0.05)
+
+
+def test_a_restart_keeps_what_was_left_at_the_dump() -> None:
+    model, restored = LatencyModel(), LatencyModel()
+    for number in range(400):
+        model.learn_decode(100, 2.0, 1.0, 1500.0, 500.0, number * 0.1)
+    restored.load(SavedFields(model.dump(70.0), "latency"), 500.0)
+    assert restored.stretch(500.0) == pytest.approx(model.stretch(70.0), rel=1e-3)

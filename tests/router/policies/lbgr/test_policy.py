@@ -46,7 +46,7 @@ def test_worked_example() -> None:
     routing = RoutingContext(ask_for(1), 2000.0, 50.0, 10.0, 0.0)
     first, second = Lbgr().choose(routing, [Candidate(busy, 1200.0), Candidate(idle, 0.0)])
     # 50 ms since the last first token at 10 tokens a ms: the head has 500 tokens, all of its 500; q = 1500 - 500
-    assert Features(*first.features) == (2, 0, 1000.0)
+    assert Features(*first.features) == (2, 0, 1000.0, 0.0)
     assert (first.hit_tokens, second.hit_tokens) == (1200.0, 0.0)
     ms = {name: seconds * 1000 for name, seconds in first.terms.items()}
     assert ms["wait"] == pytest.approx(10 * 2 + 0.1 * 1000)  # 120
@@ -315,3 +315,23 @@ def test_it_falls_back_at_the_start_only() -> None:
     reasons = [decision.reason for decision, _ in sorted(answers, key=lambda each: each[0].booking)]
     assert reasons[0] == "cold"
     assert set(reasons[30:]) == {"lowest_cost"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_that_waited_for_room_teaches_prefill_nothing(stream: bool) -> None:
+    """One stream fills the cache. The next request waits for room, and its answer comes after 100 s."""
+
+    def learned(ending: Ending, capacity_blocks: int) -> dict[str, float]:
+        router = router_with(1)
+        router.set_info(E, EngineInfo(models=(), capacity_blocks=capacity_blocks, block_size=16))
+        first = router.route(ask_for(1, units=1500), 0.0)
+        waiting = router.route(ask_for(2, units=1000, stream=stream), 0.1)
+        assert Features(*waiting.score.features).over_tokens == max(0, 2500 - 16 * capacity_blocks)
+        router.first_token(first, 0.2)
+        router.first_token(waiting, 100.0)
+        router.complete(first, Outcome(Ending.CANCELLED, 100.1))
+        router.complete(waiting, Outcome(ending, 101.0, 100.0 if stream else None, 1000, 0, 2))
+        return coefficients_of(router)
+
+    assert learned(Ending.OK, 100) == learned(Ending.CANCELLED, 100)
+    assert learned(Ending.OK, 1000)["b"] > 2 * learned(Ending.OK, 100)["b"]
