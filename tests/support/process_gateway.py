@@ -128,7 +128,7 @@ async def processes(
     folder.mkdir()
     async with AsyncExitStack() as stack:
         engines = [await stack.enter_async_context(FakeEngine(script).serving()) for script in scripts]
-        options = ["--processes", str(count), "--health-check-interval-secs", "0.5", *flags]
+        options = ["--processes", str(count), "--health-check-interval-secs", "0.5", "--no-access-log", *flags]
         if listed:
             options += ["--worker-urls", *(engine.url for engine in engines)]
         process = await launch(*options, folder=folder, log=log)
@@ -198,7 +198,7 @@ async def streams(url: str, count: int) -> AsyncIterator[list[Stream]]:
         yield list(await asyncio.gather(*(begin() for _ in range(count))))
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     """Wait until an asynchronous condition holds."""
     async with asyncio.timeout(seconds):
         while not await condition():
