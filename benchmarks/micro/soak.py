@@ -28,6 +28,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from router.config import Config, configure
 from router.core.router import Router
+from router.core.sessions import LEAST_BLOCKS
 from router.gateway.openai_request import NAME_CHARS
 from router.learners.estimates import CLASSES
 from router.policies.smetric import TURNS
@@ -41,8 +42,8 @@ IN_FLIGHT = 64
 REQUEST_ID = "r" * 120  # and a number: 128 characters at most
 NOT_COUNTED = (type, ModuleType, FunctionType, BuiltinFunctionType)
 
-BLOCK_BYTES, DECISION_BYTES, CLASS_BYTES, TURN_BYTES = 300, 3000, 600, 150
-"""Stated caps of one entry: of the prefix index, the decision log, the learners, smetric's turns."""
+BLOCK_BYTES, DECISION_BYTES, CLASS_BYTES, TURN_BYTES, SESSION_BYTES = 300, 3000, 600, 150, 1400
+"""Stated caps of one entry: of the prefix index, the decision log, the learners, smetric's turns, the sessions."""
 FIXED_BYTES = 500_000  # engines, requests in flight, policies
 
 
@@ -74,7 +75,8 @@ def cap_bytes(config: Config) -> int:
     turns = TURNS * TURN_BYTES if "smetric" in (config.routing.policy, *config.routing.shadow) else 0
     index = config.routing.prefix_index_blocks * BLOCK_BYTES
     decision_log = config.routing.decision_log_size * DECISION_BYTES
-    return index + decision_log + learners + turns + FIXED_BYTES
+    sessions = config.routing.prefix_index_blocks // LEAST_BLOCKS * SESSION_BYTES
+    return index + decision_log + learners + turns + sessions + FIXED_BYTES
 
 
 def router_of(config: Config, orders: Sequence[str]) -> Router:

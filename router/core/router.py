@@ -19,7 +19,7 @@ from router.core.fleet import Change, Fleet
 from router.core.learned_state import LearnedState
 from router.core.options import RoutingOptions
 from router.core.reliability import Reliability
-from router.core.sessions import Session, Sessions
+from router.core.sessions import LEAST_BLOCKS, Session, Sessions
 from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
 from router.errors import NoEngine, NotFound
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
@@ -65,8 +65,7 @@ class Router:
 
     policies: the options of the policies (`policies.table.PolicyOptions`); None: all at their defaults. rng: the only
     source of chance. create: makes a policy by its name; None: the policy table does. session_prefix: begins the ids of
-    sessions. timer: a clock in seconds that
-    measures how long policies take.
+    sessions. timer: a clock in seconds that measures how long policies take.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Router:
             create or (lambda name: create_policy(name, policies)), fallbacks, rng=rng, timer=timer
         )
         self._experiment.assign({options.policy: 1.0}, options.shadow)
-        self.sessions = Sessions(ReturnTimes(), session_prefix)
+        self.sessions = Sessions(ReturnTimes(), session_prefix, max(1, options.prefix_index_blocks // LEAST_BLOCKS))
         self.on_idle: Callable[[Session], None] = lambda _: None
         """Called when the last answer of a session has ended."""
         self.on_out: Callable[[EngineId], None] = lambda _: None

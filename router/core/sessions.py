@@ -27,7 +27,9 @@ from typing import NamedTuple
 from router.learners.return_times import ReturnTimes
 from router.types import BlockKey, Decision, Ending, EngineId, Outcome, ParsedRequest, Stop
 
-MOST_SESSIONS = 65_536
+LEAST_BLOCKS = 16
+"""A session that has fewer blocks than this in the prefix index, in the mean, is not worth knowing: so the size of the
+index says how many sessions there may be."""
 MOST_OF_NAME = 64  # sessions of one name
 FORGET_S = 6 * 3600.0
 SWEEP = 64  # so many arrivals lie between two looks for sessions that have been idle for too long
@@ -86,10 +88,10 @@ class SessionsStatus(NamedTuple):
 
 
 class Sessions:
-    """All sessions of one router. returns: predicts when they come back. prefix: begins all ids, and should be that of
-    no other router before the same engines. most: so many are kept."""
+    """All sessions of one router, each of up to about 1.4 KB. returns: predicts when they come back. prefix: begins all
+    ids, and should be that of no other router before the same engines. most: so many are kept, at least 1."""
 
-    def __init__(self, returns: ReturnTimes, prefix: str, most: int = MOST_SESSIONS) -> None:
+    def __init__(self, returns: ReturnTimes, prefix: str, most: int) -> None:
         self._returns, self._prefix, self._most = returns, prefix, most
         self._sessions: dict[str, Session] = {}
         """By id, the one that has been idle for longest first."""

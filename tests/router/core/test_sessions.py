@@ -17,7 +17,7 @@ class Play:
     """Requests to one router's sessions, whose answers take a second."""
 
     def __init__(self, **options: Any) -> None:
-        self.sessions = Sessions(ReturnTimes(), "s", **options)
+        self.sessions = Sessions(ReturnTimes(), "s", **{"most": 1000, **options})
         self.booking = 0
 
     def begin(
