@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
+
+
+def conclude(figures: Mapping[str, Any], out: Path | None, table: str, problems: Sequence[str]) -> int:
+    """Report the figures, and to stderr what should not be so. Returns the exit status."""
+    if out:
+        write_json(out, {**machine(), **figures})
+    print(table)
+    print(*problems, sep="\n", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def write_json(file: Path, figures: Mapping[str, Any]) -> None:

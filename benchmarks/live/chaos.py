@@ -35,7 +35,7 @@ from benchmarks.live.chaos_scenarios import SCENARIOS, Engine, Stage
 from benchmarks.live.endurance import METRICS, SETTLE_S, descriptors_back, settled
 from benchmarks.live.gateway_process import free_port, running_gateway
 from benchmarks.live.lean_load import connected
-from benchmarks.report import machine, markdown_table, write_json
+from benchmarks.report import conclude, markdown_table
 
 ENGINES = 3
 LOST_SHARE = 0.01
@@ -160,12 +160,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     args = parse()
     figures = run(args)
-    if args.out:
-        write_json(args.out, {**machine(), **figures})
-    print(table(figures["rows"]))
-    problems = wrong(figures["rows"])
-    print(*problems, sep="\n", file=sys.stderr)
-    return 1 if problems else 0
+    return conclude(figures, args.out, table(figures["rows"]), wrong(figures["rows"]))
 
 
 if __name__ == "__main__":

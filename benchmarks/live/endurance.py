@@ -37,7 +37,7 @@ from benchmarks.live.gateway_process import free_port, process_tree, resident_mb
 from benchmarks.live.lean_load import Chats, connected
 from benchmarks.live.numbered_engine import numbered_engines
 from benchmarks.live.numbered_load import PROMPT_BYTES, Clients, Tally
-from benchmarks.report import machine, markdown_table, write_json
+from benchmarks.report import conclude, markdown_table
 
 GAP_S = 0.1
 CHUNKS = 40  # of a stream
@@ -272,12 +272,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> int:
     args = parse()
     figures = run(args)
-    if args.out:
-        write_json(args.out, {**machine(), **figures})
-    print(table(figures))
-    problems = wrong(figures)
-    print(*problems, sep="\n", file=sys.stderr)
-    return 1 if problems else 0
+    return conclude(figures, args.out, table(figures), wrong(figures))
 
 
 if __name__ == "__main__":

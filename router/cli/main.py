@@ -16,10 +16,7 @@ import asyncio
 import dataclasses
 import logging
 import os
-import random
-import secrets
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -142,17 +139,14 @@ async def serve(config: Config, file: ConfigFile | None = None) -> None:
 
 async def _serve_alone(config: Config, file: ConfigFile | None) -> None:
     """The whole gateway in this process."""
-    from router.core.router import Router
     from router.engines.discovery import Discovery, engines_of
-    from router.gateway.app import create_app
+    from router.gateway.app import create_app, create_router
     from router.gateway.listeners import listen, serving, tls_changes, url_of
     from router.gateway.server import serve_app
     from router.gateway.server_tls import ServerTls
 
     engines = engines_of(config.engines.worker_urls)
-    rng = random.Random(config.routing.seed)
-    prefix = f"lc-{secrets.token_hex(4)}-"
-    router = Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
+    router = create_router(config)
     app = create_app(config, router, engines, discovery=partial(Discovery, config), config_file=file)
     tls, server = ServerTls.of(config.server), config.server
     async with AsyncExitStack() as stack:

@@ -64,19 +64,17 @@ class HintSender:
                 for engine in self._waiting.keys() - self._addresses.keys():  # it has left
                     del self._waiting[engine]
                 for engine in list(self._waiting):
-                    if engine not in self._sending:
-                        self._sending[engine] = asyncio.create_task(self._send(client, engine))
+                    if engine not in self._sending and (url := self._url(engine)) is not None:
+                        self._sending[engine] = asyncio.create_task(self._send(client, engine, url))
         finally:
             for task in self._sending.values():
                 task.cancel()
 
-    async def _send(self, client: httpx.AsyncClient, engine: EngineId) -> None:
+    async def _send(self, client: httpx.AsyncClient, engine: EngineId, url: str) -> None:
         try:
-            url = self._url(engine)
             hints, now = self._take(engine), self._clock()
             message = [{"session": each, "seconds": max(0.0, round(at_s - now, 3))} for each, at_s in hints.items()]
-            if url is not None:
-                await self._post(client, engine, url, message)
+            await self._post(client, engine, url, message)
         finally:
             del self._sending[engine]
 

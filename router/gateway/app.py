@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -115,6 +116,12 @@ def create_app(
         config, router, workers, registry, body_reader, clock=clock, wall_clock=wall_clock, lifespan=lifespan
     )
     return App(config, gateway, rest, access)
+
+
+def create_router(config: Config) -> Router:
+    """The router that the options ask for, without engines. Its sessions have ids that no other router gives."""
+    rng, prefix = random.Random(config.routing.seed), f"lc-{secrets.token_hex(4)}-"
+    return Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
 
 
 def create_usage_log(config: Config, wall_clock: Callable[[], float]) -> UsageLog | None:

@@ -41,7 +41,7 @@ class Exchange:
     queued_s: float = 0.0
     """How long it waited for a place."""
     waited_s: float = 0.0
-    """How long it waited for anything but this gateway: for its body, a place, and engines."""
+    """How long it waited for anything but this gateway: for its body, a place, and tries that are over."""
     overhead_s: float | None = None
     """What the gateway itself took until the answer began; None until then."""
     allowance: Allowance = UNLIMITED
@@ -55,8 +55,9 @@ class Exchange:
             told.append((OVERHEAD, b"%.2f" % (self.overhead_s * 1000)))
         return told + self.allowance.headers
 
-    def answer_begins(self, now_s: float) -> Headers:
-        """The answer begins now, if it did not before. Returns the headers that it gets."""
+    def answer_begins(self, now_s: float, engine_s: float = 0.0) -> Headers:
+        """The answer begins now, if it did not before. Returns the headers that it gets. engine_s: how long its try has
+        waited for the engine."""
         if not self.client.started:
-            self.overhead_s = max(0.0, now_s - self.arrived_s - self.waited_s)
+            self.overhead_s = max(0.0, now_s - self.arrived_s - self.waited_s - engine_s)
         return self.headers

@@ -250,9 +250,7 @@ class Gateway:
         answer: UpstreamAnswer,
         observed: ObservedAnswer,
     ) -> None:
-        waited_s, exchange.waited_s = exchange.waited_s, exchange.waited_s + answer.waited_s
-        told = exchange.answer_begins(self._clock())
-        exchange.waited_s = waited_s  # the answer may still be given up for one of another engine
+        told = exchange.answer_begins(self._clock(), answer.waited_s)
         if not answer.streamed:
             return await relay_whole(exchange.client, answer, observed, told)
 

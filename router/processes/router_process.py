@@ -7,8 +7,6 @@ first one has died: so another one decides within a fraction of a second.
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 import shutil
 import socket
 import time
@@ -18,11 +16,10 @@ from typing import Any, NoReturn
 
 from prometheus_client import CollectorRegistry
 
-from router.core.router import Router
 from router.core.workers import Workers
 from router.engines.discovery import Discovery
 from router.gateway.access import Access
-from router.gateway.app import create_trace_writer
+from router.gateway.app import create_router, create_trace_writer
 from router.gateway.body_reader import BodyReader
 from router.gateway.config_file import following
 from router.gateway.front import AdminApp, Application
@@ -71,8 +68,7 @@ async def deciding(orders: Orders, restarts: dict[str, int], reloading: asyncio.
     """Everything that the router process does. restarts: how often processes have died, by their kind. reloading: set
     when the file of options shall be read again."""
     config, clock, wall_clock = orders.config, time.monotonic, time.time
-    rng, prefix = random.Random(config.routing.seed), f"lc-{secrets.token_hex(4)}-"
-    router = Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
+    router = create_router(config)
     workers = Workers(router, orders.engines)
     addresses = workers.addresses
     kept_workers.keep(workers, f"{orders.folder}/workers.json")
