@@ -41,9 +41,11 @@ class Absent(Router):
 
     _first: Decision | None = None
 
-    def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
+    def route(
+        self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = (), held_s: float = 0.0
+    ) -> Decision:
         if self._first is None:
-            self._first = super().route(request, now, exclude=exclude)
+            self._first = super().route(request, now, exclude=exclude, held_s=held_s)
         return self._first
 
     def first_token(self, decision: Decision, now: float) -> None:

@@ -111,6 +111,7 @@ class Choice(NamedTuple):
             tokens_per_unit=routing.tokens_per_unit,
             longest_tokens=routing.longest_tokens,
             conversation=routing.conversation,
+            held_s=routing.held_s,
         )
 
 

@@ -41,6 +41,13 @@ class RoutingOptions:
         high=10_000_000,
         aliases=("ledger_decisions",),
     )
+    session_hold_secs: float = option(
+        300.0,
+        "longest wait of a request whose conversation has lost its cache, while the caches hold too little for all;"
+        " 0: none waits",
+        unit="seconds",
+        low=0,
+    )
     drift_answers: int = option(
         64, "answers over which an engine's prediction error is averaged for the drift alarm", low=1, high=1_000_000
     )

@@ -10,17 +10,20 @@ import random
 from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from router.core.cache_observation import observe_cache
 from router.core.decision_log import DecisionLog, LoggedDecision
 from router.core.experiment import Choice, Create, Experiment
 from router.core.fleet import Change, Fleet
+from router.core.holding import Held, Holding
 from router.core.learned_state import LearnedState
 from router.core.options import RoutingOptions
 from router.core.reliability import Reliability
 from router.core.sessions import LEAST_BLOCKS, Session, Sessions
 from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
+from router.core.working_set import WorkingSet
 from router.errors import NoEngine, NotFound
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
 from router.learners.prediction_error import DriftAlarm
@@ -48,15 +51,26 @@ from router.types import (
 )
 
 
+class _Found(NamedTuple):
+    """The engines that may get a request, and what the prefix index holds of its prompt."""
+
+    candidates: list[Candidate]
+    match: Match
+    longest_tokens: float
+    """The longest prefix that any of them is expected to hold."""
+    prompt_tokens: float
+    tokens_per_unit: float
+
+
 class _Prepared(NamedTuple):
-    """The inputs of a decision: the request as policies see it, the engines that may get it, and what the prefix index
-    holds of its prompt."""
+    """The inputs of a decision: the request as policies see it, and as in `_Found`."""
 
     routing: RoutingContext
     candidates: list[Candidate]
     match: Match
 
 
+NO_EXCESS: Mapping[EngineId, float] = MappingProxyType({})
 SILENT_S, SILENT_FACTOR = 30.0, 4.0  # `Router.is_silent`
 
 
@@ -91,7 +105,10 @@ class Router:
             create or (lambda name: create_policy(name, policies)), fallbacks, rng=rng, timer=timer
         )
         self._experiment.assign({options.policy: 1.0}, options.shadow)
-        self.sessions = Sessions(ReturnTimes(), session_prefix, max(1, options.prefix_index_blocks // LEAST_BLOCKS))
+        self._working_set = WorkingSet()
+        self.holding = Holding(self._working_set, options.session_hold_secs)
+        most_sessions = max(1, options.prefix_index_blocks // LEAST_BLOCKS)
+        self.sessions = Sessions(ReturnTimes(), self._working_set, session_prefix, most_sessions)
         self.on_idle: Callable[[Session], None] = lambda _: None
         """Called when the last answer of a session has ended."""
         self.on_out: Callable[[EngineId], None] = lambda _: None
@@ -103,21 +120,44 @@ class Router:
 
     # --- a request's life ---------------------------------------------------------------------------------------
 
-    def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
+    def hold(self, request: ParsedRequest, now: float, go: Callable[[], None]) -> Held | None:
+        """Whether the request, which has come just now, must wait before `route` (`core.holding`); None: it need not.
+
+        If it must, `go` is called once when it may be placed, and `holding.let_in` is to be called at its `until_s`.
+        """
+        session = self.sessions.find(request) if self.holding.longest_s and request.choices == 1 else None
+        if session is None or session.running or not request.generates:
+            return None
+        try:
+            found = self._find(request, now, ())
+        except (NotFound, NoEngine):
+            return None  # as `route` is about to tell
+        lost_tokens = min(found.prompt_tokens, session.context_tokens) - found.longest_tokens
+        own_tokens = max(0.0, found.prompt_tokens - session.shared_tokens)
+
+        def views() -> list[EngineView]:
+            return [view for view in self._fleet.views() if _serves(view, request.model)]
+
+        return self.holding.hold(session.id, found.prompt_tokens, own_tokens, lost_tokens, views, go, now)
+
+    def route(
+        self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = (), held_s: float = 0.0
+    ) -> Decision:
         """Choose an engine and book the request's load on it, in one step.
 
-        exclude: the engines that have been tried already. Raises NotFound if no engine serves the model, and NoEngine
-        if no engine that serves it can take the request now.
+        exclude: the engines that have been tried already. held_s: for how long it was held. Raises NotFound if no
+        engine serves the model, and NoEngine if no engine that serves it can take the request now.
         """
-        conversation = self.sessions.arrive(request, now, again=bool(exclude))
-        routing, candidates, match = self._prepare(request, now, exclude, conversation)
+        conversation = self.sessions.arrive(request, now - held_s, again=bool(exclude))
+        routing, candidates, match = self._prepare(request, now, exclude, conversation, held_s)
         choice = self._experiment.choose(routing, candidates)
         booking = self._book(routing, choice.chosen)
         block_tokens = request.prompt.block_units * routing.tokens_per_unit
         expectation = self._index.book(choice.chosen.engine, request.prompt.keys, match, block_tokens)
         decision = choice.decision(routing, booking.serial, expectation, tuple(exclude))
         self._experiment.dispatched(decision)
-        self.sessions.dispatched(decision)
+        if self.sessions.dispatched(decision):
+            self.holding.reused(decision.hit_tokens, self._fleet.view(decision.engine).capacity_tokens)
         self._log.open(decision)
         return decision
 
@@ -183,6 +223,7 @@ class Router:
         self._settle(decision, released, outcome)
         if (idle := self.sessions.completed(decision, outcome)) is not None:
             self.on_idle(idle)
+        self.holding.let_in(outcome.done_s)
         self._log.close(decision, outcome)
         if self._fleet.drained(decision.engine):
             self.on_drained(decision.engine)
@@ -312,6 +353,7 @@ class Router:
             in_flight=self._fleet.in_flight,
             index_blocks=len(self._index),
             sessions=self.sessions.status(),
+            holding=self.holding.status(),
         )
 
     def _status_of(self, engine: EngineId) -> EngineStatus:
@@ -343,8 +385,45 @@ class Router:
     # --- preparing the choice -----------------------------------------------------------------------------------
 
     def _prepare(
-        self, request: ParsedRequest, now: float, exclude: Collection[EngineId], conversation: str | None
+        self,
+        request: ParsedRequest,
+        now: float,
+        exclude: Collection[EngineId],
+        conversation: str | None,
+        held_s: float = 0.0,
     ) -> _Prepared:
+        candidates, match, longest_tokens, prompt_tokens, tokens_per_unit = self._find(request, now, exclude)
+        excess_tokens: Mapping[EngineId, float] = NO_EXCESS
+        if conversation is not None and len(candidates) > 1:
+            self._working_set.renew([view for view, _ in candidates], now)
+            if self._working_set.protects:
+                excess_tokens = self._excess(conversation, candidates, prompt_tokens, longest_tokens)
+        routing = RoutingContext(
+            request,
+            prompt_tokens,
+            self._expected_output_tokens(request),
+            now,
+            self._rng.random(),
+            longest_tokens,
+            tokens_per_unit,
+            conversation,
+            excess_tokens,
+            held_s,
+        )
+        return _Prepared(routing, candidates, match)
+
+    def _excess(
+        self, conversation: str, candidates: Sequence[Candidate], prompt_tokens: float, longest_tokens: float
+    ) -> Mapping[EngineId, float]:
+        """By how many tokens the session would not fit each engine's cache, of those where it does not."""
+        session = self.sessions.get(conversation)
+        shared_tokens = session.shared_tokens if session is not None and session.tip is not None else longest_tokens
+        own_tokens = max(0.0, prompt_tokens - shared_tokens)
+        excess = ((view.engine, self._working_set.excess(view, conversation, own_tokens)) for view, _ in candidates)
+        return {engine: tokens for engine, tokens in excess if tokens}
+
+    def _find(self, request: ParsedRequest, now: float, exclude: Collection[EngineId]) -> _Found:
+        """Raises NotFound and NoEngine as `route` does."""
         candidates, places = self._eligible(request.model, exclude, now)
         tokens_per_unit = self._tokens_per_unit(request)
         prompt_tokens = request.prompt.units * tokens_per_unit
@@ -359,11 +438,7 @@ class Router:
                     hit_tokens = _usable_tokens(view, min(held * block_tokens, max_hit_tokens))
                     candidates[places[engine]] = Candidate(view, hit_tokens)
                     longest_tokens = max(longest_tokens, hit_tokens)
-        output_tokens, chance = self._expected_output_tokens(request), self._rng.random()
-        routing = RoutingContext(
-            request, prompt_tokens, output_tokens, now, chance, longest_tokens, tokens_per_unit, conversation
-        )
-        return _Prepared(routing, candidates, match)
+        return _Found(candidates, match, longest_tokens, prompt_tokens, tokens_per_unit)
 
     def _eligible(
         self, model: str, exclude: Collection[EngineId], now: float

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from router.core.working_set import WorkingSet
 from router.learners.return_times import ReturnTimes
 from router.types import BlockKey, Decision, Ending, EngineId, Outcome, ParsedRequest, Stop
 
@@ -55,6 +56,8 @@ class Session:
     """Where its last request went."""
     context_tokens: float = 0.0
     """The length of its conversation so far, as far as it is cached there."""
+    shared_tokens: float = 0.0
+    """What others had computed of its first prompt."""
     ended_s: float | None = None
     """When its last answer ended; None while it has none."""
     stop: Stop = Stop.UNKNOWN
@@ -68,6 +71,11 @@ class Session:
     """The last full block of its last prompt; None: it had none."""
     tip_place: int = 0
     """The number of full blocks of that prompt."""
+
+    @property
+    def own_tokens(self) -> float:
+        """What it would have to compute again if its cache were lost and that of all others were not."""
+        return max(0.0, self.context_tokens - self.shared_tokens)
 
     def extended_by(self, keys: tuple[BlockKey, ...]) -> bool:
         """Whether a prompt of these blocks goes on with the conversation, or repeats its last prompt."""
@@ -88,11 +96,12 @@ class SessionsStatus(NamedTuple):
 
 
 class Sessions:
-    """All sessions of one router, each of up to about 1.4 KB. returns: predicts when they come back. prefix: begins all
-    ids, and should be that of no other router before the same engines. most: so many are kept, at least 1."""
+    """All sessions of one router, each of up to about 1.6 KB. returns: predicts when they come back. working_set: is
+    told what they have cached. prefix: begins all ids, and should be that of no other router before the same engines.
+    most: so many are kept, at least 1."""
 
-    def __init__(self, returns: ReturnTimes, prefix: str, most: int) -> None:
-        self._returns, self._prefix, self._most = returns, prefix, most
+    def __init__(self, returns: ReturnTimes, working_set: WorkingSet, prefix: str, most: int) -> None:
+        self._returns, self._working_set, self._prefix, self._most = returns, working_set, prefix, most
         self._sessions: dict[str, Session] = {}
         """By id, the one that has been idle for longest first."""
         self._named: dict[str, list[Session]] = {}
@@ -109,6 +118,10 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         """All sessions, the one that was seen last first."""
         return reversed(list(self._sessions.values()))
+
+    def get(self, session: str) -> Session | None:
+        """The session of that id; None: it is not known."""
+        return self._sessions.get(session)
 
     # --- a request's life ---------------------------------------------------------------------------------------
 
@@ -135,18 +148,23 @@ class Sessions:
                 self._judge(session, gap_s)
         return session.id
 
-    def dispatched(self, decision: Decision) -> None:
-        """A request has been placed."""
-        session = None if decision.conversation is None else self._sessions.get(decision.conversation)
+    def dispatched(self, decision: Decision) -> bool:
+        """A request has been placed. Returns whether its session had an earlier one."""
+        session = None if decision.conversation is None else self.get(decision.conversation)
         if session is None:
-            return
-        request, now = decision.request, decision.dispatched_s
+            return False
+        request, now, known = decision.request, decision.dispatched_s, session.tip is not None
         self._running += not session.running
         session.running += 1
+        if not known:
+            session.shared_tokens = decision.longest_tokens
+        new_tokens = decision.prompt_tokens - max(session.context_tokens, decision.longest_tokens)
         session.engine, session.context_tokens = decision.engine, decision.prompt_tokens
+        self._working_set.runs(session.id, decision.engine, session.own_tokens, max(0.0, new_tokens), now)
         self._open[decision.booking] = session
         self._see(session, now)
         self._move_tip(session, request.prompt.keys)
+        return known
 
     def completed(self, decision: Decision, outcome: Outcome) -> Session | None:
         """A request has ended. Returns its session if that has just become idle."""
@@ -160,6 +178,7 @@ class Sessions:
         if outcome.ending is Ending.OK:
             prompt_tokens = outcome.prompt_tokens or decision.prompt_tokens
             session.context_tokens = prompt_tokens + (outcome.output_tokens or 0)
+            self._working_set.computes(outcome.output_tokens or 0, outcome.done_s)
             session.stop, session.tool = outcome.stop, outcome.tool
         else:
             session.stop, session.tool = Stop.UNKNOWN, None
@@ -170,6 +189,7 @@ class Sessions:
         if session.running:
             return None
         session.ended_s = outcome.done_s
+        self._working_set.idles(session.id, session.stop, session.own_tokens, outcome.done_s)
         expected = self._returns.answered(session.id, session.stop, outcome.done_s, session.tool)
         session.return_s = expected.seconds
         return session
@@ -223,6 +243,7 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         del self._sessions[session.id]
         self._returns.forget(session.id)
+        self._working_set.forget(session.id)
         if session.name is not None:
             siblings = self._named[session.name]
             siblings.remove(session)
@@ -233,6 +254,7 @@ class Sessions:
 
     def engine_gone(self, engine: EngineId) -> None:
         """What the engine had cached is lost."""
+        self._working_set.engine_gone(engine)
         for session in self._sessions.values():
             if session.engine == engine:
                 session.engine, session.context_tokens = None, 0.0

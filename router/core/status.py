@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from router.core.holding import HoldingStatus
 from router.core.sessions import SessionsStatus
 from router.types import EngineId, EngineInfo
 
@@ -80,3 +81,4 @@ class RouterStatus(NamedTuple):
     index_blocks: int
     """The (block, engine) pairs in the prefix index."""
     sessions: SessionsStatus = SessionsStatus(0, 0, 0, None)
+    holding: HoldingStatus = HoldingStatus(0, {}, 0.0)

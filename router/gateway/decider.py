@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from router.core.holding import Held
 from router.core.router import Router
-from router.types import Decision, EngineId, Outcome, ParsedRequest, Placement, Unit
+from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest, Placement, Unit
 
 log = logging.getLogger("leafcutter.gateway")
 
@@ -19,9 +21,10 @@ class Decider(Protocol):
     """Places requests and takes in what became of them. Times are monotonic, in seconds."""
 
     async def route(self, request: ParsedRequest, exclude: Sequence[EngineId]) -> Placement:
-        """Choose an engine and book the request's load on it.
+        """Choose an engine and book the request's load on it, which may have to wait (`core.holding`).
 
-        exclude: the engines that have been tried already. Raises NotFound and NoEngine, as `Router.route` does.
+        exclude: the engines that have been tried already. If it is cancelled, nothing is booked. Raises NotFound and
+        NoEngine, as `Router.route` does.
         """
         ...
 
@@ -50,7 +53,12 @@ class LocalDecider:
         self._open: dict[int, Decision] = {}  # by booking
 
     async def route(self, request: ParsedRequest, exclude: Sequence[EngineId]) -> Decision:
-        decision = self._router.route(request, self._clock(), exclude=exclude)
+        if not exclude and (waiting := Waiting.begin(self._router, request, self._clock)):
+            return self._opened(await waiting.decision())
+        return self._opened(self._router.route(request, self._clock(), exclude=exclude))
+
+    def _opened(self, decision: Decision) -> Decision:
+        request = decision.request
         self._open[decision.booking] = decision
         if log.isEnabledFor(logging.DEBUG):
             log.debug("request %s to %s (%s)", request.request_id, decision.engine, explain(decision))
@@ -68,6 +76,68 @@ class LocalDecider:
 
     def heard(self, engine: EngineId) -> None:
         self._router.heard(engine, self._clock())
+
+
+class Waiting:
+    """A request that is held, on the running event loop. It is placed in the very moment in which it may go on, so that
+    the next one that waits sees its load."""
+
+    def __init__(self, router: Router, request: ParsedRequest, clock: Callable[[], float]) -> None:
+        self._router, self._request, self._clock = router, request, clock
+        self._held: Held | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.placed: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        """What `Router.route` gives or raises."""
+
+    @classmethod
+    def begin(cls, router: Router, request: ParsedRequest, clock: Callable[[], float]) -> Waiting | None:
+        """Hold the request if it must wait; None: it need not."""
+        waiting = cls(router, request, clock)
+        now = clock()
+        held = waiting._held = router.hold(request, now, waiting._go)
+        if held is None:
+            return None
+        waiting._timer = waiting.placed.get_loop().call_later(held.until_s - now, waiting._time_is_up)
+        return waiting
+
+    async def decision(self) -> Decision:
+        """The decision, once there is one. If this is cancelled, nothing stays booked."""
+        try:
+            return await self.placed
+        except asyncio.CancelledError:
+            self.withdraw()
+            raise
+
+    def withdraw(self) -> None:
+        """Nobody waits for the decision any more."""
+        assert self._held is not None
+        self._end_timer()
+        now, placed = self._clock(), self.placed
+        self._router.holding.withdraw(self._held, now)
+        if placed.done() and not placed.cancelled() and placed.exception() is None:
+            self._router.complete(placed.result(), Outcome(Ending.CANCELLED, now))
+
+    def _time_is_up(self) -> None:
+        assert self._held is not None
+        # A timer may be early by the resolution of its clock.
+        self._router.holding.let_in(max(self._clock(), self._held.until_s))
+
+    def _go(self) -> None:
+        self._end_timer()
+        if self.placed.done():
+            return
+        assert self._held is not None
+        now = self._clock()
+        try:
+            decision = self._router.route(self._request, now, held_s=now - self._held.since_s)
+        except Exception as error:  # it belongs to whoever waits, not to the request that has just ended
+            self.placed.set_exception(error)
+        else:
+            self.placed.set_result(decision)
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def explain(decision: Decision) -> str:

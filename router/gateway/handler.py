@@ -182,7 +182,9 @@ class Gateway:
     async def _place(self, exchange: Exchange, request: OpenAIRequest) -> Placement:
         begun_s = self._clock()
         placement = await self._decider.route(request.parsed, exchange.retries.tried)
-        self.metrics.decided(placement, self._clock() - begun_s)
+        exchange.queued_s += placement.held_s
+        exchange.waited_s += placement.held_s
+        self.metrics.decided(placement, max(0.0, self._clock() - begun_s - placement.held_s))
         exchange.placement, exchange.outcome, exchange.first_token_s = placement, None, None
         exchange.retries.began(placement.engine)
         return placement

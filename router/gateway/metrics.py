@@ -278,6 +278,15 @@ def _session_metrics(status: RouterStatus) -> Iterable[Metric]:
     yield CounterMetricFamily(
         "leafcutter_sessions_forgotten", "Conversations forgotten to make room for others.", sessions.forgotten
     )
+    holding = status.holding
+    yield GaugeMetricFamily("leafcutter_held_requests", "Requests that wait for room in the caches.", holding.held)
+    released = CounterMetricFamily(
+        "leafcutter_holds", "Requests that waited so and went on, by the reason why.", labels=["reason"]
+    )
+    for reason, count in holding.released.items():
+        released.add_metric([reason], count)
+    yield released
+    yield CounterMetricFamily("leafcutter_hold_seconds", "How long they waited in all.", holding.seconds)
     error = GaugeMetricFamily(
         "leafcutter_session_return_error", "Running mean of |ln(actual / predicted)| of the times sessions stay away."
     )

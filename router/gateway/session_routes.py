@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,13 +21,16 @@ def add_session_routes(app: FastAPI, router: Router, clock: Callable[[], float])
     @app.get("/sessions")
     async def sessions(request: Request) -> Response:
         limit, now = limit_of(request.query_params.get("limit"), SESSIONS, MOST_SESSIONS), clock()
-        found = [describe(session, now) for session, _ in zip(router.sessions, range(limit), strict=False)]
+        held = router.holding.sessions()
+        newest = islice(router.sessions, limit)
+        found = [describe(session, now, held=session.id in held) for session in newest]
         status = router.sessions.status()
-        return ascii_json({"known": status.known, "running": status.running, "sessions": found})
+        counts = {"known": status.known, "running": status.running, "held": len(held)}
+        return ascii_json({**counts, "sessions": found})
 
 
-def describe(session: Session, now: float) -> dict[str, Any]:
-    """One session in JSON types. now: on the clock of the decisions."""
+def describe(session: Session, now: float, *, held: bool) -> dict[str, Any]:
+    """One session in JSON types. now: on the clock of the decisions. held: a request of it waits to be placed."""
     idle_s = None if session.running or session.ended_s is None else now - session.ended_s
     return {
         "session": session.id,
@@ -36,6 +40,7 @@ def describe(session: Session, now: float) -> dict[str, Any]:
         "cached_tokens": round(session.context_tokens),
         "requests": session.requests,
         "running": session.running,
+        "held": held,
         "last_ending": session.stop.word,
         "last_tool": session.tool,
         "idle_s": None if idle_s is None else round(idle_s, 3),

@@ -49,6 +49,11 @@ class RoutingContext(NamedTuple):
     """Tokens that one unit of the prompt is taken for: 1 for token ids, a learned ratio for the bytes of text."""
     conversation: str | None = None
     """The id of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
+    excess_tokens: Mapping[EngineId, float] = MappingProxyType({})
+    """By how many tokens the session would not fit the cache of an engine, beside what other sessions want of it
+    (`core.working_set`); engines where it fits are left out."""
+    held_s: float = 0.0
+    """For how long the request was held before this choice (`core.holding`)."""
 
 
 class Totals(NamedTuple):

@@ -13,13 +13,13 @@ from typing import Any, NoReturn
 
 from router.core.router import Router
 from router.errors import GatewayFault, RequestError
-from router.gateway.decider import explain
+from router.gateway.decider import Waiting, explain
 from router.gateway.trace_writer import TraceWriter
 from router.processes import protocol
 from router.processes.link import Link
 from router.processes.messages import unpack_line, unpack_outcome, unpack_request, within
 from router.processes.protocol import ProtocolError, pack_text
-from router.types import Decision, Ending, EngineId, Outcome
+from router.types import Decision, Ending, EngineId, Outcome, ParsedRequest
 
 log = logging.getLogger("leafcutter.processes")
 WATCH_S = 0.1  # the time between two looks for a change of the fleet
@@ -93,6 +93,8 @@ class Edge:
         self._server, self._router, self._clock = server, server.router, server.clock
         self._open: dict[int, Decision] = {}
         """By the serials of the edge."""
+        self._held: dict[int, Waiting] = {}
+        """The requests that wait before they are placed, likewise."""
         self._arrivals: dict[int, tuple[int, float]] = {}
         """The requests that the recording waits for: their numbers there and their times, by the edge's numbers."""
         self._verbs: dict[type[Any], Callable[[Any], None]] = {
@@ -135,6 +137,9 @@ class Edge:
         if self._open:
             log.info("%s has left with %d requests open", self.link.peer, len(self._open))
         cancelled = Outcome(Ending.CANCELLED, self._clock())
+        for waiting in self._held.values():
+            waiting.withdraw()
+        self._held.clear()
         for decision in self._open.values():
             self._router.complete(decision, cancelled)
         self._open.clear()
@@ -148,18 +153,41 @@ class Edge:
         self._check_new(message.serial)
         request, tried = unpack_request(message.request), tuple(map(EngineId, message.tried))
         try:
+            if not tried and (waiting := Waiting.begin(self._router, request, self._clock)):
+                return self._wait(message.serial, request, waiting)
             decision = self._router.route(request, self._clock(), exclude=tried)
-        except RequestError as error:
-            return self._refuse(message.serial, error)
-        except Exception:
-            log.exception("request %s could not be placed", request.request_id)
-            return self._refuse(message.serial, GatewayFault("The gateway failed."))
-        self._open[message.serial] = decision
+        except Exception as error:
+            return self._fail(message.serial, request, error)
+        self._placed(message.serial, decision)
+
+    def _wait(self, serial: int, request: ParsedRequest, waiting: Waiting) -> None:
+        self._held[serial] = waiting
+        self.link.send(protocol.Held(serial, self._router.holding.longest_s))
+
+        def end(placed: asyncio.Future[Decision]) -> None:
+            if self._held.pop(serial, None) is None:
+                return  # nobody waits for it any more
+            if (error := placed.exception()) is not None:
+                self._fail(serial, request, error)
+            else:
+                self._placed(serial, placed.result())
+
+        waiting.placed.add_done_callback(end)
+
+    def _fail(self, serial: int, request: ParsedRequest, error: BaseException) -> None:
+        if isinstance(error, RequestError):
+            return self._refuse(serial, error)
+        log.error("request %s could not be placed", request.request_id, exc_info=error)
+        self._refuse(serial, GatewayFault("The gateway failed."))
+
+    def _placed(self, serial: int, decision: Decision) -> None:
+        self._open[serial] = decision
+        request = decision.request
         if log.isEnabledFor(logging.DEBUG):
             log.debug("request %s to %s (%s)", request.request_id, decision.engine, explain(decision))
         self.link.send(
             protocol.Placed(
-                message.serial,
+                serial,
                 decision.engine,
                 decision.policy,
                 decision.reason,
@@ -168,6 +196,7 @@ class Edge:
                 decision.prompt_tokens,
                 decision.dispatched_s,
                 decision.conversation,
+                decision.held_s,
             )
         )
 
@@ -180,6 +209,8 @@ class Edge:
             self._router.first_token(decision, within(message.at_s, decision.dispatched_s, self._clock()))
 
     def _complete(self, message: protocol.Complete) -> None:
+        if (waiting := self._held.pop(message.serial, None)) is not None:
+            return waiting.withdraw()
         decision = self._open.pop(message.serial, None)
         if decision is not None:
             self._router.complete(decision, unpack_outcome(message, decision.dispatched_s, self._clock()))
@@ -210,7 +241,7 @@ class Edge:
         )
 
     def _check_new(self, serial: int) -> None:
-        if serial in self._open:
+        if serial in self._open or serial in self._held:
             raise ProtocolError(f"serial {serial} is in use")
 
     # --- the recording ------------------------------------------------------------------------------------------

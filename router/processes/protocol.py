@@ -223,6 +223,7 @@ class Placed(Struct, array_like=True, tag=18, gc=False):
     prompt_tokens: float
     dispatched_s: float
     conversation: str | None = None
+    held_s: float = 0.0
 
 
 class Refused(Struct, array_like=True, tag=19, gc=False):
@@ -234,6 +235,13 @@ class Refused(Struct, array_like=True, tag=19, gc=False):
     param: str | None
 
 
+class Held(Struct, array_like=True, tag=21, gc=False):
+    """`Route` is not answered yet: the request waits (`core.holding`), for `longest_s` at most."""
+
+    serial: Count
+    longest_s: float
+
+
 class Out(Struct, array_like=True, tag=20, gc=False):
     """The engine was taken out, and others can serve its requests: those without a byte of an answer shall move."""
 
@@ -241,7 +249,7 @@ class Out(Struct, array_like=True, tag=20, gc=False):
 
 
 FromEdge: TypeAlias = Hello | Route | FirstToken | Complete | Unreachable | Resume | Arrived | Ended | Heard
-FromRouter: TypeAlias = Welcome | Fleet | Placed | Refused | Out
+FromRouter: TypeAlias = Welcome | Fleet | Placed | Refused | Held | Out
 
 from_edge = msgspec.msgpack.Decoder(FromEdge)
 from_router = msgspec.msgpack.Decoder(FromRouter)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class RemotePlacement:
     booking: int
     dispatched_s: float
     conversation: str | None = None
+    held_s: float = 0.0
     first_token_s: float | None = None
 
 
@@ -55,6 +57,8 @@ class _Question:
     tried: Sequence[EngineId]
     asked_s: float
     answer: asyncio.Future[RemotePlacement]
+    held_s: float = 0.0
+    """The router process has said that the answer may take so long."""
 
 
 class RemoteDecider:
@@ -229,8 +233,8 @@ class RemoteDecider:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S / 4):
                     await lost.wait()
-            oldest = next(iter(self._questions.values()), None)
-            if oldest is not None and self._clock() - oldest.asked_s > PATIENCE_S and not lost.is_set():
+            due_s = min((each.asked_s + each.held_s for each in self._questions.values()), default=math.inf)
+            if self._clock() - due_s > PATIENCE_S and not lost.is_set():
                 link.cut(f"it has not answered for {PATIENCE_S:g} s")
                 return
 
@@ -263,6 +267,9 @@ class RemoteDecider:
                 self._answer(message)
             elif isinstance(message, protocol.Refused):
                 self._refused(message)
+            elif isinstance(message, protocol.Held):
+                if (question := self._questions.get(message.serial)) is not None:
+                    question.held_s = message.longest_s
             elif isinstance(message, protocol.Fleet):
                 self._learn(message)
                 if self._link is None:
@@ -335,6 +342,7 @@ class RemoteDecider:
             message.serial,
             message.dispatched_s,
             message.conversation,
+            message.held_s,
         )
         if not question.answer.done():  # else its client has left, and the task is about to notice
             question.answer.set_result(self._placed(placement))

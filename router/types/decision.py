@@ -95,6 +95,8 @@ class Decision:
     """The longest prefix, in tokens, that any candidate is expected to hold."""
     conversation: str | None = None
     """The id of the session that the request belongs to (`core.sessions`); None: it belongs to none."""
+    held_s: float = 0.0
+    """For how long the request was held before it was placed (`core.holding`)."""
     resumed: bool = False
     """Another router placed the request (`core.Router.resume`). No policy here scored it, so none hears of it."""
 
@@ -122,6 +124,8 @@ class Placement(Protocol):
     def dispatched_s(self) -> float: ...
     @property
     def conversation(self) -> str | None: ...
+    @property
+    def held_s(self) -> float: ...
 
 
 class Ending(StrEnum):

@@ -63,10 +63,12 @@ class RecordingRouter(Router):
         self.decisions: list[Decision] = []
         self._deviate_at = deviate_at
 
-    def route(self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = ()) -> Decision:
+    def route(
+        self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = (), held_s: float = 0.0
+    ) -> Decision:
         if len(self.decisions) == self._deviate_at:
             exclude = (self.explain(request, now).engine,)
-        self.decisions.append(super().route(request, now, exclude=exclude))
+        self.decisions.append(super().route(request, now, exclude=exclude, held_s=held_s))
         return self.decisions[-1]
 
 

@@ -1,6 +1,6 @@
 """E: what a request costs the whole fleet if it goes to an engine. The engine with the lowest E gets the request.
 
-    E = c (W + R + w + D + X + V) + F + S + K                    seconds
+    E = c (W + R + w + D + X + V + C) + F + S + K                seconds
 
     W = a (nw + u) + b q                         own wait: the prompts ahead of it and their uncached tokens
     R = s D max(0, ctx + len - cap) / cap        wait for room: what does not fit the cache comes in as others leave
@@ -8,6 +8,7 @@
     D = o (g0 + g1 n~ + g2 ctx~)                 own decoding, slower the more requests and context run beside it
     X = kp n w + kd o (g1 + g2 len) n~           delay of the n requests that are on the engine already
     V = (1 + kf) kv price (b m + at p)           price of computing again what another engine holds
+    C = kc (1 + kp n) e (b + at len / 2)         price of what the request pushes out and others want again
     F = kf c (W + R + w)                         the time to the first token counts more than the rest of the latency
     S                                            what it costs to miss the client's own bounds
     K = f c (W + R + w + s D)                    tries that fail before one succeeds, each as long as an answer
@@ -23,15 +24,17 @@ is 1 on an idle engine. E counts D without s, because X already prices that dela
     nw, u        streamed requests there without a first token; unstreamed ones that are believed not to be computed
                  yet (`virtual_queue`)
     q            uncached prompt tokens of both that are still ahead (`queued_tokens`)
+    e            tokens by which the request's session does not fit the engine, beside the others (`core.working_set`)
     c            slowness of the engine (`engine_speed`), or what its silence tells of it (`Cost._slowness`)
     a ... g2, s  coefficients of the latency model (`latency`), one set for all engines, here in seconds and tokens
     f            tries on the engine that are expected to fail before one succeeds (`core.reliability`)
     price        seconds for each second of prefill (`duplication`)
     kf, kp, kd   options lbgr_first_token_weight, lbgr_imposed_prefill, lbgr_imposed_decode
+    kc           option lbgr_crowding_weight
     kv           option lbgr_duplication_weight; lbgr_duplication_weight_learned for an engine whose order is not LRU
     S            `objective`
 
-tests/router/policies/lbgr/test_policy.py::test_worked_example computes all terms by hand.
+tests/router/policies/lbgr/test_policy.py::test_worked_example computes most terms by hand.
 
 The cost takes most of the time of a decision. So it is one loop over plain numbers (`Cost.rows`), in which what depends
 on h alone is computed again only where h changes. Measured by benchmarks/micro/decision_time.py: 40 us for the eight
@@ -56,8 +59,11 @@ from router.types import Candidate, EngineId, EngineView
 
 MS, KILO = 1000.0, 1000.0  # the latency model's units: milliseconds, thousands of tokens
 
-# In the order of the equation: c W, c R, c w, c D, c X, c V, F, S, K.
-TERMS = "wait", "room", "prefill", "decode", "imposed", "duplication", "first_token", "objective", "failure"
+# In the order of the equation: c W, c R, c w, c D, c X, c V, c C, F, S, K.
+TERMS = (
+    *("wait", "room", "prefill", "decode", "imposed", "duplication", "crowding"),
+    *("first_token", "objective", "failure"),
+)
 STALL_FACTOR, STALL_S = 3.0, 0.3  # an engine is stalled if it is silent for more than factor * expected + STALL_S
 
 
@@ -103,6 +109,7 @@ class Cost:
         stretch, urgency, penalty = self._model.stretch(now), self._urgency, self._penalty(routing)
         options, factor = self._options, self._speeds.factor
         kp, kd = options.imposed_prefill, options.imposed_decode
+        excess, again = routing.excess_tokens, options.crowding_weight * (b + at * length / 2)
         price *= 1.0 + urgency  # (1 + kf) price
         lru, learned = price * options.duplication_weight, price * options.duplication_weight_learned
         slower = o * (g1 + g2 * length)  # o (g1 + g2 len): the delay of each request that decodes beside it
@@ -136,14 +143,17 @@ class Cost:
             room = rest_s * over / capacity  # c R
             imposed = c * (kp * n * own + kd * (slower * others))  # c X
             duplication = c * (lru if info.order in LRU_ORDERS else learned) * computed  # c V
+            crowding = 0.0  # c C
+            if excess and engine in excess:
+                crowding = c * again * (1.0 + kp * n) * excess[engine]
             first_s = wait + room + prefill  # predicted time to the first token
             first_token, objective = urgency * first_s, penalty(first_s, rest_s) if penalty else 0.0  # F, S
             total_s = first_s + rest_s  # predicted latency
             failure = odds * total_s  # K
-            e = first_s + decode + imposed + duplication + first_token + objective + failure
+            e = first_s + decode + imposed + duplication + crowding + first_token + objective + failure
             # fmt: off
-            rows += (e, total_s, h, c, wait, room, prefill, decode, imposed, duplication, first_token, objective,
-                     failure, waiting, unseen, q, over)
+            rows += (e, total_s, h, c, wait, room, prefill, decode, imposed, duplication, crowding, first_token,
+                     objective, failure, waiting, unseen, q, over)
             # fmt: on
         return array("d", pack(f"{len(rows)}d", *rows))  # a third of the time that array takes to read a list
 

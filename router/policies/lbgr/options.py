@@ -23,6 +23,9 @@ class LbgrOptions:
     duplication_weight_learned: float = option(
         3.0, "the same before engines whose eviction order is not LRU: there a copy displaces little", low=0
     )
+    crowding_weight: float = option(
+        3.0, "price of pushing out of a cache what its sessions will want again (kc)", low=0
+    )
     first_token_weight: float = option(
         1.0, "what a second before the first token costs beside being one of latency (kf)", low=0
     )

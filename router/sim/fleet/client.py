@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.core.holding import Held
 from router.core.retries import Retries
 from router.sim.fleet.dialog import Dialog, PlannedRequest, Turn
 from router.sim.fleet.engine import Engine
@@ -35,6 +36,8 @@ class ActiveRequest:
     """The client leaves this long after the arrival if it has no answer by then; None: it stays."""
     retries: Retries
     """Its tries so far, and whether there may be another one."""
+    held: Held | None = None
+    """It is held before it is placed."""
     decision: Decision | None = None
     """The decision of the latest try."""
     placement: tuple[Engine, Job] | None = None

@@ -230,14 +230,26 @@ class Simulation:
         active = ActiveRequest(session, planned, number, self._now, turn.abandon_after_s, retries)
         if turn.abandon_after_s is not None:
             self._schedule(self._now + turn.abandon_after_s, self._abandon, active)
-        self._dispatch(active)
+        self._admit(active)
+
+    def _admit(self, active: ActiveRequest) -> None:
+        """Place the request, or hold it first."""
+        active.held = self._router.hold(active.planned.request, self._now, lambda: self._dispatch(active))
+        if active.held is None:
+            self._dispatch(active)
+        else:
+            self._schedule(active.held.until_s, self._let_in)
+
+    def _let_in(self) -> None:
+        self._router.holding.let_in(self._now)
 
     def _dispatch(self, active: ActiveRequest) -> None:
         """Try one engine after another, as the gateway does, until one takes the request."""
         request, router, retries = active.planned.request, self._router, active.retries
+        held_s, active.held = 0.0 if active.held is None else self._now - active.held.since_s, None
         while True:
             try:
-                decision = router.route(request, self._now, exclude=retries.tried)
+                decision = router.route(request, self._now, exclude=retries.tried, held_s=held_s)
             except NoEngine:
                 break
             self._on_decision(decision)
@@ -272,6 +284,11 @@ class Simulation:
 
     def _abandon(self, active: ActiveRequest) -> None:
         """The client leaves. Nothing happens if its request is over by then, answered or failed."""
+        if active.held is not None:
+            self._router.holding.withdraw(active.held, self._now)
+            active.held = None
+            self._abandoned += 1
+            self._go_on(active.session)
         if active.placement is None:
             return
         assert active.decision is not None

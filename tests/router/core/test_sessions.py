@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from router.core.sessions import FORGET_S, MOST_OF_NAME, Session, Sessions
+from router.core.working_set import WorkingSet
 from router.learners.return_times import ReturnTimes
 from router.prefix.blocks import chain
 from router.types import NO_EXPECTATION, Decision, Ending, EngineId, Outcome, ParsedRequest, Score, Scores, Stop, Unit
@@ -17,7 +18,7 @@ class Play:
     """Requests to one router's sessions, whose answers take a second."""
 
     def __init__(self, **options: Any) -> None:
-        self.sessions = Sessions(ReturnTimes(), "s", **{"most": 1000, **options})
+        self.sessions = Sessions(ReturnTimes(), WorkingSet(), "s", **{"most": 1000, **options})
         self.booking = 0
 
     def begin(

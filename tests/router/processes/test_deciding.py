@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from router.config import configure
+from router.core.holding import Release
 from router.core.router import Router
 from router.errors import BadRequest, NoEngine, NotFound, RequestError
 from router.gateway.trace_writer import TraceWriter
@@ -22,6 +23,7 @@ from router.types import Ending, EngineId, ParsedRequest
 from tests.support.decision_place import ADDRESSES, E0, E1, ENGINES, Place, done, make_router, request
 from tests.support.fake_engine import MODEL
 from tests.support.gateway_server import until
+from tests.support.held_requests import HoldingRouter
 
 
 async def test_a_placement_is_the_routers_decision_and_its_end_releases_it_once(place: Place) -> None:
@@ -211,10 +213,10 @@ async def test_the_edges_say_which_engines_live_and_hear_which_are_taken_out(pla
 
 async def test_a_fault_of_the_router_fails_that_request_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     class Faulty(Router):
-        def route(self, request: ParsedRequest, now: float, *, exclude: Any = ()) -> Any:
+        def route(self, request: ParsedRequest, now: float, **given: Any) -> Any:
             if request.model == "fault":
                 raise RuntimeError("on purpose")
-            return super().route(request, now, exclude=exclude)
+            return super().route(request, now, **given)
 
     config = configure(policy="least_loaded")
     router = Faulty(config.routing, config.policies, rng=random.Random(1))
@@ -255,3 +257,66 @@ async def test_the_recording_gets_the_requests_of_all_edges(place: Place, tmp_pa
     assert len(lines) == 2
     assert all('"input_length":40' in line for line in lines)
     assert writer.counts == {"written": 2, "left_out": 1, "dropped": 0, "lost": 0}
+
+
+# --- held requests --------------------------------------------------------------------------------------------------
+
+
+async def held(place: Place, router: HoldingRouter, name: str = "edge-0") -> tuple[RemoteDecider, asyncio.Task[Any]]:
+    """An edge with a request that is held."""
+    await place.stop()
+    await place.serve(router)
+    edge = await place.edge(name)
+    await until(lambda: edge.connected)
+    first = await edge.route(request(), [])
+    edge.complete(first.booking, done())
+    await until(lambda: router.in_flight == 0)
+    asking = asyncio.create_task(edge.route(request(), []))
+    await until(lambda: router.holding.status().held == 1)
+    return edge, asking
+
+
+async def test_a_held_request_is_answered_when_it_may_go_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_decider, "PATIENCE_S", 0.1)
+    router = HoldingRouter()
+    edge, asking = await held(place, router)
+    await asyncio.sleep(0.3)  # so long without an answer would mean that the router process is away
+    assert edge.connected
+    router.gate.opened = Release.FITS
+    router.holding.let_in(time.monotonic())
+    placement = await asking
+    assert placement.held_s >= 0.3
+    assert router.in_flight == 1
+    edge.complete(placement.booking, done())
+    await until(lambda: router.in_flight == 0)
+
+
+async def test_a_client_that_leaves_while_it_is_held_is_told_of(place: Place) -> None:
+    router = HoldingRouter()
+    edge, asking = await held(place, router)
+    asking.cancel()
+    await until(lambda: router.holding.status().held == 0)
+    assert edge.idle
+    assert router.in_flight == 0
+    assert router.holding.status().released["left"] == 1
+
+
+async def test_an_edge_that_dies_holds_nothing(place: Place) -> None:
+    router = HoldingRouter()
+    edge, asking = await held(place, router)
+    assert edge._link is not None
+    edge._link.cut("on purpose")
+    placement = await asking  # the edge decides by itself
+    assert placement.reason == "router_away"
+    await until(lambda: router.holding.status().held == 0)
+
+
+async def test_a_held_request_that_no_engine_can_take_is_refused(place: Place) -> None:
+    router = HoldingRouter()
+    _, asking = await held(place, router)
+    for engine in ENGINES:
+        router.set_health(engine, False)
+    router.gate.opened = Release.IDLE
+    router.holding.let_in(time.monotonic())
+    with pytest.raises(NoEngine):
+        await asking

@@ -74,6 +74,20 @@ def test_in_a_cache_too_small_for_all_requests_wait_for_room() -> None:
     assert score.predicted_s == pytest.approx(sum(score.terms[term] for term in ("room", "prefill", "decode")))
 
 
+def test_what_a_session_pushes_out_is_priced_where_it_does_not_fit() -> None:
+    views = [EngineView(EngineId(f"e{number}"), EngineInfo(), number, 0, 0.0, 0.0, 8000.0) for number in range(3)]
+    excess = {EngineId("e0"): 500.0, EngineId("e2"): 1000.0}
+    routing = RoutingContext(ask_for(1), 2000.0, 50.0, 10.0, 0.0, excess_tokens=excess)
+    scores = list(Lbgr().choose(routing, [Candidate(view, 0.0) for view in views]))
+    token_ms = 0.1 + 3.3 * 2.0 / 2 / 1000  # b, and what a token of the middle of such a prompt attends to
+    prices = [score.terms["crowding"] * 1000 for score in scores]
+    assert prices == pytest.approx([3 * 500 * token_ms, 0.0, 3 * (1 + 2) * 1000 * token_ms])
+    assert [score.total for score in scores] == pytest.approx([sum(score.terms.values()) for score in scores])
+    predictions = [score.predicted_s for score in scores]
+    without = Lbgr().choose(RoutingContext(ask_for(1), 2000.0, 50.0, 10.0, 0.0), [Candidate(v, 0.0) for v in views])
+    assert predictions == [score.predicted_s for score in without]  # it costs others
+
+
 def test_an_empty_engine_has_room_whatever_it_is_asked() -> None:
     view = EngineView(E, EngineInfo(), 0, 0, 0.0, 0.0, 2000.0)
     (score,) = Lbgr().choose(RoutingContext(ask_for(1), 9000.0, 10.0, 0.0, 0.0), [Candidate(view, 0.0)])

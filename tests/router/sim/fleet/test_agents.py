@@ -7,6 +7,7 @@ import pytest
 
 from engine_patches.orders import EvictionOrder
 from router.sim.fleet.agents import Agents
+from router.sim.fleet.client import ActiveRequest
 from router.sim.fleet.result import summarize
 from router.sim.fleet.scenario import FleetSpec, Run
 from router.sim.fleet.simulation import Simulation, simulate
@@ -90,3 +91,58 @@ def test_hints_reach_the_orders(file: str) -> None:
     simulation._start_engine = watched  # type: ignore[method-assign]
     simulation.run()
     assert orders[0].hints > 10
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> str:
+    """Conversations of 30 requests with 30,000 tokens of context, which call a tool each time."""
+    path, lines = tmp_path / "crowd.jsonl", []
+    for _ in range(40):
+        requests: list[list[object]] = [[0, 30_000, 200, 1, 0, 1, 0, [[1, 468]]]]
+        for turn in range(1, 30):
+            requests.append([0, 30_000 + 64 * turn, 200, 1, 3.0, 1, 467 + turn, [[1000 + turn, 1]]])
+        lines.append(json.dumps({"tool": 64, "system": 64, "block": 64, "threads": [[-1, requests]]}))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def play_crowd(file: str, hold_s: float, users: int) -> tuple[int, float, Simulation]:
+    """Requests answered, hit rate, and the simulation, of two engines that hold four conversations each."""
+    fleet = FleetSpec(2, ("h100-8b",), 64, cache_tokens=130_000)
+    run = Run(Agents(file, users, 5.0, duration_s=600.0), fleet, "lbgr", "lru", 1, {"session_hold_secs": hold_s}, "off")
+    simulation = Simulation(run, lambda _part: None, lambda _decision: None)
+    result = simulation.run()
+    counted = [served for served in result.served if served.arrival_s > 120]
+    hit_rate = sum(s.cached_tokens for s in counted) / sum(s.prompt_tokens for s in counted)
+    return len(result.served), hit_rate, simulation
+
+
+def test_with_more_users_than_the_caches_hold_the_fleet_does_not_collapse(crowd: str) -> None:
+    (thrashing, low, _), (served, high, simulation) = play_crowd(crowd, 0.0, 24), play_crowd(crowd, 120.0, 24)
+    assert served > 1.1 * thrashing
+    assert high > low + 0.2
+    status = simulation._router.holding.status()
+    assert status.held == 0
+    assert status.released["fits"] > 10
+    assert status.seconds <= 120.0 * sum(status.released.values())
+
+
+def test_nobody_waits_where_the_caches_hold_all(crowd: str) -> None:
+    (before, _, _), (after, _, simulation) = play_crowd(crowd, 0.0, 4), play_crowd(crowd, 120.0, 4)
+    assert before == after
+    assert sum(simulation._router.holding.status().released.values()) == 0
+
+
+def test_a_client_that_leaves_while_it_is_held_is_not_placed(crowd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every client of a held request leaves at once."""
+    admit = Simulation._admit
+
+    def impatient(self: Simulation, active: ActiveRequest) -> None:
+        admit(self, active)
+        if active.held is not None:
+            self._schedule(self._now + 1.0, self._abandon, active)
+
+    monkeypatch.setattr(Simulation, "_admit", impatient)
+    _, _, simulation = play_crowd(crowd, 120.0, 24)
+    assert simulation._abandoned >= simulation._router.holding.status().released["left"] > 100
+    assert len(simulation._served) + simulation._abandoned + simulation._failed == simulation._requests
