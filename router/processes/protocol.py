@@ -43,7 +43,7 @@ from msgspec import Meta, Struct
 
 from router.types import BlockKey, Ending, Stop
 
-VERSION = 2
+VERSION = 3
 MOST_FRAME_BYTES = 16 << 20
 MOST_KEYS = 1 << 20
 KEY_BYTES = 8
