@@ -75,9 +75,12 @@ def eventually(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 
 
 def free_ports() -> tuple[int, int]:
-    """A port for the gateway and the first of two for the engines, whose state ports (+1000) are free too."""
+    """A port for the gateway and the first of two for the engines, whose state ports (+1000) are free too.
+
+    They lie below those that Linux gives to clients: the connections of other tests could take one before it is used.
+    """
     for _ in range(100):
-        base = random.randrange(20000, 50000)
+        base = random.randrange(20000, 31000)
         wanted = [base, base + 1, base + 2, base + 1001, base + 1002]
         try:
             for port in wanted:
@@ -98,7 +101,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     command += ["--lbgr-cold-samples", "0", "--eviction-seed", "1", "--seed", "1"]
     command += ["--log-dir", str(folder), "--health-check-interval-secs", "1"]
     options = folder / "up.yaml"  # arguments that begin with a dash are no values of a flag
-    options.write_text("engine_args: [--enable-auto-tool-choice, --tool-call-parser, hermes]\n")
+    # In single precision, which a core without instructions for half precision multiplies several times faster.
+    options.write_text("engine_args: [--enable-auto-tool-choice, --tool-call-parser, hermes, --dtype, float32]\n")
     command += ["--config", str(options)]
     log = folder / "up.log"
     # The tests' own settings of the environment must not reach the command.
