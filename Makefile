@@ -18,7 +18,11 @@ HOSTS := tests/hosts/test_versions.py
 up: setup
 	@exec $(VENV)/leafcutter up $(if $(PORT),--port $(PORT)) $(if $(ENGINES),--engines $(ENGINES)) $(ARGS)
 
-test: lint unit hosts engine
+# Three lanes at once: two cores are busy only if others compute while one waits for engines to start, or for sockets.
+# The longest come first, and each shows its output when it has ended.
+LANES := --no-print-directory --output-sync=target --jobs 3
+test: setup
+	@$(MAKE) $(LANES) engine unit-talking lint unit-computing hosts
 
 setup:
 	@PYTHON="$(PYTHON)" bash deploy/setup.sh
@@ -28,23 +32,23 @@ lint: setup
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
-# Two runs side by side, which take about as long: tests that mostly compute, and those that mostly talk over sockets.
+# Two parts that take about as long: tests that mostly compute, and those that mostly talk over sockets.
 COMPUTING := tests/engine_patches tests/deploy $(addprefix tests/router/,cli core learners policies prefix sim types) \
 	$(wildcard tests/test_*.py)
 unit: setup
-	@$(MAKE) --no-print-directory --output-sync=target -j 2 unit-computing unit-talking
+	@$(MAKE) $(LANES) unit-talking unit-computing
 
-unit-computing:
-	$(VENV)/pytest -m "not engine" $(COMPUTING)
+unit-computing: setup
+	$(VENV)/pytest $(COMPUTING)
 
-unit-talking:
-	$(VENV)/pytest -m "not engine" --ignore $(HOSTS) $(addprefix --ignore ,$(COMPUTING))
+unit-talking: setup
+	$(VENV)/pytest $(addprefix --ignore ,tests/engine $(HOSTS) $(COMPUTING))
 
 hosts: setup
 	$(VENV)/pytest $(HOSTS)
 
 engine: setup
-	$(VENV)/pytest -m engine
+	$(VENV)/pytest tests/engine
 
 COMPILE = .venv/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --no-header --no-annotate \
 	--index-strategy unsafe-best-match --upgrade

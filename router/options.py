@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -125,7 +126,12 @@ def group(spec: type, title: str, prefix: str = "") -> Any:
 
 def options_of(spec: type, *, study: bool = False) -> list[Option]:
     """All options of a tree in the order of their declaration. study: include those that only simulations set."""
-    return [found for found in _walk(spec, (), "", "") if study or not found.study]
+    return [found for found in _declared(spec) if study or not found.study]
+
+
+@functools.cache  # reading the type hints of a whole tree takes milliseconds
+def _declared(spec: type) -> tuple[Option, ...]:
+    return tuple(_walk(spec, (), "", ""))
 
 
 def _walk(spec: type, path: tuple[str, ...], title: str, prefix: str) -> Iterator[Option]:

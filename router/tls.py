@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 
 from router.config import EngineOptions, ServerOptions
@@ -27,6 +28,8 @@ def engine_context(options: EngineOptions) -> ssl.SSLContext:
     """TLS to engines. Raises ConfigError."""
     if options.worker_key is not None and options.worker_cert is None:
         raise ConfigError("worker_key", options.worker_key, "worker_cert beside it")
+    if options.worker_ca is None and options.worker_cert is None:
+        return _system_context()
     if options.worker_ca is None:
         context = ssl.create_default_context()
     else:
@@ -34,6 +37,14 @@ def engine_context(options: EngineOptions) -> ssl.SSLContext:
         _load_authorities(context, options.worker_ca, "worker_ca")
     if options.worker_cert is not None:
         _load_pair(context, options.worker_cert, options.worker_key, "worker_cert")
+    return context
+
+
+@functools.cache
+def _system_context() -> ssl.SSLContext:
+    """The authorities of the system take tens of milliseconds to read, and are asked for by every client of engines."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])  # as httpx sets it, so that sharing the context changes nothing
     return context
 
 

@@ -4,6 +4,7 @@ The core decides without I/O, and the plugin is a guest in the engine.
 """
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -102,6 +103,14 @@ def test_the_core_takes_no_chance_from_the_air(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
             assert node.attr == "Random", f"{file}:{node.lineno}: random.{node.attr}"
+
+
+@pytest.mark.parametrize("name", ["edge", "supervisor"])
+def test_processes_without_routes_of_operators_do_not_load_their_framework(name: str) -> None:
+    """It takes as long to load as all the rest of an edge, in each of them."""
+    code = f"import sys, router.processes.{name}; print('fastapi' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 @pytest.mark.parametrize("file", modules("engine_patches"), ids=lambda file: str(file.relative_to(ROOT)))

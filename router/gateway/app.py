@@ -62,7 +62,7 @@ def create_app(
     clients' keys or of a certificate not be read.
     """
     registry = registry or CollectorRegistry()
-    access, usage_log = Access.of(config.server), create_usage_log(config, wall_clock)
+    access, usage_log = Access.of(config.server), UsageLog.of(config.recording, wall_clock)
     upstream, body_reader = upstream or Upstream(config), BodyReader()
     workers, metrics = Workers(router, engines), Metrics(registry)
     addresses = workers.addresses
@@ -122,15 +122,6 @@ def create_router(config: Config) -> Router:
     """The router that the options ask for, without engines. Its sessions have ids that no other router gives."""
     rng, prefix = random.Random(config.routing.seed), f"lc-{secrets.token_hex(4)}-"
     return Router(config.routing, config.policies, rng=rng, session_prefix=prefix, timer=time.perf_counter)
-
-
-def create_usage_log(config: Config, wall_clock: Callable[[], float]) -> UsageLog | None:
-    """The usage log that the options ask for. Raises ConfigError if it cannot be written."""
-    options = config.recording
-    if options.usage_log is None:
-        return None
-    size, files = options.record_max_bytes, options.record_files
-    return UsageLog(options.usage_log, max_bytes=size, files=files, wall_clock=wall_clock)
 
 
 def create_trace_writer(config: Config, registry: CollectorRegistry) -> TraceWriter | None:

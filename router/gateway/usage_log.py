@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from router.config import RecordingOptions
 from router.errors import ConfigError
 from router.types import Ending, Outcome
 
@@ -72,6 +73,14 @@ class UsageLog:
             self._file = self._open()
         except OSError as error:
             raise ConfigError("usage_log", path, f"a file that can be written ({error.strerror})") from None
+
+    @classmethod
+    def of(cls, options: RecordingOptions, wall_clock: Callable[[], float]) -> UsageLog | None:
+        """None: the options ask for no usage log. Raises ConfigError."""
+        if options.usage_log is None:
+            return None
+        size, files = options.record_max_bytes, options.record_files
+        return cls(options.usage_log, max_bytes=size, files=files, wall_clock=wall_clock)
 
     # --- the data path ------------------------------------------------------------------------------------------
 

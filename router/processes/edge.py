@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from router.config import Config
 from router.gateway.access import Access
-from router.gateway.app import create_usage_log
 from router.gateway.beside import beside
 from router.gateway.body_reader import BodyReader
 from router.gateway.client import Message, Receive, Scope, Send
@@ -26,6 +25,7 @@ from router.gateway.server import ClientServer, cut_off_stuck, tended
 from router.gateway.server_tls import ServerTls
 from router.gateway.signs_of_life import tell_signs_of_life
 from router.gateway.upstream import Upstream
+from router.gateway.usage_log import UsageLog
 from router.processes.acceptor import Acceptor, ConnectionCounts
 from router.processes.control import HURRY, LEAVE, RETIRE, STOP, Control, first_of
 from router.processes.edge_rest import EdgeRest
@@ -44,7 +44,7 @@ async def run(control: Control) -> None:
     decider.on_out = lambda engine: upstream.give_up(decider.addresses[engine])
     decider.on_fleet = upstream.keep_only
     rest, access = EdgeRest(config, orders.rest, decider), Access.of_copy(config.server, orders.keys)
-    tls, usage_log = ServerTls.of(config.server), create_usage_log(config, time.time)
+    tls, usage_log = ServerTls.of(config.server), UsageLog.of(config.recording, time.time)
     gateway = Gateway(
         config,
         decider,

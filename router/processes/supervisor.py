@@ -24,13 +24,13 @@ from router.config import Config
 from router.engines.discovery import engines_of
 from router.errors import SetupError
 from router.gateway.access import Access
-from router.gateway.app import create_usage_log
 from router.gateway.config_file import ConfigFile
 from router.gateway.key_file import encode
 from router.gateway.key_limits import LANES, SharedLimits
 from router.gateway.listeners import listen, url_of
 from router.gateway.server import to_the_end
 from router.gateway.server_tls import ServerTls
+from router.gateway.usage_log import UsageLog
 from router.processes.acceptor import ConnectionCounts
 from router.processes.child import Child
 from router.processes.control import GO, HURRY, LEAVE, RELOAD, RESTARTS, RETIRE, ROUTER, STOP, Orders, first_of
@@ -64,7 +64,7 @@ async def supervise(config: Config, file: ConfigFile | None = None) -> None:
         # What is wrong with these files is said before anything is started.
         ServerTls.of(config.server)
         engine_context(config.engines)
-        if usage_log := create_usage_log(config, time.time):
+        if usage_log := UsageLog.of(config.recording, time.time):
             usage_log.close()
         operators: list[socket.socket] = []
         if config.server.admin_port is not None:

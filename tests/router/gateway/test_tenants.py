@@ -408,7 +408,7 @@ async def test_operators_have_a_listener_of_their_own() -> None:
         (listener,) = listen("127.0.0.1", 0)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = configure(client_keys=TWO, admin_key="admin", admin_port=0)
-        async with serving(config, app.admin, [listener]), httpx.AsyncClient(base_url=url) as operator:
+        async with serving(config, app.admin, [listener]), httpx.AsyncClient(base_url=url, verify=False) as operator:
             assert (await operator.get("/metrics")).status_code == 200
             assert (await operator.get("/health")).status_code == 200
             assert (await operator.head("/health")).status_code == 200
