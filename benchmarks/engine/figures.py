@@ -16,7 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from engine_patches.orders import ORDERS
-from engine_patches.orders.gix import MOST_HITS
+from engine_patches.orders.gix import KINDS, MOST_HITS
 from engine_patches.orders.structures.hazard import BINS, STARTS
 from router.sim.eviction.replay import Cache
 from router.sim.eviction.workload import WORKLOADS, Workload
@@ -80,8 +80,7 @@ def draw_index(folder: Path) -> None:
         for request in islice(Workload(name).open(capacity), 4000):
             cache.serve(request)
         order: Any = cache.order
-        levels = order._hazards.levels()
-        rows = [levels[c * BINS : (c + 1) * BINS] for c in range(len(levels) // BINS)]
+        rows = [order._hazards.levels(c) for c in range(KINDS)]
         image = panel.imshow(rows, aspect="auto", cmap="YlGn")
         panel.set_xticks(range(BINS), [str(start) for start in STARTS], fontsize=7)
         panel.set_title(name, fontsize=9)

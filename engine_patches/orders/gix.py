@@ -27,18 +27,16 @@ non-empty bucket by (level, older first). Leaves unused for HORIZON epochs keep 
 class are ranked as one, and the oldest of them goes first. Up to 4 n evicted keys are remembered as ghosts: their reuse
 is an event, and it finds their class as it was.
 
-Buckets stand in a heap by rank, and only those that are not empty are ranked. What a class is worth is computed once an
-epoch when a leaf of it is ranked, that of a class with a session every fourth epoch.
+Each class knows its buckets that may have leaves, as bits by age, and the first of them. What a class is worth is
+computed once an epoch when it has leaves, that of a class with a session every fourth epoch.
 
-Cost: O(1) for each verb, and O(log 9,360) for the rank of a bucket that was empty; at the end of an epoch the buckets
-that are not empty are ranked anew, at most 9,360, whatever n is. GIX alone has no
-bound against an adversary: `rlt_gix` is GIX under a guard.
+Cost: O(1) for each verb, with CLASSES steps when a bucket becomes empty or an epoch ends, whatever n is. GIX alone has
+no bound against an adversary: `rlt_gix` is GIX under a guard.
 """
 
 import random
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, Generic, TypeVar
 
@@ -46,7 +44,15 @@ from engine_patches.orders.structures.ghost_list import GhostList
 from engine_patches.orders.structures.hazard import BIN_OF_AGE, BINS, HORIZON, HazardTable
 from engine_patches.orders.structures.leaf_order import LeafOrder
 from engine_patches.orders.structures.node import BlockNode
-from engine_patches.orders.structures.sessions import RETURN_CLASSES, UNKNOWN, Session, SessionTable, Use, return_class
+from engine_patches.orders.structures.sessions import (
+    RETURN_CLASSES,
+    UNKNOWN,
+    Cohort,
+    Session,
+    SessionTable,
+    Use,
+    return_class,
+)
 
 KINDS = 16  # what makes a class, but for the return class
 CLASSES = KINDS * RETURN_CLASSES
@@ -54,27 +60,25 @@ MOST_HITS = 3
 EPOCHS_IN_CAPACITY = 8
 SHORTEST_EPOCH = 256  # accesses
 GHOSTS_IN_CAPACITY = 4
-SLOTS = HORIZON + 1  # buckets of a class: one for each recent epoch, and one for all leaves that are older
-ANCIENT = HORIZON  # the slot of that last bucket
-NUM_BUCKETS = CLASSES * SLOTS
+SLOTS = HORIZON + 1  # places of a class's buckets: one for each recent epoch, and one for all leaves that are older
+NO_RANK = 1 << 62  # behind all ranks
 
 
-NO_SESSION = Use(UNKNOWN * KINDS, 0, KINDS, None)
-"""The use of all requests without a session."""
+NO_USE = Use(Cohort(UNKNOWN, -1, [0] * KINDS), None)
+"""That of a key that was not accessed yet."""
 
 
 class GittinsNode(BlockNode):
     """A key with what GIX has learned of it."""
 
-    __slots__ = ("age_at_use", "at_branch", "epoch", "had_child", "hits", "in_first_use", "kind", "session", "use")
+    __slots__ = ("age_at_use", "at_branch", "had_child", "hits", "in_first_use", "kind", "session", "use")
 
     def __init__(self) -> None:
         super().__init__()
         self.hits = 0
         self.kind = 0  # the class, as the module defines it, is `use.first_class + kind`
-        self.use = NO_SESSION
+        self.use = NO_USE  # the last one
         self.session: Session | None = None  # the session of the request that was assigned to the key
-        self.epoch = -1  # epoch of the last use; -1: not accessed yet
         self.age_at_use = -1  # the key's age when it was taken into use; -1 once that use is accounted for
         self.at_branch = False
         self.had_child = False
@@ -93,20 +97,23 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         super().__init__(num_blocks)
         self._random = random.Random(seed).random
         self._epoch_length = max(SHORTEST_EPOCH, num_blocks // EPOCHS_IN_CAPACITY)
-        self._hazards = HazardTable(CLASSES, self._epoch_length, num_blocks, slow_from=KINDS)
+        self._hazards = HazardTable(KINDS, self._epoch_length, num_blocks, RETURN_CLASSES)
         self._at_risk, self._events = self._hazards.at_risk, self._hazards.events
         self._ghosts = GhostList(GHOSTS_IN_CAPACITY * num_blocks)
         self._sessions = SessionTable()
-        self._use = NO_SESSION  # of the blocks that are being given back
         self._epoch = 0
         self._accesses_left = self._epoch_length
-        # Free leaves by class * SLOTS + epoch % HORIZON; those of slot ANCIENT are in `_ancient`, by class and epoch.
-        self._buckets: list[list[L]] = [[] for _ in range(NUM_BUCKETS)]
+        # Free leaves by epoch % HORIZON, return class and kind. Those of older epochs are in `_ancient`, by class and
+        # epoch.
+        self._cohorts: list[list[Cohort]] = [[] for _ in range(HORIZON)]
         self._ancient: list[OrderedDict[int, list[L]]] = [OrderedDict() for _ in range(CLASSES)]
-        # A heap of the ranks of all buckets that are not empty, and of some that have become empty. The bucket of a
-        # rank is its remainder by the number of buckets.
-        self._ranks: list[int] = []
-        self._is_ranked = bytearray(NUM_BUCKETS)
+        # By class: the places (`hazard.PLACES`) of its buckets, one bit for each that is not empty, and for some that
+        # have become empty; the lowest rank of these buckets; and the lowest of all.
+        self._places = [0] * CLASSES
+        self._ranks = [NO_RANK] * CLASSES
+        self._first_rank = NO_RANK
+        self._begin_epoch()
+        self._use = self._no_session  # of the blocks that are being given back
 
     # Sessions.
 
@@ -123,34 +130,33 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         told = return_class(seconds)
         if known.use is None:
             known.told = told
-        else:
-            self._move(known.use, KINDS * told)
+        elif self._epoch - known.use.epoch < HORIZON:
+            self._move(known.use, self._cohorts[known.use.epoch % HORIZON][told])
 
-    def _move(self, use: Use, first_class: int) -> None:
-        """The keys of the use are of other classes from now on: those at risk, and the leaves among them."""
+    def _move(self, use: Use, cohort: Cohort) -> None:
+        """The keys of the use are of another return class from now on: those at risk, and the leaves among them."""
         assert use.leaves is not None
-        if use.first_class == first_class:
+        if use.first_class == cohort.first_class:
             return
         leaves = list(use.leaves)
         for node in leaves:
             self._remove_leaf(node)
-        if self._epoch - use.epoch < HORIZON:
-            at_risk, slot = self._at_risk, use.epoch % HORIZON
-            for kind, count in enumerate(use.counts):
-                at_risk[(use.first_class + kind) * HORIZON + slot] -= count
-                at_risk[(first_class + kind) * HORIZON + slot] += count
-        use.first_class = first_class
+        for kind, count in enumerate(use.counts):
+            if count:
+                use.at_risk[kind] -= count
+                cohort.at_risk[kind] += count
+        use.join(cohort)
         for node in leaves:
             self._add_leaf(node)
 
     def release(self, blocks: Sequence[int]) -> None:
         node = self._node_of[blocks[0]] if blocks else None
         session = None if node is None else node.session
-        self._use = NO_SESSION
+        self._use = self._no_session
         if session is not None:
             expected = session.told or self._sessions.predict(session)
             session.told = UNKNOWN
-            self._use = session.use = Use(KINDS * expected, self._epoch, KINDS, {})
+            self._use = session.use = Use(self._cohorts[self._epoch % HORIZON][expected], {})
         LeafOrder.release(self, blocks)
 
     # What is learned.
@@ -161,7 +167,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
             node.age_at_use = -1
             if age < HORIZON:
                 self._events[(node.use.first_class + node.kind) * BINS + BIN_OF_AGE[age]] += 1
-        if node.epoch < 0:
+        if node.use is NO_USE:
             self._first_access(node)
         elif node.hits < MOST_HITS:
             node.hits += 1
@@ -171,7 +177,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
 
     def _first_access(self, node: L) -> None:
         """Initialise the node of a key that was not cached until this access, from its ghost if there is one."""
-        node.epoch = self._epoch
+        node.use = self._no_session
         node.session = None
         parent: L | None = node.parent
         ghost = self._ghosts.pop(node.key)
@@ -182,7 +188,7 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
             reuse_class, epoch = ghost >> 4 & 255, ghost >> 12
             age = self._epoch - epoch
             if age < HORIZON:
-                self._at_risk[reuse_class * HORIZON + epoch % HORIZON] -= 1
+                self._at_risk[epoch % HORIZON][reuse_class // KINDS][reuse_class % KINDS] -= 1
                 self._events[reuse_class * BINS + BIN_OF_AGE[age]] += 1
         else:
             node.in_first_use = True
@@ -198,127 +204,125 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
         if last >= 0:
             node.kind = 4 * node.hits + 2 * node.at_branch + (2 * (last - node.position) <= last)
             node.use = self._use
-            node.epoch = self._epoch
             node.in_first_use = False
         node.age_at_use = -1
-        use, kind, epoch = node.use, node.kind, node.epoch
+        use, kind = node.use, node.kind
         use.counts[kind] += 1
-        if self._epoch - epoch < HORIZON:
-            self._at_risk[(use.first_class + kind) * HORIZON + epoch % HORIZON] += 1
+        use.at_risk[kind] += 1
         self._free(node)
 
     def _on_use(self, node: L) -> None:
         self._take(node)
-        self._leave_use(node)
-        node.age_at_use = self._epoch - node.epoch
-
-    def _leave_use(self, node: L) -> None:
-        """The key, free so far, is at risk no longer."""
-        use, kind, epoch = node.use, node.kind, node.epoch
+        use, kind = node.use, node.kind
         use.counts[kind] -= 1
-        if self._epoch - epoch < HORIZON:
-            self._at_risk[(use.first_class + kind) * HORIZON + epoch % HORIZON] -= 1
+        use.at_risk[kind] -= 1
+        node.age_at_use = self._epoch - use.epoch
 
     def _on_loss(self, node: L, free: bool) -> None:
-        if free and node.key is not None:  # evicted: it stays at risk as a ghost
-            use, kind = node.use, node.kind
+        use, kind = node.use, node.kind
+        if free:
             use.counts[kind] -= 1
-            state = node.epoch << 12 | (use.first_class + kind) << 4 | node.hits << 2 | node.at_branch << 1
-            expired = self._ghosts.add(node.key, state | node.had_child)
-            if expired >= 0:
-                epoch = expired >> 12
-                if self._epoch - epoch < HORIZON:
-                    self._at_risk[(expired >> 4 & 255) * HORIZON + epoch % HORIZON] -= 1
-        elif free:
-            self._leave_use(node)
-        node.epoch = -1
-        node.use, node.session = NO_SESSION, None
+            if node.key is None:
+                use.at_risk[kind] -= 1
+            else:  # evicted: it stays at risk as a ghost
+                state = use.epoch << 12 | (use.first_class + kind) << 4 | node.hits << 2 | node.at_branch << 1
+                expired = self._ghosts.add(node.key, state | node.had_child)
+                if expired >= 0 and self._epoch - (expired >> 12) < HORIZON:
+                    reuse_class = expired >> 4 & 255
+                    self._at_risk[(expired >> 12) % HORIZON][reuse_class // KINDS][reuse_class % KINDS] -= 1
+        node.use, node.session = NO_USE, None
 
     def _end_epoch(self) -> None:
         self._accesses_left = self._epoch_length
         self._hazards.advance()
         self._epoch = self._hazards.epoch
-        slot, oldest = self._epoch % HORIZON, self._epoch - HORIZON
-        filled = {rank % NUM_BUCKETS for rank in self._ranks}
-        for c in range(CLASSES):
-            bucket = c * SLOTS + slot
-            if self._buckets[bucket]:
-                self._ancient[c][oldest] = self._buckets[bucket]
-                self._buckets[bucket] = []
-                filled.add(c * SLOTS + ANCIENT)
-        self._rank_all(filled)
+        oldest = self._epoch - HORIZON
+        for cohort in self._cohorts[self._epoch % HORIZON]:
+            for reuse_class, leaves in enumerate(cohort.buckets, cohort.first_class):
+                if leaves:
+                    self._ancient[reuse_class][oldest] = leaves
+        self._begin_epoch()
+        for reuse_class, places in enumerate(self._places):
+            if places:
+                self._places[reuse_class] = places >> 1 | places & 1  # an epoch older
+                self._rank_class(reuse_class)
+        self._first_rank = min(self._ranks)
+
+    def _begin_epoch(self) -> None:
+        """Make the cohorts of this epoch."""
+        slot = self._epoch % HORIZON
+        at_risk = enumerate(self._at_risk[slot])
+        self._cohorts[slot] = [Cohort(KINDS * group, self._epoch, counts) for group, counts in at_risk]
+        self._no_session = Use(self._cohorts[slot][UNKNOWN], None)  # of all requests without a session
 
     # The choice.
 
-    def _rank(self, reuse_class: int, age: int) -> int:
-        """Return the rank of a bucket: by level, within a level the older ones first, and then by class."""
-        level = self._hazards.levels(reuse_class)[BIN_OF_AGE[min(age, HORIZON - 1)]]
-        slot = (self._epoch - age) % HORIZON if age < HORIZON else ANCIENT
-        return (level * SLOTS + HORIZON - min(age, HORIZON)) * NUM_BUCKETS + reuse_class * SLOTS + slot
-
-    def _rank_all(self, filled: set[int]) -> None:
-        """Rank anew those of the buckets that are not empty, as `_rank` does; they may be thousands."""
-        ages = [*((self._epoch - slot) % HORIZON for slot in range(HORIZON)), HORIZON]
-        places = [(HORIZON - age) * NUM_BUCKETS for age in ages]
-        bins = [BIN_OF_AGE[min(age, HORIZON - 1)] for age in ages]
-        buckets, ancient, levels = self._buckets, self._ancient, self._hazards.levels
-        self._is_ranked = bytearray(NUM_BUCKETS)
-        ranks, c, of_class = [], -1, list[int]()
-        for bucket in sorted(filled):
-            reuse_class, slot = divmod(bucket, SLOTS)
-            if buckets[bucket] or (slot == ANCIENT and ancient[reuse_class]):
-                if reuse_class != c:
-                    c, of_class = reuse_class, levels(reuse_class)
-                ranks.append(of_class[bins[slot]] * (SLOTS * NUM_BUCKETS) + places[slot] + bucket)
-                self._is_ranked[bucket] = 1
-        heapify(ranks)
-        self._ranks = ranks
+    def _rank_class(self, reuse_class: int) -> None:
+        """Find the lowest rank of the class: by level, within a level the older ones first, and then by class."""
+        places, rank = self._places[reuse_class], NO_RANK
+        if places:
+            for level, of_level in self._hazards.steps(reuse_class):
+                if found := places & of_level:
+                    place = (found & -found).bit_length() - 1
+                    rank = (level * SLOTS + place) * CLASSES + reuse_class
+                    break
+        self._ranks[reuse_class] = rank
 
     def _add_leaf(self, node: L) -> None:
-        use, age = node.use, self._epoch - node.epoch
-        reuse_class = use.first_class + node.kind
-        if age < HORIZON:
-            bucket = reuse_class * SLOTS + node.epoch % HORIZON
-            leaves = self._buckets[bucket]
-        else:
-            bucket = reuse_class * SLOTS + ANCIENT
-            leaves = self._ancient[reuse_class].setdefault(node.epoch, [])
-        if not self._is_ranked[bucket]:
-            self._is_ranked[bucket] = 1
-            heappush(self._ranks, self._rank(reuse_class, age))
+        use = node.use
+        leaves = use.buckets[node.kind]
+        if not leaves:
+            self._open(use, node.kind)
         node.leaf_index = len(leaves)
         leaves.append(node)
         if use.leaves is not None:
             use.leaves[node] = None
 
+    def _open(self, use: Use, kind: int) -> None:
+        """The bucket, which is empty, is about to get a leaf."""
+        reuse_class, age = use.first_class + kind, self._epoch - use.epoch
+        if age >= HORIZON:
+            age = HORIZON
+            self._ancient[reuse_class][use.epoch] = use.buckets[kind]
+        place = HORIZON - age
+        if not self._places[reuse_class] >> place & 1:
+            self._places[reuse_class] |= 1 << place
+            level = self._hazards.levels(reuse_class)[BIN_OF_AGE[min(age, HORIZON - 1)]]
+            rank = (level * SLOTS + place) * CLASSES + reuse_class
+            self._ranks[reuse_class] = min(self._ranks[reuse_class], rank)
+            self._first_rank = min(self._first_rank, rank)
+
     def _remove_leaf(self, node: L) -> None:
-        use, epoch = node.use, node.epoch
-        reuse_class = use.first_class + node.kind
-        recent = self._epoch - epoch < HORIZON
-        leaves = self._buckets[reuse_class * SLOTS + epoch % HORIZON] if recent else self._ancient[reuse_class][epoch]
+        use = node.use
+        leaves = use.buckets[node.kind]
         last = leaves.pop()
         if last is not node:
             leaves[node.leaf_index] = last
             last.leaf_index = node.leaf_index
-        elif not (leaves or recent):
-            del self._ancient[reuse_class][epoch]
+        elif not leaves and self._epoch - use.epoch >= HORIZON:
+            del self._ancient[use.first_class + node.kind][use.epoch]
         node.leaf_index = -1
         if use.leaves is not None:
             del use.leaves[node]
 
+    def _leaves_at(self, rank: int) -> Iterable[list[L]]:
+        """Return the lists of the leaves of a rank, the older ones first."""
+        rest, reuse_class = divmod(rank, CLASSES)
+        place = rest % SLOTS
+        if place == 0:
+            return self._ancient[reuse_class].values()
+        return (self._cohorts[(self._epoch + place) % HORIZON][reuse_class // KINDS].buckets[reuse_class % KINDS],)
+
     def _first_leaves(self) -> list[L] | None:
-        """Return the bucket to evict from, None if there is no leaf. Buckets that are found empty lose their ranks."""
-        ranks = self._ranks
-        while ranks:
-            bucket = ranks[0] % NUM_BUCKETS
-            if bucket % SLOTS != ANCIENT:
-                leaves = self._buckets[bucket]
-            else:
-                leaves = next(iter(self._ancient[bucket // SLOTS].values()), [])
+        """Return the bucket to evict from, None if there is no leaf. Buckets that are found empty lose their bits."""
+        while (rank := self._first_rank) != NO_RANK:
+            leaves = next(iter(self._leaves_at(rank)), None)
             if leaves:
                 return leaves
-            heappop(ranks)
-            self._is_ranked[bucket] = 0
+            rest, reuse_class = divmod(rank, CLASSES)
+            self._places[reuse_class] ^= 1 << rest % SLOTS
+            self._rank_class(reuse_class)
+            self._first_rank = min(self._ranks)
         return None
 
     def _choose_victim(self) -> L:
@@ -330,12 +334,16 @@ class GittinsOrder(LeafOrder[L], Generic[L]):
     def _walk_leaves(self, after: L | None = None) -> Iterator[L]:
         """Bucket by bucket, each in the order of its array, which is as likely as any other."""
         passed = after is None
-        for rank in sorted(self._ranks):
-            bucket = rank % NUM_BUCKETS
-            lists = [self._buckets[bucket]]
-            if bucket % SLOTS == ANCIENT:
-                lists = [*self._ancient[bucket // SLOTS].values()]
-            for leaves in lists:
+        ranks = (
+            (level * SLOTS + place) * CLASSES + c
+            for c, places in enumerate(self._places)
+            if places
+            for level, of_level in self._hazards.steps(c)
+            for place in range(SLOTS)
+            if places & of_level & 1 << place
+        )
+        for rank in sorted(ranks):
+            for leaves in self._leaves_at(rank):
                 if passed:
                     yield from leaves
                 elif after is not None and after.leaf_index < len(leaves) and leaves[after.leaf_index] is after:

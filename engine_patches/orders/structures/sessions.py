@@ -6,7 +6,8 @@ time until the session's next request in steps:
     class 0  no session, or nothing known        class i  expected within EDGES_S[i - 1] seconds, 8: later or never
 
 The class is only a feature: what it is worth is learned (`hazard`). As blocks share their use, news of a session move
-its leaves, which are few, and not all of its blocks.
+its leaves, which are few, and not all of its blocks. News come too late for blocks that nobody has used for HORIZON
+epochs: they keep the class that they have.
 
 The expectation comes from outside (`expect`, a gateway's hint), or else from the session's own requests: with g the
 time between two of them,
@@ -38,19 +39,37 @@ def return_class(seconds: float | None) -> int:
     return RETURN_CLASSES - 1 if seconds is None else 1 + bisect_right(EDGES_S, seconds)
 
 
+class Cohort:
+    """All that was used last in one epoch with one return class. Lists have one entry for each kind of block, which is
+    what else makes its class: `at_risk`, the number of keys at risk (`hazard`), and `buckets`, the free leaves.
+
+    `first_class` is the first of the order's classes for the return class.
+    """
+
+    __slots__ = ("at_risk", "buckets", "epoch", "first_class")
+
+    def __init__(self, first_class: int, epoch: int, at_risk: list[int]) -> None:
+        self.first_class, self.epoch, self.at_risk = first_class, epoch, at_risk
+        self.buckets: list[list[Any]] = [[] for _ in at_risk]
+
+
 class Use:
     """The blocks that one request left behind, as far as nobody has used or evicted them since.
 
-    `first_class` is the first of the order's classes for its return class, `epoch` when the request ended, `counts` the
-    number of its free keys by what else makes their class, and `leaves` are those of them that are leaves; None: nobody
-    asks for them.
+    It is in one cohort, whose attributes it has. `counts` are the number of its free keys by kind, and `leaves` are
+    those of them that are leaves; None: nobody asks for them.
     """
 
-    __slots__ = ("counts", "epoch", "first_class", "leaves")
+    __slots__ = ("at_risk", "buckets", "counts", "epoch", "first_class", "leaves")
 
-    def __init__(self, first_class: int, epoch: int, kinds: int, leaves: dict[Any, None] | None) -> None:
-        self.first_class, self.epoch, self.leaves = first_class, epoch, leaves
-        self.counts = [0] * kinds
+    def __init__(self, cohort: Cohort, leaves: dict[Any, None] | None) -> None:
+        self.join(cohort)
+        self.counts = [0] * len(cohort.at_risk)
+        self.leaves = leaves
+
+    def join(self, cohort: Cohort) -> None:
+        self.first_class, self.epoch = cohort.first_class, cohort.epoch
+        self.at_risk, self.buckets = cohort.at_risk, cohort.buckets
 
 
 class Session:

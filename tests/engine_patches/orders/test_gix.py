@@ -9,16 +9,16 @@ import pytest
 
 from engine_patches.orders import GIX, RLTGIX
 from engine_patches.orders.gix import (
-    ANCIENT,
     CLASSES,
     GHOSTS_IN_CAPACITY,
     KINDS,
-    NO_SESSION,
+    NO_RANK,
+    NO_USE,
     SLOTS,
     GittinsNode,
     GittinsOrder,
 )
-from engine_patches.orders.structures.hazard import HORIZON
+from engine_patches.orders.structures.hazard import BIN_OF_AGE, HORIZON
 from engine_patches.orders.structures.sessions import RETURN_CLASSES
 from tests.support.toy_engine import ToyEngine, count_lines
 
@@ -42,34 +42,49 @@ def check(order: GittinsOrder[Any], engine: ToyEngine[Any]) -> None:
     """Every count from its definition: what is at risk, which bucket each leaf is in, and that no other is filled."""
     nodes = {node for node in order._node_of if node is not None}
     free = [node for node in nodes if node.free]
-    at_risk = Counter((class_of(node), node.epoch) for node in free if order._epoch - node.epoch < HORIZON)
+    at_risk = Counter((class_of(node), node.use.epoch) for node in free if order._epoch - node.use.epoch < HORIZON)
     for entry in order._ghosts._entries.values():
         reuse_class, epoch = entry >> 4 & 255, (entry & (1 << 48) - 1) >> 12
         if order._epoch - epoch < HORIZON:
             at_risk[reuse_class, epoch] += 1
-    assert sum(order._at_risk) == sum(at_risk.values())
-    assert all(
-        order._at_risk[reuse_class * HORIZON + epoch % HORIZON] == n for (reuse_class, epoch), n in at_risk.items()
-    )
+    assert sum(sum(kinds) for groups in order._at_risk for kinds in groups) == sum(at_risk.values())
+    for (reuse_class, epoch), count in at_risk.items():
+        assert order._at_risk[epoch % HORIZON][reuse_class // KINDS][reuse_class % KINDS] == count
     parents = {node.parent for node in free}
     leaves = {node for node in free if node not in parents}
     found = set()
-    for bucket in range(CLASSES * SLOTS):
-        reuse_class, slot = divmod(bucket, SLOTS)
-        lists = [order._buckets[bucket]] if slot != ANCIENT else list(order._ancient[reuse_class].values())
-        for place, node in ((place, node) for leaves_ in lists for place, node in enumerate(leaves_)):
-            assert node.leaf_index == place
-            assert class_of(node) == reuse_class
-            assert (order._epoch - node.epoch >= HORIZON) if slot == ANCIENT else node.epoch % HORIZON == slot
-            found.add(node)
-        if any(lists):
-            assert order._is_ranked[bucket]
-        assert slot != ANCIENT or all(lists)
+    for reuse_class in range(CLASSES):
+        group, kind = divmod(reuse_class, KINDS)
+        filled = {}
+        for slot, cohorts in enumerate(order._cohorts):
+            if cohorts:
+                cohort = cohorts[group]
+                assert cohort.epoch % HORIZON == slot
+                assert 0 <= order._epoch - cohort.epoch < HORIZON
+                assert cohort.at_risk is order._at_risk[slot][group]
+                filled[cohort.epoch] = cohort.buckets[kind]
+        assert all(order._ancient[reuse_class].values())
+        assert not set(filled) & set(order._ancient[reuse_class])
+        filled |= order._ancient[reuse_class]
+        for epoch, bucket in filled.items():
+            for place, node in enumerate(bucket):
+                assert node.leaf_index == place
+                assert (class_of(node), node.use.epoch) == (reuse_class, epoch)
+                found.add(node)
+            if bucket:
+                assert order._places[reuse_class] >> max(0, HORIZON - order._epoch + epoch) & 1
     assert found == leaves
-    assert sorted(rank % (CLASSES * SLOTS) for rank in order._ranks) == [
-        bucket for bucket, ranked in enumerate(order._is_ranked) if ranked
-    ]
-    for use in {node.use for node in free} - {NO_SESSION}:
+    for reuse_class, rank in enumerate(order._ranks):
+        ranks = [
+            (order._hazards.levels(reuse_class)[BIN_OF_AGE[min(HORIZON - place, HORIZON - 1)]], place, reuse_class)
+            for place in range(SLOTS)
+            if order._places[reuse_class] >> place & 1
+        ]
+        lowest = (rank // CLASSES // SLOTS, rank // CLASSES % SLOTS, rank % CLASSES)
+        assert lowest == min(ranks) if ranks else rank == NO_RANK
+    assert order._first_rank == min(order._ranks)
+    assert NO_USE not in {node.use for node in nodes}
+    for use in {node.use for node in free if node.use.leaves is not None}:
         assert use.leaves is not None
         assert set(use.leaves) == {node for node in leaves if node.use is use}
         assert use.counts == [sum(node.use is use and node.kind == kind for node in free) for kind in range(KINDS)]
@@ -178,13 +193,13 @@ def test_a_hit_in_use_is_no_event_and_a_pin_does_not_rejuvenate() -> None:
     assert sum(order._events) == 1
     assert node.hits == 2
     order.release([cached["a"]])
-    epoch = node.epoch
+    epoch = node.use.epoch
     serve(order, cached, ["b"])
     serve(order, cached, ["b"])
     assert order._epoch > epoch
     order.pin(cached["a"])
     order.release([cached["a"]])
-    assert node.epoch == epoch
+    assert node.use.epoch == epoch
 
 
 def test_length_is_final_and_counts_in_each_group() -> None:
@@ -258,6 +273,20 @@ def test_a_hint_moves_all_that_a_session_left_behind_and_nothing_else() -> None:
     assert order.hints == 2
     order.expect("one", 15.0)
     assert return_classes("a", "b") == [2, 2]
+
+
+def test_a_hint_comes_too_late_for_blocks_past_the_horizon() -> None:
+    order = build(GIX, 20, epoch=5)
+    cached: Cached = {}
+    serve(order, cached, ["a"], "one", 1.0)
+    while order._epoch < HORIZON - 1:
+        serve(order, cached, ["b"])
+    order.expect("one", 15.0)
+    assert class_of(node_of(order, cached, "a")) // KINDS == 2
+    while order._epoch < HORIZON:
+        serve(order, cached, ["b"])
+    order.expect("one", 100.0)
+    assert class_of(node_of(order, cached, "a")) // KINDS == 2
 
 
 def test_a_hint_that_comes_while_its_session_runs_is_for_the_blocks_that_it_gives_back() -> None:

@@ -55,7 +55,7 @@ def test_bins_cover_every_age_once() -> None:
 def test_exposure_counts_each_block_and_epoch_half_of_the_first() -> None:
     """Ten blocks of class 3 born in epoch 0 and never used again: in bin b they are exposed for its width."""
     table = HazardTable(CLASSES, epoch_length=100, capacity=1000)
-    table.at_risk[3 * HORIZON] = 10
+    table.at_risk[0][0][3] = 10
     for _ in range(STARTS[5]):
         table.advance()
     exposure = [0.0] * BINS  # the same with a loop over epochs
@@ -68,10 +68,10 @@ def test_exposure_counts_each_block_and_epoch_half_of_the_first() -> None:
 
 def test_blocks_past_the_horizon_are_in_no_statistics() -> None:
     table = HazardTable(CLASSES, epoch_length=100, capacity=1000)
-    table.at_risk[0] = 10
+    table.at_risk[0][0][0] = 10
     for _ in range(HORIZON):
         table.advance()
-    assert sum(table.at_risk) == 0
+    assert not any(any(kinds) for groups in table.at_risk for kinds in groups)
 
 
 def test_hazards_follow_the_formulas_of_the_shrinkage() -> None:
@@ -107,7 +107,7 @@ def test_levels_are_steps_of_a_factor_one_and_a_half() -> None:
 def test_levels_are_those_of_the_end_of_the_epoch_whenever_they_are_asked_for() -> None:
     early, late = (HazardTable(CLASSES, epoch_length=100, capacity=1000) for _ in range(2))
     for table in (early, late):
-        table.events[0], table.at_risk[0] = 30.0, 10
+        table.events[0], table.at_risk[0][0][0] = 30.0, 10
         table.advance()
     asked = early.levels(0)
     late.events[0] += 1e6
