@@ -6,6 +6,8 @@ there are. Then some sessions wait whole while the others go on from their cache
 true (`core.working_set` has the terms):
 
 - its session's cache is lost: more than half of the prompt, which was computed before, is on no engine;
+- that is much to compute: more than HEAVY tokens for each one that is expected to be generated. Generating one takes as
+  long as computing some hundreds, so below that computing again is a small part of the answer, and a wait is worse;
 - it would fit no engine: W + own > cap on each;
 - no engine is idle: an idle one computes it at nobody's cost;
 - what it would push out is worth keeping (`WorkingSet.protects`);
@@ -31,6 +33,7 @@ from router.types import EngineView
 
 SHARE = 0.1
 LOST = 0.5  # the part of a prompt
+HEAVY = 100.0
 LOOKED_AT = 64  # of the held requests, at each time
 
 
@@ -90,6 +93,7 @@ class Holding:
         self,
         session: str,
         prompt_tokens: float,
+        output_tokens: float,
         own_tokens: float,
         lost_tokens: float,
         views: Callable[[], Sequence[EngineView]],
@@ -98,10 +102,12 @@ class Holding:
     ) -> Held | None:
         """Hold a request; None: it is to be placed at once.
 
-        lost_tokens: of the prompt, what was computed before and is on no engine. go: is called once, when the request
-        may be placed, unless it is withdrawn before.
+        output_tokens: expected. lost_tokens: of the prompt, what was computed before and is on no engine. go: is called
+        once, when the request may be placed, unless it is withdrawn before.
         """
-        if not self.longest_s or lost_tokens <= LOST * prompt_tokens or self._passes(session, own_tokens, views(), now):
+        if not self.longest_s or lost_tokens <= max(LOST * prompt_tokens, HEAVY * output_tokens):
+            return None
+        if self._passes(session, own_tokens, views(), now):
             return None
         if not self._queue and self._pays(lost_tokens):
             return None

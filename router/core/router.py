@@ -138,7 +138,8 @@ class Router:
         def views() -> list[EngineView]:
             return [view for view in self._fleet.views() if _serves(view, request.model)]
 
-        return self.holding.hold(session.id, found.prompt_tokens, own_tokens, lost_tokens, views, go, now)
+        lengths = found.prompt_tokens, self._expected_output_tokens(request), own_tokens, lost_tokens
+        return self.holding.hold(session.id, *lengths, views, go, now)
 
     def route(
         self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = (), held_s: float = 0.0

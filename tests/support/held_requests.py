@@ -29,7 +29,7 @@ class HoldingRouter(Router):
     """Two engines. Whatever a session has cached counts as lost when it comes back."""
 
     def __init__(self, longest_s: float = 60.0) -> None:
-        config = configure(policy="least_loaded", session_hold_secs=longest_s)
+        config = configure(policy="least_loaded", session_hold_secs=longest_s, default_output_tokens=1.0)
         super().__init__(config.routing, config.policies, rng=random.Random(1))
         self.holding = self.gate = Gate(self._working_set, longest_s)
         for engine in ENGINES:

@@ -44,19 +44,19 @@ class Play:
             pass
         self.holding.withdraw(next(iter(self.holding._queue)), self.now)
 
-    def ask(self, session: str, tokens: float = 400.0, lost: float | None = None) -> Held | None:
+    def ask(self, session: str, tokens: float = 400.0, lost: float | None = None, output: float = 1.0) -> Held | None:
         def go() -> None:
             self.gone_on.append(session)
             self.known.runs(session, E0, tokens, 0.0, self.now)
 
         lost = tokens if lost is None else lost
-        return self.holding.hold(session, tokens, tokens, lost, self.views, go, self.now)
+        return self.holding.hold(session, tokens, output, tokens, lost, self.views, go, self.now)
 
     def released(self) -> dict[str, int]:
         return {reason: count for reason, count in self.holding.status().released.items() if count}
 
 
-@pytest.mark.parametrize("why", ["off", "cached", "fits", "idle", "nothing_kept", "no_engine", "budget"])
+@pytest.mark.parametrize("why", ["off", "cached", "short", "fits", "idle", "nothing_kept", "no_engine", "budget"])
 def test_who_need_not_wait(why: str) -> None:
     play = Play(0.0 if why == "off" else 60.0)
     if why not in ("fits", "budget", "off"):
@@ -71,7 +71,8 @@ def test_who_need_not_wait(why: str) -> None:
             play.in_flight.clear()
         case "nothing_kept":
             play.known.protects = False
-    assert play.ask("a", 400.0, lost=150.0 if why == "cached" else None) is None
+    lost, output = 150.0 if why == "cached" else None, 5.0 if why == "short" else 1.0
+    assert play.ask("a", 400.0, lost, output) is None
     assert play.holding.status().held == 0
 
 
