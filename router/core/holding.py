@@ -6,8 +6,7 @@ there are. Then some sessions wait whole while the others go on from their cache
 true (`core.working_set` has the terms):
 
 - its session's cache is lost: more than half of the prompt, which was computed before, is on no engine;
-- that is much to compute: more than HEAVY tokens for each one that is expected to be generated. Generating one takes as
-  long as computing some hundreds, so below that computing again is a small part of the answer, and a wait is worse;
+- that is much to compute (`working_set.is_heavy`): otherwise a wait is worse than computing again;
 - it would fit no engine: W + own > cap on each;
 - no engine is idle: an idle one computes it at nobody's cost;
 - what it would push out is worth keeping (`WorkingSet.protects`);
@@ -28,12 +27,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from router.core.working_set import WorkingSet
+from router.core.working_set import WorkingSet, is_heavy
 from router.types import EngineView
 
 SHARE = 0.1
 LOST = 0.5  # the part of a prompt
-HEAVY = 100.0
 LOOKED_AT = 64  # of the held requests, at each time
 
 
@@ -105,7 +103,7 @@ class Holding:
         output_tokens: expected. lost_tokens: of the prompt, what was computed before and is on no engine. go: is called
         once, when the request may be placed, unless it is withdrawn before.
         """
-        if not self.longest_s or lost_tokens <= max(LOST * prompt_tokens, HEAVY * output_tokens):
+        if not self.longest_s or lost_tokens <= LOST * prompt_tokens or not is_heavy(lost_tokens, output_tokens):
             return None
         if self._passes(session, own_tokens, views(), now):
             return None

@@ -23,7 +23,7 @@ from router.core.options import RoutingOptions
 from router.core.reliability import Reliability
 from router.core.sessions import LEAST_BLOCKS, Session, Sessions
 from router.core.status import AgreementStatus, ArmStatus, EngineStatus, RouterStatus
-from router.core.working_set import WorkingSet
+from router.core.working_set import WorkingSet, is_heavy
 from router.errors import NoEngine, NotFound
 from router.learners.estimates import OutputLength, TokenRatio, length_classes
 from router.learners.prediction_error import DriftAlarm
@@ -394,15 +394,16 @@ class Router:
         held_s: float = 0.0,
     ) -> _Prepared:
         candidates, match, longest_tokens, prompt_tokens, tokens_per_unit = self._find(request, now, exclude)
+        output_tokens = self._expected_output_tokens(request)
         excess_tokens: Mapping[EngineId, float] = NO_EXCESS
-        if conversation is not None and len(candidates) > 1:
+        if conversation is not None and len(candidates) > 1 and is_heavy(prompt_tokens, output_tokens):
             self._working_set.renew([view for view, _ in candidates], now)
             if self._working_set.protects:
                 excess_tokens = self._excess(conversation, candidates, prompt_tokens, longest_tokens)
         routing = RoutingContext(
             request,
             prompt_tokens,
-            self._expected_output_tokens(request),
+            output_tokens,
             now,
             self._rng.random(),
             longest_tokens,

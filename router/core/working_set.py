@@ -14,7 +14,9 @@ sessions that could all be kept are seen as such even while none is.
 What returns with certainty is worth keeping room for; what may or may not return is not. `protects` says whether an
 idle token that is expected back is one of the first kind: whether its chance, in the mean over the expectation, is
 above one half. With Mooncake's conversations it is .2, with recorded agents .9. Only then does the rest of the router
-heed W: the policy lbgr prices what a request would push out, and `core.holding` lets requests wait.
+heed W: the policy lbgr prices what a request would push out, and `core.holding` lets requests wait. And only for
+requests of which much is to be computed (`is_heavy`): generating a token takes as long as computing some hundreds, so
+below HEAVY tokens for each one generated, computing again what was lost is a small part of the answer.
 
 A decision costs O(1) here: W is kept up to date with each event, and chances are computed anew once a second.
 """
@@ -32,6 +34,12 @@ from router.types import EngineId, EngineView, Stop
 RENEW_S = 1.0  # how long chances are used
 RATE_S = 120.0  # the half-life of the rate of new tokens
 LIKELY = 0.5
+HEAVY = 100.0
+
+
+def is_heavy(prompt_tokens: float, output_tokens: float) -> bool:
+    """Whether it takes long to compute so many tokens of a prompt, against an answer of so many."""
+    return prompt_tokens > HEAVY * output_tokens
 
 
 @dataclass(slots=True, eq=False)
