@@ -22,7 +22,7 @@ up: setup
 # The longest come first, and each shows its output when it has ended.
 LANES := --no-print-directory --output-sync=target --jobs 3
 test: setup
-	@$(MAKE) $(LANES) engine unit-talking lint unit-computing hosts
+	@$(MAKE) $(LANES) engine unit-computing unit-talking hosts lint
 
 setup:
 	@PYTHON="$(PYTHON)" bash deploy/setup.sh
