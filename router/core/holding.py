@@ -93,19 +93,23 @@ class Holding:
         prompt_tokens: float,
         output_tokens: float,
         own_tokens: float,
-        lost_tokens: float,
+        lost: Callable[[], float],
         views: Callable[[], Sequence[EngineView]],
         go: Callable[[], None],
         now: float,
     ) -> Held | None:
         """Hold a request; None: it is to be placed at once.
 
-        output_tokens: expected. lost_tokens: of the prompt, what was computed before and is on no engine. go: is called
-        once, when the request may be placed, unless it is withdrawn before.
+        output_tokens: expected. lost: gives the tokens of the prompt that were computed before and are on no engine; as
+        it has to look for them, it is asked last. go: is called once, when the request may be placed, unless it is
+        withdrawn before.
         """
-        if not self.longest_s or lost_tokens <= LOST * prompt_tokens or not is_heavy(lost_tokens, output_tokens):
+        if not self.longest_s or not is_heavy(prompt_tokens, output_tokens):
             return None
         if self._passes(session, own_tokens, views(), now):
+            return None
+        lost_tokens = lost()
+        if lost_tokens <= LOST * prompt_tokens or not is_heavy(lost_tokens, output_tokens):
             return None
         if not self._queue and self._pays(lost_tokens):
             return None

@@ -125,21 +125,22 @@ class Router:
 
         If it must, `go` is called once when it may be placed, and `holding.let_in` is to be called at its `until_s`.
         """
-        session = self.sessions.find(request) if self.holding.longest_s and request.choices == 1 else None
-        if session is None or session.running or not request.generates:
+        if not self.holding.longest_s or request.choices != 1 or not request.generates:
             return None
-        try:
-            found = self._find(request, now, ())
-        except (NotFound, NoEngine):
-            return None  # as `route` is about to tell
-        lost_tokens = min(found.prompt_tokens, session.context_tokens) - found.longest_tokens
-        own_tokens = max(0.0, found.prompt_tokens - session.shared_tokens)
+        prompt_tokens = request.prompt.units * self._tokens_per_unit(request)
+        output_tokens = self._expected_output_tokens(request)
+        session = self.sessions.find(request) if is_heavy(prompt_tokens, output_tokens) else None
+        if session is None or session.running:
+            return None
 
         def views() -> list[EngineView]:
             return [view for view in self._fleet.views() if _serves(view, request.model)]
 
-        lengths = found.prompt_tokens, self._expected_output_tokens(request), own_tokens, lost_tokens
-        return self.holding.hold(session.id, *lengths, views, go, now)
+        def lost() -> float:
+            return min(prompt_tokens, session.context_tokens) - self._find(request, now, ()).longest_tokens
+
+        lengths = prompt_tokens, output_tokens, session.own_tokens(prompt_tokens)
+        return self.holding.hold(session.id, *lengths, lost, views, go, now)
 
     def route(
         self, request: ParsedRequest, now: float, *, exclude: Collection[EngineId] = (), held_s: float = 0.0
@@ -419,8 +420,9 @@ class Router:
     ) -> Mapping[EngineId, float]:
         """By how many tokens the session would not fit each engine's cache, of those where it does not."""
         session = self.sessions.get(conversation)
-        shared_tokens = session.shared_tokens if session is not None and session.tip is not None else longest_tokens
-        own_tokens = max(0.0, prompt_tokens - shared_tokens)
+        if session is None:
+            return NO_EXCESS
+        own_tokens = session.own_tokens(prompt_tokens, longest_tokens)
         excess = ((view.engine, self._working_set.excess(view, conversation, own_tokens)) for view, _ in candidates)
         return {engine: tokens for engine, tokens in excess if tokens}
 

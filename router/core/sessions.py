@@ -72,10 +72,12 @@ class Session:
     tip_place: int = 0
     """The number of full blocks of that prompt."""
 
-    @property
-    def own_tokens(self) -> float:
-        """What it would have to compute again if its cache were lost and that of all others were not."""
-        return max(0.0, self.context_tokens - self.shared_tokens)
+    def own_tokens(self, tokens: float, longest_tokens: float = 0.0) -> float:
+        """What it would have to compute of so many tokens if its own cache were lost and that of all others were not.
+
+        longest_tokens: what any engine holds of its first prompt, while that is not placed.
+        """
+        return max(0.0, tokens - (longest_tokens if self.tip is None else self.shared_tokens))
 
     def extended_by(self, keys: tuple[BlockKey, ...]) -> bool:
         """Whether a prompt of these blocks goes on with the conversation, or repeats its last prompt."""
@@ -160,7 +162,8 @@ class Sessions:
             session.shared_tokens = decision.longest_tokens
         new_tokens = decision.prompt_tokens - max(session.context_tokens, decision.longest_tokens)
         session.engine, session.context_tokens = decision.engine, decision.prompt_tokens
-        self._working_set.runs(session.id, decision.engine, session.own_tokens, max(0.0, new_tokens), now)
+        own_tokens = session.own_tokens(decision.prompt_tokens, decision.longest_tokens)
+        self._working_set.runs(session.id, decision.engine, own_tokens, max(0.0, new_tokens), now)
         self._open[decision.booking] = session
         self._see(session, now)
         self._move_tip(session, request.prompt.keys)
@@ -189,7 +192,8 @@ class Sessions:
         if session.running:
             return None
         session.ended_s = outcome.done_s
-        self._working_set.idles(session.id, session.stop, session.own_tokens, outcome.done_s)
+        own_tokens = session.own_tokens(session.context_tokens)
+        self._working_set.idles(session.id, session.stop, own_tokens, outcome.done_s)
         expected = self._returns.answered(session.id, session.stop, outcome.done_s, session.tool)
         session.return_s = expected.seconds
         return session

@@ -24,7 +24,7 @@ A decision costs O(1) here: W is kept up to date with each event, and chances ar
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class _Share:
     since_s: float = math.inf
     """When that was; infinite while a request runs."""
     interval: int = 0
-    gone: bool = False
+    """That of its age, while it is idle."""
 
 
 class _EngineSet:
@@ -72,8 +72,8 @@ class WorkingSet:
     def __init__(self) -> None:
         self._chance = ReturnChance()
         self._shares: dict[str, _Share] = {}  # by session
-        self._ages: tuple[deque[_Share], ...] = tuple(deque() for _ in range(INTERVALS))
-        """The idle ones by the interval of their age, each oldest first. Those that are gone leave when they pass."""
+        self._ages = tuple(OrderedDict[_Share, None]() for _ in range(INTERVALS))
+        """The idle ones by the interval of their age, each oldest first."""
         self._engines: dict[EngineId, _EngineSet] = {}
         self._chances = {kind: [0.0] * INTERVALS for kind in Stop}
         self._renewed_s = -math.inf
@@ -108,14 +108,15 @@ class WorkingSet:
         self.forget(session)
         self._shares[session] = share = _Share(share.engine, own_tokens, kind, now)
         self._add(share, 1.0)
-        self._ages[0].append(share)
+        self._ages[0][share] = None
 
     def forget(self, session: str) -> None:
         """The session wants nothing any more. An unknown one is nothing new."""
         share = self._shares.pop(session, None)
         if share is not None:
-            share.gone = True
             self._add(share, -1.0)
+            if share.interval < INTERVALS:
+                self._ages[share.interval].pop(share, None)
 
     def engine_gone(self, engine: EngineId) -> None:
         """What the engine had cached is lost. What runs there is told of as usual."""
@@ -191,16 +192,14 @@ class WorkingSet:
     def _age(self, now: float) -> None:
         """Move the idle sessions that have got older to the intervals of their ages."""
         for interval, shares in enumerate(self._ages):
-            while shares and (shares[0].gone or now - shares[0].since_s >= EDGES_S[interval]):
-                share = shares.popleft()
-                if share.gone:
-                    continue
+            while shares and now - next(iter(shares)).since_s >= EDGES_S[interval]:
+                share, _ = shares.popitem(last=False)
                 self._chance.stayed(share.kind, interval)
                 self._add(share, -1.0)
                 share.interval += 1
                 self._add(share, 1.0)
                 if share.interval < INTERVALS:
-                    self._ages[share.interval].append(share)
+                    self._ages[share.interval][share] = None
 
     def _faded(self, now: float) -> float:
         """The new tokens of the past, by their age."""

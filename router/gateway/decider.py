@@ -84,20 +84,21 @@ class Waiting:
 
     def __init__(self, router: Router, request: ParsedRequest, clock: Callable[[], float]) -> None:
         self._router, self._request, self._clock = router, request, clock
-        self._held: Held | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.placed: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._held: Held
+        self._timer: asyncio.TimerHandle
+        self.placed: asyncio.Future[Decision]
         """What `Router.route` gives or raises."""
 
     @classmethod
     def begin(cls, router: Router, request: ParsedRequest, clock: Callable[[], float]) -> Waiting | None:
         """Hold the request if it must wait; None: it need not."""
-        waiting = cls(router, request, clock)
-        now = clock()
-        held = waiting._held = router.hold(request, now, waiting._go)
+        waiting, now = cls(router, request, clock), clock()
+        held = router.hold(request, now, waiting._go)
         if held is None:
             return None
-        waiting._timer = waiting.placed.get_loop().call_later(held.until_s - now, waiting._time_is_up)
+        loop = asyncio.get_running_loop()
+        waiting._held, waiting.placed = held, loop.create_future()
+        waiting._timer = loop.call_later(held.until_s - now, waiting._time_is_up)
         return waiting
 
     async def decision(self) -> Decision:
@@ -110,23 +111,20 @@ class Waiting:
 
     def withdraw(self) -> None:
         """Nobody waits for the decision any more."""
-        assert self._held is not None
-        self._end_timer()
+        self._timer.cancel()
         now, placed = self._clock(), self.placed
         self._router.holding.withdraw(self._held, now)
         if placed.done() and not placed.cancelled() and placed.exception() is None:
             self._router.complete(placed.result(), Outcome(Ending.CANCELLED, now))
 
     def _time_is_up(self) -> None:
-        assert self._held is not None
         # A timer may be early by the resolution of its clock.
         self._router.holding.let_in(max(self._clock(), self._held.until_s))
 
     def _go(self) -> None:
-        self._end_timer()
-        if self.placed.done():
+        self._timer.cancel()
+        if self.placed.done():  # its client has just left
             return
-        assert self._held is not None
         now = self._clock()
         try:
             decision = self._router.route(self._request, now, held_s=now - self._held.since_s)
@@ -134,10 +132,6 @@ class Waiting:
             self.placed.set_exception(error)
         else:
             self.placed.set_result(decision)
-
-    def _end_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 def explain(decision: Decision) -> str:

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 from router.config import configure
 from router.core.router import Router
@@ -35,7 +35,14 @@ def done(ending: Ending = Ending.OK, **fields: Any) -> Outcome:
 
 def make_router(**options: Any) -> Router:
     config = configure(**{"policy": "least_loaded", **options})
-    router = Router(config.routing, config.policies, rng=random.Random(1))
+    return with_engines(Router(config.routing, config.policies, rng=random.Random(1)))
+
+
+R = TypeVar("R", bound=Router)
+
+
+def with_engines(router: R) -> R:
+    """The router with both engines, which are well."""
     for engine in ENGINES:
         router.add_engine(engine)
         router.set_info(engine, EngineInfo(models=(MODEL,)))

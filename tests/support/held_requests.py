@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 
 from router.config import configure
 from router.core.holding import Held, Holding, Release
 from router.core.router import Router
-from router.types import EngineInfo, EngineView, ParsedRequest
-from tests.support.decision_place import ENGINES
-from tests.support.fake_engine import MODEL
+from router.types import EngineView, ParsedRequest
+from tests.support.decision_place import ENGINES, with_engines
+from tests.support.gateway_server import until
 
 
 class Gate(Holding):
@@ -32,10 +33,19 @@ class HoldingRouter(Router):
         config = configure(policy="least_loaded", session_hold_secs=longest_s, default_output_tokens=1.0)
         super().__init__(config.routing, config.policies, rng=random.Random(1))
         self.holding = self.gate = Gate(self._working_set, longest_s)
+        with_engines(self)
+
+    def let_in(self, reason: Release) -> None:
+        """Let all that are held go on, for that reason."""
+        self.gate.opened = reason
+        self.holding.let_in(time.monotonic())
+
+    async def lose_engines(self) -> None:
+        """No engine is left, once a request is held, which then goes on."""
+        await until(lambda: self.holding.status().held == 1)
         for engine in ENGINES:
-            self.add_engine(engine)
-            self.set_info(engine, EngineInfo(models=(MODEL,)))
-            self.set_health(engine, True)
+            self.set_health(engine, False)
+        self.let_in(Release.IDLE)
 
     def hold(self, request: ParsedRequest, now: float, go: Callable[[], None]) -> Held | None:
         for engine in ENGINES:

@@ -49,8 +49,8 @@ class Play:
             self.gone_on.append(session)
             self.known.runs(session, E0, tokens, 0.0, self.now)
 
-        lost = tokens if lost is None else lost
-        return self.holding.hold(session, tokens, output, tokens, lost, self.views, go, self.now)
+        found = tokens if lost is None else lost
+        return self.holding.hold(session, tokens, output, tokens, lambda: found, self.views, go, self.now)
 
     def released(self) -> dict[str, int]:
         return {reason: count for reason, count in self.holding.status().released.items() if count}

@@ -83,6 +83,7 @@ def test_what_a_session_wanted_is_forgotten(ending: str) -> None:
 
 def test_likely_returns_are_protected_and_unlikely_ones_are_not() -> None:
     likely, unlikely = WorkingSet(), WorkingSet()
+    assert not WorkingSet().protects
     play(likely, gap_s=5.0, until_s=500.0)
     likely.runs("a", E0, 100.0, 0.0, 502.0)
     likely.idles("a", Stop.TOOL_CALL, 100.0, 502.0)
@@ -132,7 +133,9 @@ def test_the_running_sums_are_those_of_all_sessions(seed: int) -> None:
         now += chance.expovariate(1.0) * (100.0 if chance.random() < 0.05 else 1.0)
         known.renew(VIEWS, now)
         assert known.excess(VIEWS[0], None, 100.0) >= 0.0
+        assert sum(map(len, known._ages)) <= len(known._shares) <= len(names)
     for name in names:
         known.forget(name)
+    assert not any(known._ages)
     for each in VIEWS:
         assert known.excess(each, None, each.capacity_tokens) == pytest.approx(0.0, abs=1e-6)

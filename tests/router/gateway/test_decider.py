@@ -68,8 +68,7 @@ async def test_a_client_that_leaves_while_it_is_held_leaves_no_load(moment: str)
     asking = asyncio.create_task(decider.route(request(), []))
     await until(lambda: router.holding.status().held == 1)
     if moment == "as it is placed":
-        router.gate.opened = Release.FITS
-        router.holding.let_in(time.monotonic())
+        router.let_in(Release.FITS)
         assert router.in_flight == 1
     asking.cancel()
     with suppress(asyncio.CancelledError):
@@ -82,11 +81,7 @@ async def test_it_fails_as_others_do_if_no_engine_is_left() -> None:
     router = HoldingRouter()
     decider = await begin(router)
     asking = asyncio.create_task(decider.route(request(), []))
-    await until(lambda: router.holding.status().held == 1)
-    for engine in ENGINES:
-        router.set_health(engine, False)
-    router.gate.opened = Release.IDLE
-    router.holding.let_in(time.monotonic())
+    await router.lose_engines()
     with pytest.raises(NoEngine):
         await asking
     assert router.in_flight == 0

@@ -20,7 +20,7 @@ from router.processes import protocol, remote_decider
 from router.processes.protocol import frame
 from router.processes.remote_decider import RemoteDecider
 from router.types import Ending, EngineId, ParsedRequest
-from tests.support.decision_place import ADDRESSES, E0, E1, ENGINES, Place, done, make_router, request
+from tests.support.decision_place import ADDRESSES, E0, E1, ENGINES, Place, done, make_router, request, with_engines
 from tests.support.fake_engine import MODEL
 from tests.support.gateway_server import until
 from tests.support.held_requests import HoldingRouter
@@ -219,10 +219,7 @@ async def test_a_fault_of_the_router_fails_that_request_alone(place: Place, capl
             return super().route(request, now, **given)
 
     config = configure(policy="least_loaded")
-    router = Faulty(config.routing, config.policies, rng=random.Random(1))
-    for engine in ENGINES:
-        router.add_engine(engine)
-        router.set_health(engine, True)
+    router = with_engines(Faulty(config.routing, config.policies, rng=random.Random(1)))
     await place.stop()
     await place.serve(router)
     edge = await place.edge()
@@ -282,8 +279,7 @@ async def test_a_held_request_is_answered_when_it_may_go_on(place: Place, monkey
     edge, asking = await held(place, router)
     await asyncio.sleep(0.3)  # so long without an answer would mean that the router process is away
     assert edge.connected
-    router.gate.opened = Release.FITS
-    router.holding.let_in(time.monotonic())
+    router.let_in(Release.FITS)
     placement = await asking
     assert placement.held_s >= 0.3
     assert router.in_flight == 1
@@ -314,9 +310,6 @@ async def test_an_edge_that_dies_holds_nothing(place: Place) -> None:
 async def test_a_held_request_that_no_engine_can_take_is_refused(place: Place) -> None:
     router = HoldingRouter()
     _, asking = await held(place, router)
-    for engine in ENGINES:
-        router.set_health(engine, False)
-    router.gate.opened = Release.IDLE
-    router.holding.let_in(time.monotonic())
+    await router.lose_engines()
     with pytest.raises(NoEngine):
         await asking
